@@ -1,0 +1,62 @@
+"""Every limit in one place: unit in the name, default, and why it exists.
+
+A deployment takes a `Knobs`; tests build one with small numbers. Nothing else in the code base is a limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """The tunable limits of a deployment."""
+
+    # Documents and values (semantics as in Convex; sizes by its accounting rule)
+    document_size_bytes: int = 1 << 20  # one document; larger things belong into files
+    document_fields_max: int = 1024
+    document_depth_max: int = 16  # keeps recursion in codecs and validators shallow
+    array_length_max: int = 8192
+    value_depth_max: int = 64  # arguments and results
+    arguments_size_bytes: int = 16 << 20
+    result_size_bytes: int = 64 << 20  # raised over Convex's 16 MiB: results become dataframes here
+
+    # One function run
+    read_rows_max: int = 1_000_000  # raised over Convex's 32,000 for analysis work
+    read_size_bytes: int = 512 << 20
+    read_intervals_max: int = 4096  # every interval is checked at commit and kept by live queries
+    write_documents_max: int = 16_000
+    write_size_bytes: int = 64 << 20
+    call_depth_max: int = 8
+    query_time_s: float = 1.0  # own computation; longer work is an action
+    mutation_time_s: float = 1.0
+    action_time_s: float = 600.0
+    memory_bytes: int = 4 << 30  # address space of one worker
+    log_lines_max: int = 256
+    log_line_chars: int = 32_768
+
+    # The committer
+    write_log_s: float = 300.0  # how far back a transaction may have begun
+    write_log_keys_max: int = 1_000_000  # bound on its memory
+    commit_retries_max: int = 8  # optimistic attempts before a mutation is re-run inside the lane
+    lane_budget_s: float = 0.02  # a mutation that runs longer loses the lane to a successor
+
+    # Retention
+    retention_s: float = 86_400.0
+
+    # Workers
+    workers_max: int = 4  # processes per Python environment
+    worker_start_s: float = 60.0  # importing pandas on a cold disk takes a while
+
+    # Connections
+    frame_size_bytes: int = 64 << 20
+    unsent_transitions_max: int = 2  # a slow reader skips states beyond this
+    queued_mutations_max: int = 1000  # per connection
+    running_actions_max: int = 1000  # per connection
+    ping_interval_s: float = 15.0
+
+    # Shipping functions from cells
+    capture_size_bytes: int = 1 << 20  # a captured value above this is data, and data belongs into a table
+
+
+DEFAULTS = Knobs()

@@ -1,0 +1,91 @@
+"""The contract of everything that runs user functions.
+
+    outcome = await runner.mutation("tasks:add_task", {"text": "…"}, identity=None)
+
+Two implementations keep it: `PoolRunner` (worker processes) and `InlineRunner` (this process). A call always comes to
+an `Outcome`, also when its worker dies; only `FatalError` and cancellation of the waiting task are raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from cellstore.deploy.unit import Unit
+from cellstore.runtime.outcome import Identity, Outcome
+
+LogSink = Callable[[str], None]
+"""Told each log line of a running action, as it is written."""
+
+
+class Runner(Protocol):
+    """Runs deployed functions by path (`module:name`).
+
+    Paths    the canonical `module:name` and what official clients send (`module.py:name`, `module.name`, `module:default`)
+    Order    mutations of one caller that must not overtake each other are awaited one after another by the caller
+    Errors   as outcomes; a full queue is the outcome `Overloaded`, an unknown path the outcome `NotFound`
+    Access   internal functions answer `NotFound` unless `internal=True`; only trusted callers pass it
+    """
+
+    async def start(self) -> None:
+        """Load the deployed functions, start workers and the scheduler. Calls before this fail."""
+        ...
+
+    async def stop(self) -> None:
+        """Finish nothing more: running calls get an error outcome, processes end, threads are joined."""
+        ...
+
+    async def query(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        ts: int | None = None,
+        journal: str | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """Run a query at `ts` (the newest snapshot when None). `.reads` tells what would change the answer."""
+        ...
+
+    async def mutation(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        request: tuple[str, int] | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """Run a mutation and commit it; durable when this returns with `ok`.
+
+        `request` is (session id, request number): the same pair again returns the first outcome and changes nothing.
+        """
+        ...
+
+    async def action(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        on_log: LogSink | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """Run an action, at most once. Cancelling the awaiting task cancels the action."""
+        ...
+
+    async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
+        """Insert newline-separated native JSON objects into `table` in one commit: (count, ts). Raises on refusal.
+
+        Rows are parsed, validated and keyed in a worker; several batches may be in flight.
+        """
+        ...
+
+    async def deploy(self, unit: Unit) -> dict[str, Any]:
+        """Replace the whole module `unit.module`. Raises `DeployError` or `ValidationError`; then nothing changed."""
+        ...
+
+    def functions(self) -> list[dict[str, Any]]:
+        """Every deployed function: path, kind, visibility, args, returns, doc, hash, module."""
+        ...

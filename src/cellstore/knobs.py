@@ -53,6 +53,9 @@ class Knobs:
     unsent_transitions_max: int = 2  # a slow reader skips states beyond this
     queued_mutations_max: int = 1000  # per connection
     running_actions_max: int = 1000  # per connection
+    live_queries_max: int = 100_000  # per connection
+    unsent_bytes_max: int = 128 << 20  # per connection; a client that reads nothing is cut off beyond this
+    query_cache_bytes: int = 64 << 20  # results nobody watches, kept while they are valid
     ping_interval_s: float = 15.0
 
     # Shipping functions from cells

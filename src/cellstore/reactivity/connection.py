@@ -1,0 +1,383 @@
+"""Performs what sessions ask for: follows queries, runs functions, sends frames.
+
+    frame in ─▶ Connection.receive ─▶ Session ─▶ effects ─▶ Hub: cache, runner ─▶ events ─▶ Session ─▶ … ─▶ frame out
+
+A `Connection` is a session and its ends, whatever carries the frames: a WebSocket, a thread of the same process. The
+`Hub` is what all connections of a deployment share.
+
+Order:     everything happens on the event loop's thread, except the committer's call to `Subscriptions.on_commit`.
+Invariant: what the subscriptions have processed has been marked in every session before any session begins a step;
+           so a step's timestamp is `processed_ts`, and all queries not marked are valid at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, assert_never
+
+from cellstore.errors import CellstoreError, FatalError, Unauthenticated, ValidationError
+from cellstore.knobs import Knobs
+from cellstore.protocol.codec import decode_frame, encode_frame
+from cellstore.protocol.messages import Action, Authenticate, Mutation
+from cellstore.protocol.path import canonical
+from cellstore.reactivity import session as machine
+from cellstore.reactivity.principal import Principal
+from cellstore.reactivity.query_cache import LiveQuery, Log, QueryCache
+from cellstore.reactivity.result import Query, Result
+from cellstore.reactivity.session import Effects, Session
+from cellstore.reactivity.subscriptions import CommitLike, Subscriptions
+from cellstore.runtime.outcome import ErrorInfo, Outcome
+from cellstore.runtime.runner import Runner
+
+log = logging.getLogger(__name__)
+
+SendFrame = Callable[[bytes], "bool | None"]
+"""Put one text frame on the wire. False: it is buffered, and `Connection.sent` will be called when it has left."""
+CloseSocket = Callable[[int, str], None]
+VerifyToken = Callable[[Authenticate], Awaitable[Principal]]
+"""Who presents this token? Raises Unauthenticated."""
+
+
+async def no_tokens(_request: Authenticate) -> Principal:
+    """The verifier of a store that checks no tokens."""
+    raise Unauthenticated("this store checks no tokens; connect to it through its server")
+
+
+class Hub:
+    """What the connections of one deployment share.
+
+    Errors: functions that fail come back as outcomes; `FatalError` goes to `on_fatal`, which must stop the deployment.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        write_log: Log,
+        published_ts: int,
+        knobs: Knobs,
+        *,
+        observe: Callable[[int, Principal], str | None] = lambda _ts, _who: None,
+        on_fatal: Callable[[FatalError], None] = lambda _stop: None,
+    ) -> None:
+        self.knobs, self.runner = knobs, runner
+        self.observe, self.on_fatal = observe, on_fatal
+        self.subscriptions: Subscriptions[LiveQuery] = Subscriptions(self._wake, published_ts)
+        self.cache = QueryCache(runner, write_log, self.subscriptions, knobs)
+        self.subscriptions.listen(self.cache.invalidate, self._committed)
+        self.connections: set[Connection] = set()
+        self.running_calls = 0
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._dirty: set[Connection] = set()
+        self._awaiting_wake = False
+        self._mutating: dict[str, list[Connection]] = {}  # by function path: whose mutations are running
+        self._requests: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker = self._loop.call_later(knobs.ping_interval_s, self._tick)
+
+    def connect(
+        self, send: SendFrame, close: CloseSocket, who: Principal, verify: VerifyToken = no_tokens
+    ) -> Connection:
+        """A new connection, let in as `who`."""
+        connection = Connection(self, send, close, who, verify)
+        self.connections.add(connection)
+        return connection
+
+    async def close(self) -> None:
+        """Close every connection and end everything that runs for one."""
+        self._ticker.cancel()
+        for connection in list(self.connections):
+            connection.close(1012, "ServerRestart")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.cache.close()
+
+    # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def query(self, query: Query, who: Principal, ts: int | None = None) -> Outcome:
+        """Ask once, at the newest moment or at `ts`; shares runs and results with live queries."""
+        refused = who.refusal("read")
+        if refused is not None:
+            return Outcome.failed(refused, function=query.path)
+        return (await self.cache.ask(query, who, ts)).outcome
+
+    async def mutation(
+        self, path: str, args: dict[str, Any], who: Principal, request: tuple[str, int] | None = None
+    ) -> Outcome:
+        """Run a mutation. The same request while the first is still running waits for that one."""
+        refused = who.refusal("write")
+        if refused is not None:
+            return Outcome.failed(refused, function=path)
+        running = self.runner.mutation(path, args, identity=who.identity, request=request, internal=who.internal)
+        if request is None:
+            return await self._guard(path, running)
+        earlier = self._requests.get(request)
+        if earlier is not None:
+            running.close()
+            return await asyncio.shield(earlier)
+        future = self._requests[request] = asyncio.ensure_future(self._guard(path, running))
+        future.add_done_callback(lambda _: self._requests.pop(request, None))
+        return await asyncio.shield(future)  # its client may go, the mutation goes on
+
+    async def action(self, path: str, args: dict[str, Any], who: Principal) -> Outcome:
+        """Run an action."""
+        refused = who.refusal("write")
+        if refused is not None:
+            return Outcome.failed(refused, function=path)
+        return await self._guard(path, self.runner.action(path, args, identity=who.identity, internal=who.internal))
+
+    async def _guard(self, path: str, running: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """What `running` comes to, whatever happens to it."""
+        self.running_calls += 1
+        try:
+            return await running
+        except FatalError as stop:
+            self.on_fatal(stop)
+            return Outcome.failed(stop, function=path)
+        except CellstoreError as error:
+            return Outcome.failed(error, function=path)
+        except Exception as bug:
+            log.exception("%s could not be run", path)
+            message = f"the call could not be run: {type(bug).__name__}: {bug}"
+            return Outcome.failed(ErrorInfo("InternalServerError", message), function=path)
+        finally:
+            self.running_calls -= 1
+
+    # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task that `close` ends."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def mutating(self, path: str, connection: Connection) -> None:
+        """A mutation of `connection` is running; commits by this path may be it."""
+        self._mutating.setdefault(path, []).append(connection)
+
+    def mutated(self, path: str, connection: Connection) -> None:
+        """Undo `mutating`."""
+        waiting = self._mutating[path]
+        waiting.remove(connection)
+        if not waiting:
+            del self._mutating[path]
+
+    def dirty(self, connection: Connection) -> None:
+        """`connection` holds marked queries; let it advance soon."""
+        self._dirty.add(connection)
+        self._wake()
+
+    def _committed(self, commit: CommitLike) -> None:
+        for connection in self._mutating.get(commit.source, ()):
+            connection.committed(commit.ts)
+
+    def _wake(self) -> None:
+        """Have `_react` called soon, once. Safe from any thread."""
+        if self._awaiting_wake or self._loop.is_closed():
+            return
+        self._awaiting_wake = True
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._react)
+        else:
+            self._loop.call_soon_threadsafe(self._react)
+
+    def _react(self) -> None:
+        self._awaiting_wake = False
+        self.subscriptions.catch_up()
+        dirty, self._dirty = self._dirty, set()
+        for connection in dirty:
+            connection.advance()
+
+    def _tick(self) -> None:
+        self._ticker = self._loop.call_later(self.knobs.ping_interval_s, self._tick)
+        for connection in list(self.connections):
+            connection.tick()
+
+
+class Connection:
+    """A session and its ends. Frames go in by `receive`; what leaves goes through the `send` it was made with."""
+
+    def __init__(self, hub: Hub, send: SendFrame, close: CloseSocket, who: Principal, verify: VerifyToken) -> None:
+        self._hub, self._send, self._close_socket, self._verify = hub, send, close, verify
+        self._session = Session(who, hub.knobs)
+        self._followed: dict[int, LiveQuery] = {}  # query id to the entry whose end we want to hear of
+        self._ids: dict[LiveQuery, set[int]] = {}  # and back
+        self._effects: deque[machine.Effect] = deque()
+        self._performing = False
+        self._buffered: deque[tuple[int, bool]] = deque()  # frames not yet on the wire: bytes, is a transition
+        self._buffered_bytes = 0
+
+    @property
+    def who(self) -> Principal:
+        """On whose behalf messages are handled now."""
+        return self._session.who
+
+    def receive(self, frame: str | bytes) -> None:
+        """A frame arrived. A malformed one closes the connection with a reason and harms nobody else."""
+        try:
+            message = decode_frame(frame, self._session.exact)
+        except ValidationError as wrong:
+            self._event(self._session.malformed, wrong.message)
+            return
+        self._event(self._session.received, message)
+
+    def sent(self) -> None:
+        """The oldest buffered frame has left."""
+        if not self._buffered:
+            return
+        size, transition = self._buffered.popleft()
+        self._buffered_bytes -= size
+        if transition:
+            self._event(self._session.flushed)
+
+    def closed(self) -> None:
+        """The other side is gone."""
+        self._hub.connections.discard(self)
+        self._event(self._session.gone)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close from our side."""
+        if not self._session.closed:
+            self.closed()
+            self._close_socket(code, reason)
+
+    # ── called by the hub ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def advance(self) -> None:
+        self._event(self._session.advance)
+
+    def committed(self, ts: int) -> None:
+        self._session.committed(ts)
+
+    def tick(self) -> None:
+        self._event(self._session.tick)
+
+    def on_stale(self, entry: LiveQuery) -> None:
+        """The cache: a result we follow has ended."""
+        self._session.mark(self._ids.get(entry, ()))
+        self._hub.dirty(self)
+
+    # ── events and effects ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _event(self, event: Callable[..., Effects], *details: Any) -> None:
+        """Tell the session, then do what it says; events met on the way queue behind."""
+        self._hub.subscriptions.catch_up()
+        self._effects.extend(event(*details))
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._effects:
+                self._perform(self._effects.popleft())
+        finally:
+            self._performing = False
+
+    def _perform(self, effect: machine.Effect) -> None:
+        match effect:
+            case machine.Send():
+                self._put(encode_frame(effect.message), effect.transition)
+            case machine.Refresh():
+                self._refresh(effect)
+            case machine.RunMutation():
+                self._hub.start(self._mutation(effect.call, effect.session, effect.who))
+            case machine.RunAction():
+                self._hub.start(self._action(effect.call, effect.who))
+            case machine.Release():
+                for query_id in effect.query_ids:
+                    self._unfollow(query_id)
+            case machine.Verify():
+                self._hub.start(self._authenticate(effect.request))
+            case machine.Observed():
+                refused = self._hub.observe(effect.ts, self._session.who)
+                if refused is not None:
+                    self.close(1008, refused)
+            case machine.Close():
+                self._hub.connections.discard(self)
+                self._close_socket(effect.code, effect.reason)
+            case _:
+                assert_never(effect)
+
+    def _put(self, frame: bytes, transition: bool) -> None:
+        if self._send(frame) is not False:
+            if transition:
+                self._event(self._session.flushed)
+            return
+        self._buffered.append((len(frame), transition))
+        self._buffered_bytes += len(frame)
+        if self._buffered_bytes > self._hub.knobs.unsent_bytes_max:
+            self.close(1013, "SlowReader: too much was waiting to be read")
+
+    def _refresh(self, effect: machine.Refresh) -> None:
+        """Bring some queries to the newest processed moment; the session hears of it when the last one is there."""
+        ts = self._hub.subscriptions.processed_ts
+        results: dict[int, Result] = {}
+        missing = set(effect.queries)
+
+        def arrived(query_id: int, entry: LiveQuery, result: Result) -> None:
+            results[query_id] = result
+            missing.discard(query_id)
+            self._follow(query_id, entry, result)
+            if not missing and started:
+                self._event(self._session.refreshed, ts, results)
+
+        started = False
+        for query_id, query in effect.queries.items():
+            self._hub.cache.request(query, ts, _partial(arrived, query_id), effect.who)
+        started = True
+        if not missing:
+            self._event(self._session.refreshed, ts, results)
+
+    def _follow(self, query_id: int, entry: LiveQuery, result: Result) -> None:
+        if not self._session.holds(query_id):
+            return
+        if self._followed.get(query_id) is not entry:
+            self._unfollow(query_id)
+            self._followed[query_id] = entry
+            self._ids.setdefault(entry, set()).add(query_id)
+            self._hub.cache.watch(entry, self.on_stale)
+        if result.invalid_at is not None and not result.unsettled:  # true at the moment asked for, but no longer
+            self._session.mark((query_id,))
+            self._hub.dirty(self)
+
+    def _unfollow(self, query_id: int) -> None:
+        entry = self._followed.pop(query_id, None)
+        if entry is None:
+            return
+        ids = self._ids[entry]
+        ids.discard(query_id)
+        if not ids:
+            del self._ids[entry]
+            self._hub.cache.release(entry, self.on_stale)
+
+    async def _mutation(self, call: Mutation, session: str | None, who: Principal) -> None:
+        request = None if session is None else (session, call.request_id)
+        path = canonical(call.path)
+        self._hub.mutating(path, self)
+        try:
+            outcome = await self._hub.mutation(path, call.args, who, request)
+        finally:
+            self._hub.mutated(path, self)
+        self._event(self._session.mutation_done, call.request_id, outcome)
+
+    async def _action(self, call: Action, who: Principal) -> None:
+        outcome = await self._hub.action(canonical(call.path), call.args, who)
+        self._event(self._session.action_done, call.request_id, outcome)
+
+    async def _authenticate(self, request: Authenticate) -> None:
+        try:
+            who = await self._verify(request)
+        except CellstoreError as refused:
+            self._event(self._session.rejected, refused.message)
+        except Exception:
+            log.exception("a token could not be verified")
+            self._event(self._session.rejected, "the token could not be verified; see the server's log")
+        else:
+            self._event(self._session.verified, who)
+
+
+def _partial(arrived: Callable[[int, LiveQuery, Result], None], query_id: int) -> Callable[[LiveQuery, Result], None]:
+    return lambda entry, result: arrived(query_id, entry, result)

@@ -1,0 +1,133 @@
+"""What a query wants to know, what it came to, and how that looks to one connection.
+
+A `Result` is shared by every connection that watches the same query: its encodings are made once. How much of a failure
+a connection may see depends on who is on the other end, so failures are worded here, per principal.
+
+Invariant: equal digests look the same to every client; request ids, tracebacks and timings do not count
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cellstore.protocol.messages import Failure, Message, fragment
+from cellstore.protocol.path import canonical
+from cellstore.reactivity.principal import Principal
+from cellstore.runtime.outcome import ErrorInfo, Outcome
+from cellstore.values import json as native
+from cellstore.values.convex import to_convex
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What somebody wants to know. Arguments are plain values; `journal` comes from an earlier run of the same page."""
+
+    path: str
+    args: dict[str, Any]
+    args_key: bytes
+    journal: str | None = None
+
+    @classmethod
+    def of(cls, path: str, args: dict[str, Any], journal: str | None = None) -> Query:
+        """A query spelt in the one way that makes equal questions equal keys."""
+        ordered = {name: args[name] for name in sorted(args)}
+        return cls(canonical(path), ordered, native.dumps(ordered), journal)
+
+    def rerun(self, journal: str | None) -> Query:
+        """The same question, with the choices of its latest run."""
+        return self if journal == self.journal else Query(self.path, self.args, self.args_key, journal)
+
+
+@dataclass(slots=True, eq=False)
+class Result:
+    """An outcome, and for how long it holds."""
+
+    outcome: Outcome
+    ts: int = 0  # valid from here
+    invalid_at: int | None = None  # set by the first commit that touches the read set; None while it holds
+    unsettled: bool = False  # the system failed, not the function: nothing was read, it will be tried again
+    _convex: bytes | None = None
+    _digest: bytes | None = None
+
+    def valid_at(self, ts: int) -> bool:
+        """Whether this is the answer at `ts`."""
+        return self.ts <= ts and (self.invalid_at is None or ts < self.invalid_at)
+
+    def value(self, exact: bool) -> bytes:
+        """The value's JSON in a connection's format."""
+        if exact:
+            return self.outcome.value
+        if self._convex is None:
+            self._convex = convex_json(self.outcome.value)
+        return self._convex
+
+    @property
+    def digest(self) -> bytes:
+        """16 bytes, equal for results that look the same to a client."""
+        if self._digest is None:
+            out, error = self.outcome, self.outcome.error
+            head = [out.ok, out.journal, out.logs, error and [error.code, error.message, error.has_data]]
+            data = native.dumps(error.data) if error is not None and error.has_data else b""
+            self._digest = hashlib.blake2b(orjson.dumps(head) + data + out.value, digest_size=16).digest()
+        return self._digest
+
+    def share(self, earlier: Result) -> None:
+        """Keep one copy of bytes known to be equal."""
+        self.outcome.value, self._convex = earlier.outcome.value, earlier._convex
+
+
+def convex_json(value: bytes) -> bytes:
+    """Native JSON to Convex's encoding of the same value."""
+    return orjson.dumps(to_convex(native.loads(value)))
+
+
+def value_json(outcome: Outcome, exact: bool) -> bytes:
+    """An outcome's value in a connection's format."""
+    return outcome.value if exact else convex_json(outcome.value)
+
+
+def logs_for(outcome: Outcome, who: Principal) -> list[str]:
+    """The log lines `who` may see: those of functions they own."""
+    return outcome.logs if who.owner else []
+
+
+def failure_for(outcome: Outcome, who: Principal, exact: bool) -> Failure:
+    """Why a call failed, in the words and the detail that are right for `who`.
+
+    Owners see the user's own traceback lines; foreign callers see what they did wrong, application errors whole, and of
+    bugs nothing but the request id.
+    """
+    error = outcome.error or ErrorInfo("InternalServerError", "the call failed and left no reason")
+    if not who.owner:
+        error = error.redacted()
+    data = None
+    if error.has_data:
+        data = native.dumps(error.data) if exact else orjson.dumps(to_convex(error.data))
+    return Failure(failure_text(error), data, structured(error) if exact else None)
+
+
+def failure_text(error: ErrorInfo) -> str:
+    """One string for clients that know no structure, in the shape Convex gives its errors."""
+    prefix = f"[Request ID: {error.request_id}] " if error.request_id else ""
+    if error.has_data:
+        return f"{prefix}Server Error\nUncaught ConvexError: {error.message}"
+    if error.code == "ServerError":
+        return f"{prefix}Server Error"
+    if error.code == "FunctionError" or error.traceback:
+        return f"{prefix}Server Error\n{error.traceback or error.message}"
+    return f"{prefix}{error.message}"
+
+
+def structured(error: ErrorInfo) -> Message:
+    """The error as an object, for connections that asked for exact values."""
+    message: Message = {"code": error.code, "message": error.message}
+    if error.has_data:
+        message["data"] = fragment(native.dumps(error.data))
+    for name, text in (("traceback", error.traceback), ("function", error.function), ("request_id", error.request_id)):
+        if text:
+            message[name] = text
+    return message

@@ -1,0 +1,195 @@
+"""Operations beside the sync protocol: what kernels, the command line and notebooks ask of a store.
+
+    hello         who serves here, and which protocol                          signed in
+    functions     what is deployed                                             read
+    tables        names, numbers, schemas, indexes                             read
+    snapshot_ts   the timestamp of a moment                                    read
+    table_parquet one table at a timestamp, as Parquet                         read
+    diff          what changed between two timestamps, as JSON lines           read
+    query         one query, once, perhaps at a timestamp                      read
+    insert        rows into a table, from JSON lines                           write
+    deploy        replace one module's functions and tables                    execute
+    sql           one SQL statement over a snapshot                            execute
+    check         walk the whole store, report each broken invariant           execute
+
+Every operation is for owners (users of this Jupyter server, its kernels, admin keys): they reach data without going
+through a function. Strangers are told what they may do instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from cellstore import __version__
+from cellstore.errors import Forbidden, NotFound, OutOfRetention, ValidationError
+from cellstore.protocol.codec import load_json
+from cellstore.reactivity.connection import Hub
+from cellstore.reactivity.principal import Principal
+from cellstore.reactivity.result import Query
+from cellstore.values import json as native
+
+if TYPE_CHECKING:
+    from cellstore.runtime.runner import Runner
+    from cellstore.transaction.database import Engine
+
+PROTOCOL = 1
+Answer = tuple[dict[str, Any], bytes]
+Operation = Callable[[dict[str, Any], bytes, Principal], Awaitable[Answer]]
+
+
+class Control:
+    """The control operations of one deployment."""
+
+    def __init__(self, name: str, engine: Engine, runner: Runner, hub: Hub, path: str) -> None:
+        self._name, self._engine, self._runner, self._hub, self._path = name, engine, runner, hub, path
+        self._analytics: Any = None  # started by the first operation that needs it
+        self._operations: dict[str, tuple[str, Operation]] = {
+            "hello": ("read", self._hello),
+            "functions": ("read", self._functions),
+            "tables": ("read", self._tables),
+            "snapshot_ts": ("read", self._snapshot_ts),
+            "table_parquet": ("read", self._table_parquet),
+            "diff": ("read", self._diff),
+            "query": ("read", self._query),
+            "insert": ("write", self._insert),
+            "deploy": ("execute", self._deploy),
+            "sql": ("execute", self._sql),
+            "check": ("execute", self._check),
+        }
+
+    async def run(self, op: str, params: dict[str, Any], body: bytes, who: Principal) -> Answer:
+        """Carry out `op` for `who`. Errors: NotFound, Unauthenticated, Forbidden, the operation's own."""
+        known = self._operations.get(op)
+        refused = who.refusal(known[0] if known is not None else "read")
+        if refused is not None:
+            raise refused
+        if not who.owner:
+            raise Forbidden("anonymous callers may call public functions only; sign in for anything else")
+        if known is None:
+            raise NotFound(f"there is no operation {op!r}; there are: {', '.join(self._operations)}", kind="operation")
+        return await known[1](params, body, who)
+
+    async def close(self) -> None:
+        """End the analytics worker, if one was started."""
+        analytics, self._analytics = self._analytics, None
+        if analytics is not None:
+            await analytics.close()
+
+    # ── operations ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _hello(self, _params: dict[str, Any], _body: bytes, who: Principal) -> Answer:
+        return {
+            "name": "cellstore",
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "deployment": self._name,
+            "ts": self._hub.subscriptions.catch_up(),
+            "permissions": sorted(who.permissions),
+            "identity": who.identity,
+        }, b""
+
+    async def _functions(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        return {"functions": self._runner.functions()}, b""
+
+    async def _tables(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        return {"tables": [_describe(table) for table in self._engine.catalog.user_tables()]}, b""
+
+    async def _snapshot_ts(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        newest = self._hub.subscriptions.catch_up()
+        at = _integer(params, "at", newest)
+        with _reader(self._engine) as reader:
+            if at < newest:
+                reader.check_retention(at)
+        return {"ts": min(at, newest)}, b""
+
+    async def _table_parquet(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        ts = self._moment(params)
+        octets = await self._service().table_parquet(_text(params, "table"), ts)
+        return {"ts": ts}, octets
+
+    async def _diff(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        octets = await self._service().diff(_integer(params, "ts0"), _integer(params, "ts1"))
+        return {}, octets
+
+    async def _sql(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
+        ts = self._moment(params)
+        octets = await self._service().sql(_utf8(body), ts, params.get("format", "parquet"))
+        return {"ts": ts}, octets
+
+    async def _query(self, params: dict[str, Any], body: bytes, who: Principal) -> Answer:
+        """Params path, ts; the arguments are the body, or `args`. A failure raises as it would from a live query."""
+        args = native.loads(body) if body else native.decode(params.get("args") or {})
+        if not isinstance(args, dict):
+            raise ValidationError(path="args", expected="an object", got=type(args).__name__)
+        ts = _integer(params, "ts", 0) or None
+        if ts is not None:
+            self._check_ts(ts)
+        outcome = await self._hub.query(Query.of(_text(params, "path"), args), who, ts)
+        if outcome.error is not None:
+            raise outcome.error.to_exception()
+        return {"ts": outcome.ts, "logs": outcome.logs}, outcome.value
+
+    async def _insert(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
+        table = _text(params, "table")
+        created = self._engine.catalog.table(table) is None
+        count, ts = await self._runner.bulk(table, body)
+        return {"count": count, "ts": ts, "created": created}, b""
+
+    async def _deploy(self, _params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
+        from cellstore.deploy.unit import Unit
+
+        return await self._runner.deploy(Unit.from_json(load_json(body, "unit"))), b""
+
+    async def _check(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        from cellstore.storage.check import check
+
+        problems = await asyncio.to_thread(lambda: [str(problem) for problem in check(self._path)])
+        return {"problems": problems, "ts": self._hub.subscriptions.catch_up()}, b""
+
+    # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _service(self) -> Any:
+        if self._analytics is None:
+            from cellstore.analytics.service import Analytics
+
+            self._analytics = Analytics(self._engine)
+        return self._analytics
+
+    def _moment(self, params: dict[str, Any]) -> int:
+        newest = self._hub.subscriptions.catch_up()
+        ts = _integer(params, "ts", newest)
+        self._check_ts(ts)
+        return ts
+
+    def _check_ts(self, ts: int) -> None:
+        newest = self._hub.subscriptions.catch_up()
+        if ts > newest:
+            raise OutOfRetention(f"timestamp {ts} is in the future; the newest is {newest}", ts=ts)
+        with _reader(self._engine) as reader:
+            reader.check_retention(ts)
+
+
+def _integer(params: dict[str, Any], name: str, default: int | None = None) -> int:
+    value = params.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValidationError(path=name, expected="an integer", got=repr(value)[:60])
+    return value
+
+
+def _text(params: dict[str, Any], name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValidationError(path=name, expected="a string", got=repr(value)[:60])
+    return value
+
+
+def _utf8(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as wrong:
+        raise ValidationError(path="body", expected="UTF-8 text", got=str(wrong)) from wrong

@@ -1,0 +1,218 @@
+"""One store and everything that serves it, wired.
+
+    engine (one committer) ─┬─▶ runner: functions in workers, or in this process
+                            └─▶ hub: live queries, sessions
+                                   ▲
+               connect(send, close, who)      a WebSocket, or a caller in the same process
+               control(op, params, body, who) deploy, load, snapshots, SQL
+
+Order:     `start` before anything else; everything on the loop that called it. `stop` may be called again.
+Errors:    `start` raises StoreLocked, naming the holder, when another process has the store. After a FatalError the
+           deployment stops itself; `failure` then says why, and calls come back as that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cellstore.clock import Clock, SystemClock
+from cellstore.errors import CellstoreError, FatalError, Overloaded
+from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.reactivity.connection import CloseSocket, Connection, Hub, SendFrame, VerifyToken, no_tokens
+from cellstore.reactivity.principal import EMBEDDED, Principal
+from cellstore.reactivity.result import Query
+from cellstore.runtime.outcome import Outcome
+from cellstore.server.control import Control
+
+if TYPE_CHECKING:
+    from cellstore.runtime.runner import Runner
+    from cellstore.transaction.database import Engine
+
+log = logging.getLogger(__name__)
+
+DAY_NS = 86_400 * 10**9
+MEMORY = ":memory:"
+
+
+class RisingClock:
+    """A clock that never reads below what a client has already seen of this store."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._floor = clock, 0
+
+    def now_ns(self) -> int:
+        """Wall clock, or just above the newest timestamp observed."""
+        return max(self._clock.now_ns(), self._floor)
+
+    def observe(self, ts: int, who: Principal) -> str | None:
+        """A client has seen `ts`. Returns why it cannot be served, when time would have to jump for it.
+
+        A store put back from a copy is behind its clients; commits must not reuse timestamps they know. Strangers
+        cannot move the clock.
+        """
+        ahead = ts - self._clock.now_ns()
+        if ahead > DAY_NS:
+            return "ClockAhead: this client has seen a timestamp more than a day ahead of the server"
+        if ahead >= 0 and who.owner:
+            self._floor = max(self._floor, ts + 1)
+        return None
+
+
+class Deployment:
+    """A store at `path` (":memory:" for none), served from this process.
+
+    `runner` is "pool" (user code in worker processes) or "inline" (in this process, for scripts and tests).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        runner: Literal["pool", "inline"] = "pool",
+        name: str = "default",
+        knobs: Knobs = DEFAULTS,
+        clock: Clock | None = None,
+    ) -> None:
+        self.path, self.name, self.knobs = str(path), name, knobs
+        self.failure: CellstoreError | None = None
+        self.on_stopped: Callable[[], None] = lambda: None
+        self._kind = runner
+        self._clock = RisingClock(clock or SystemClock())
+        self._engine: Engine | None = None
+        self._runner: Runner | None = None
+        self._hub: Hub | None = None
+        self._control: Control | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Open the store, recover, start workers.
+
+        Errors: StoreLocked naming who has it open; Corruption. Nothing is left open then.
+        """
+        self._engine = engine = self._open_engine()
+        try:
+            self._runner = runner = self._make_runner(engine)
+            self._hub = Hub(
+                runner,
+                engine.write_log,
+                engine.published_ts,
+                self.knobs,
+                observe=self._clock.observe,
+                on_fatal=self._fail,
+            )
+            engine.committer.listeners.append(self._hub.subscriptions.on_commit)
+            self._control = Control(self.name, engine, runner, self._hub, self.path)
+            await runner.start()
+        except BaseException as error:
+            self.failure = error if isinstance(error, CellstoreError) else None
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Close every connection, end every run, close the store and give back its lease. Again is fine."""
+        hub, runner, engine, control = self._hub, self._runner, self._engine, self._control
+        self._hub = self._runner = self._engine = self._control = None
+        if hub is not None:
+            await hub.close()
+        if control is not None:
+            await control.close()
+        if runner is not None:
+            await runner.stop()
+        if engine is not None:
+            engine.close()
+            self.on_stopped()
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self._hub is not None
+
+    def activity(self) -> dict[str, int]:
+        """What goes on: connections, and calls that run."""
+        hub = self._hub
+        return {} if hub is None else {"connections": len(hub.connections), "calls": hub.running_calls}
+
+    # ── doors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(
+        self, send: SendFrame, close: CloseSocket, who: Principal = EMBEDDED, verify: VerifyToken = no_tokens
+    ) -> Connection:
+        """A new connection of the sync protocol, let in as `who`.
+
+        `send(frame)` puts one text frame (UTF-8 bytes) on the wire and returns False when it was only buffered; then
+        `Connection.sent()` is called as it leaves. `close(code, reason)` ends the other side.
+        Errors: Overloaded when the deployment is not running.
+        """
+        return self._serving().connect(send, close, who, verify)
+
+    async def control(
+        self, op: str, params: dict[str, Any], body: bytes = b"", who: Principal = EMBEDDED
+    ) -> tuple[dict[str, Any], bytes]:
+        """One control operation: (what JSON says, octets that go with it).
+
+        Errors: NotFound for an unknown operation; Unauthenticated, Forbidden; the operation's own.
+        """
+        self._serving()
+        assert self._control is not None
+        return await self._control.run(op, params, body, who)
+
+    async def query(
+        self, path: str, args: dict[str, Any], who: Principal = EMBEDDED, ts: int | None = None
+    ) -> Outcome:
+        """Ask once, at the newest moment or at `ts`."""
+        return await self._serving().query(Query.of(path, args), who, ts)
+
+    async def mutation(self, path: str, args: dict[str, Any], who: Principal = EMBEDDED) -> Outcome:
+        """Run a mutation; durable when this returns with `ok`."""
+        return await self._serving().mutation(path, args, who)
+
+    async def action(self, path: str, args: dict[str, Any], who: Principal = EMBEDDED) -> Outcome:
+        """Run an action."""
+        return await self._serving().action(path, args, who)
+
+    def newest_ts(self) -> int:
+        """The newest moment every connection can be shown."""
+        return self._serving().subscriptions.catch_up()
+
+    def functions(self) -> list[dict[str, Any]]:
+        """Every deployed function."""
+        self._serving()
+        assert self._runner is not None
+        return self._runner.functions()
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _serving(self) -> Hub:
+        if self._hub is None:
+            raise self.failure or Overloaded("the store is not open: it is starting or stopping; try again in a moment")
+        return self._hub
+
+    def _open_engine(self) -> Engine:
+        from cellstore.transaction.database import Engine
+
+        if self.path == MEMORY:
+            return Engine.memory(clock=self._clock, knobs=self.knobs)
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        return Engine.open(self.path, clock=self._clock, knobs=self.knobs)
+
+    def _make_runner(self, engine: Engine) -> Runner:
+        if self._kind == "inline":
+            from cellstore.runtime.inline import InlineRunner
+
+            return InlineRunner(engine)
+        from cellstore.runtime.pool import PoolRunner
+
+        return PoolRunner(engine)
+
+    def _fail(self, stop: FatalError) -> None:
+        """The store must not be written any more: stop, and say why to whoever asks."""
+        if self.failure is None:
+            self.failure = stop
+            log.critical("deployment %s stops: %s", self.name, stop.message)
+            self._stopping = asyncio.get_running_loop().create_task(self.stop())

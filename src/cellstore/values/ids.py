@@ -1,0 +1,181 @@
+"""Document ids: a table number and sixteen bytes, as text.
+
+Shape:  base32( varint(table number) · internal id, 16 bytes · footer, 2 bytes )
+
+    base32     lower-case Crockford alphabet, most significant bits first, no padding, last character filled with zeros
+    varint     unsigned LEB128, one to five bytes
+    internal   14 random bytes and the day since the epoch, big-endian: one day's documents share no prefix on purpose
+    footer     Fletcher-16 modulo 256 over all that comes before
+
+Decoding is strict: exactly one string names a document. 31 characters for small table numbers, 32 for the usual ones.
+Source: Convex, `crates/value/src/id_v6.rs`, so that ids survive a snapshot import unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any, ClassVar
+
+from cellstore.errors import ValidationError
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_INTERNAL_BYTES = 16
+_FOOTER_BYTES = 2
+_CHARS_MIN, _CHARS_MAX = 31, 37
+_CACHED_IDS_MAX = 100_000
+
+
+class Id(str):
+    """A document id: a string that knows its table.
+
+    `Id["users"]` is the annotation for ids of one table, and the class of such ids. Classes are made once per table,
+    compare by identity, and travel by name through pickle.
+    """
+
+    __slots__ = ()
+    __cellstore_str__: ClassVar[bool] = True
+
+    table: ClassVar[str | None] = None
+
+    def __class_getitem__(cls, table: str) -> type[Id]:
+        if not isinstance(table, str):
+            raise TypeError(f'Id takes a table name, as in Id["users"], not {table!r}')
+        return _class_of(table)
+
+
+def _class_of(table: str) -> type[Id]:
+    made = _classes.get(table)
+    if made is None:
+        name = _CLASS_PREFIX + table
+        body: dict[str, Any] = {"__slots__": (), "table": table, "__module__": __name__, "__qualname__": name}
+        made = _classes.setdefault(table, type(name, (Id,), body))
+    return made
+
+
+_CLASS_PREFIX = "Id_"
+_classes: dict[str, type[Id]] = {}
+
+
+def __getattr__(name: str) -> type[Id]:
+    # Pickle finds a class by module and name; this is how a worker finds Id["users"] before anyone asked for it.
+    if name.startswith(_CLASS_PREFIX):
+        return _class_of(name.removeprefix(_CLASS_PREFIX))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def mint(random: Callable[[int], bytes], day: int) -> bytes:
+    """Sixteen new bytes. `random(n)` gives n random bytes; `day` is the day since the epoch."""
+    return random(14) + (day & 0xFFFF).to_bytes(2, "big")
+
+
+def encode_id(number: int, internal: bytes) -> str:
+    """The text of the document `internal` (16 bytes) of the table `number`. Microseconds; less if seen lately."""
+    key = (number, internal)
+    text = _encoded.get(key)
+    if text is None:
+        if len(internal) != _INTERNAL_BYTES:
+            raise ValidationError(expected="16 id bytes", got=f"{len(internal)} bytes")
+        data = _varint(number) + internal
+        text = _to_base32(data + _footer(data))
+        if len(_encoded) >= _CACHED_IDS_MAX:
+            _encoded.clear()
+        _encoded[key] = text
+    return text
+
+
+def decode_id(text: str) -> tuple[int, bytes]:
+    """(table number, 16 bytes) of an id.
+
+    Errors: ValidationError when `text` is no id; a changed or missing character is always noticed.
+    """
+    found = _decoded.get(text)
+    if found is None:
+        if not isinstance(text, str):
+            raise ValidationError(expected="a document id", got=f"{type(text).__name__} {text!r:.60}")
+        found = _decode(text)
+        if len(_decoded) >= _CACHED_IDS_MAX:
+            _decoded.clear()
+        _decoded[str(text)] = found
+    return found
+
+
+_encoded: dict[tuple[int, bytes], str] = {}
+_decoded: dict[str, tuple[int, bytes]] = {}
+
+
+def _decode(text: str) -> tuple[int, bytes]:
+    if not _CHARS_MIN <= len(text) <= _CHARS_MAX:
+        raise _no_id(text, f"it has {len(text)} characters, an id has {_CHARS_MIN} to {_CHARS_MAX}")
+    if text.strip(_ALPHABET):
+        raise _no_id(text, "it holds characters no id has")
+    data = _from_base32(text)
+    if data is None:
+        raise _no_id(text, "its last character is not one an id can end with")
+    number, start = _read_varint(data)
+    body = len(data) - _FOOTER_BYTES
+    if start == 0 or number == 0 or body - start != _INTERNAL_BYTES or _varint(number) != data[:start]:
+        raise _no_id(text, "its length does not fit its table number")
+    if _footer(data[:body]) != data[body:]:
+        raise _no_id(text, "its check digits do not fit; was it cut or mistyped?")
+    return number, data[start:body]
+
+
+def _no_id(text: str, why: str) -> ValidationError:
+    shown = repr(str(text) if len(text) <= 60 else text[:57] + "…")
+    return ValidationError(f"{shown} is not a document id: {why}", expected="a document id", got=shown)
+
+
+def _varint(number: int) -> bytes:
+    made = _varints.get(number)
+    if made is None:
+        if not 1 <= number < 1 << 32:
+            raise ValidationError(expected="a table number of 1 to 2^32 - 1", got=str(number))
+        groups = []
+        rest = number
+        while rest > 0x7F:
+            groups.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        made = _varints[number] = bytes([*groups, rest])
+    return made
+
+
+_varints: dict[int, bytes] = {}
+
+
+def _read_varint(data: bytes) -> tuple[int, int]:
+    """(number, bytes it took); (0, 0) when it does not end within five bytes."""
+    number = 0
+    for position, byte in enumerate(data[:5]):
+        number |= (byte & 0x7F) << 7 * position
+        if byte < 0x80:
+            return (number, position + 1) if number < 1 << 32 else (0, 0)
+    return 0, 0
+
+
+def _footer(data: bytes) -> bytes:
+    return bytes((sum(data) & 0xFF, sum(accumulate(data)) & 0xFF))
+
+
+# Ten bits at a time: 1,024 pairs of characters are a small table, and an id of the usual length is sixteen of them.
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_TO_PYTHON_DIGITS = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
+
+
+def _to_base32(data: bytes) -> str:
+    bits = 8 * len(data)
+    chars = -(-bits // 5)
+    pairs = -(-chars // 2)
+    number = int.from_bytes(data, "big") << 10 * pairs - bits
+    text = "".join([_PAIRS[number >> shift & 1023] for shift in range(10 * pairs - 10, -10, -10)])
+    return text[:chars]
+
+
+def _from_base32(text: str) -> bytes | None:
+    """The bytes; None when the bits left over are not zero."""
+    number = int(text.translate(_TO_PYTHON_DIGITS), 32)
+    bits = 5 * len(text)
+    size, left_over = divmod(bits, 8)
+    if left_over >= 5 or number & ((1 << left_over) - 1):
+        return None
+    return (number >> left_over).to_bytes(size, "big")

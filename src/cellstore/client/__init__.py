@@ -1,1 +1,21 @@
-"""To be told."""
+"""Beyond the wire: how a process that does not own the store talks to it.
+
+    query_set    what we asked for                                       ┐
+    results      what the server said; refuses a transition out of step  │ pure
+    requests     mutations and actions in flight; what to resend         │
+    machine      the three above as one machine: event in, effects out   ┘
+    wire         frames as this side writes and reads them
+    loop         the thread that owns an asyncio loop; waits that Ctrl-C interrupts
+    transport    Link: performs the machine's effects; over a WebSocket, with reconnect
+    embedded     the same Link onto a deployment inside this process, no socket
+    control      one HTTP request, one answer: deploy, bulk data, snapshots, SQL
+    discovery    which Jupyter server is ours
+    shipping     which functions the store has not seen yet in their present form
+    subscription what `subscribe` returns
+    database     `Database`, what a user holds
+    connect      `connect`, `open`, and the current database
+    errors_render  errors as the caller meets them: typed, with the user's own lines
+
+User code calls in from any thread and blocks there; everything that touches a socket or a machine happens on one
+loop thread. The client never imports the server; `embedded` does, inside the function that starts one.
+"""

@@ -1,0 +1,343 @@
+"""`Database`: what a user holds, with a server behind it or the engine itself.
+
+    db = cs.open("tasks.db")                 or cs.connect("http://localhost:8888", token="…")
+    db.mutation(add_task, text="milk")       returns when it is durable and visible here
+    db.query("tasks:open_tasks", limit=5)    sees everything this database's caller did before
+    with db.subscribe(open_tasks) as sub: …
+
+Every method may be called from any thread, blocks there, and stops at once on Ctrl-C. Functions given as handles are
+shipped before their first call and again when they changed. What a function printed is printed to the caller.
+
+Errors:  ApplicationError with `.data`; FunctionError with the user's own lines; ValidationError, NotFound and the other
+         caller errors by type; Disconnected when no server answers, saying where it was looked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from cellstore.client.control import PATIENCE_S
+from cellstore.client.errors_render import doorway, error_from
+from cellstore.client.loop import close_at_exit, wait
+from cellstore.client.shipping import Shipper
+from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
+from cellstore.client.transport import Link, LinkState
+from cellstore.client.wire import Kind, Outcome
+from cellstore.errors import CallerError, CellstoreError, Disconnected, NotFound
+from cellstore.values import json as native
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellstore.client.snapshot import Snapshot
+    from cellstore.deploy.unit import Unit
+    from cellstore.functions import Function
+
+WAIT_STEP_S = 0.25
+Moment = int | datetime | timedelta | None
+"""A timestamp in ns, a moment, or a span before now; None is now."""
+
+
+class Control(Protocol):
+    """The request-and-answer door of a deployment."""
+
+    def __call__(self, op: str, params: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """Carry out one operation."""
+        ...
+
+
+class Database:
+    """A connection to one deployment. A context manager; `close` may be called twice."""
+
+    def __init__(
+        self,
+        link: Link,
+        control: Control,
+        *,
+        where: str,
+        deployment: str = "default",
+        rung: str = "",
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.where = where  # a URL, or the path of the store
+        self.deployment = deployment
+        self.rung = rung  # how the server was found, in words
+        self.link = link
+        self.dispatch: Dispatch = CallbackThread()  # where callbacks run; a kernel puts its own here
+        self.on_closed: list[Callable[[Database], None]] = []
+        self._send_control = control
+        self._release = on_close
+        self._shipper = Shipper(self._deploy_unit)
+        self._kept: set[Subscription] = set()  # those with callbacks live until closed
+        self._is_closed = False
+        self._lock = threading.Lock()
+        close_at_exit(self)
+
+    # functions
+
+    def query(self, path_or_fn: str | Function, /, **args: Any) -> Any:
+        """Run a query once, on the newest state. Documents come back as `Document`s."""
+        with doorway():
+            path = self._path(path_or_fn, "query")
+            try:
+                answer, octets = self._control("query", {"path": path}, native.dumps(self._checked(args)))
+            except NotFound as error:
+                raise self._with_suggestion(error, path) from None
+            return self._value(path, read_answer(answer, octets))
+
+    def mutation(self, path_or_fn: str | Function, /, **args: Any) -> Any:
+        """Run a mutation exactly once; returns when it is durable and every live view here shows it."""
+        with doorway():
+            return self._request("mutation", self._path(path_or_fn, "mutation"), self._checked(args))
+
+    def action(self, path_or_fn: str | Function, /, **args: Any) -> Any:
+        """Run an action at most once; it may touch the world."""
+        with doorway():
+            return self._request("action", self._path(path_or_fn, "action"), self._checked(args))
+
+    def call(self, handle: Function, args: dict[str, Any]) -> Any:
+        """Run whatever kind of function `handle` is; what `handle(…)` does outside of functions."""
+        run = {"query": self.query, "mutation": self.mutation, "action": self.action}[handle.kind]
+        return run(handle, **args)
+
+    def subscribe(
+        self, path_or_fn: str | Function, callback: Callable[[Any], object] | None = None, /, **args: Any
+    ) -> Subscription:
+        """Follow a query. `callback(value)` is called with every new result, one at a time, on another thread."""
+        with doorway():
+            self._check_open()
+            path = self._path(path_or_fn, "query")
+            sub = Subscription(self.link, path, self._checked(args), callback, self.dispatch)
+            if callback is not None:
+                with self._lock:
+                    self._kept = {kept for kept in self._kept if kept.status != "closed"} | {sub}
+            return sub
+
+    # data in and out
+
+    def snapshot(self, at: Moment = None) -> Snapshot:
+        """The database frozen at one moment, as dataframes and SQL."""
+        from cellstore.client.snapshot import take_snapshot
+
+        with doorway():
+            return take_snapshot(self, at)
+
+    def sql(self, statement: str, at: Moment = None) -> Any:
+        """DuckDB SQL over one consistent moment; `.df() .arrow() .polars() .rows()`."""
+        with doorway():
+            return self.snapshot(at).sql(statement)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """The tables: name, fields, indexes, number of documents."""
+        with doorway():
+            return listed(self._control("tables", {})[0], "tables")
+
+    def functions(self) -> list[dict[str, Any]]:
+        """The deployed functions: path, kind, arguments, documentation."""
+        with doorway():
+            return listed(self._control("functions", {})[0], "functions")
+
+    def insert_df(self, table: str, df: pd.DataFrame, **options: Any) -> Any:
+        """Load a dataframe into a table in batches, each one commit, with a progress bar."""
+        from cellstore.client.bulk import insert_df
+
+        with doorway():
+            return insert_df(self, table, df, **options)
+
+    def export(self, path: str | Path, tables: list[str] | None = None, format: str | None = None) -> Path:
+        """Write a consistent export to `path`; the format follows the suffix (.zip, .parquet, .csv, .jsonl)."""
+        with doorway():
+            target = Path(path)
+            chosen = format or format_of(target)
+            _, octets = self._control("export", {"format": chosen, "tables": tables})
+            target.write_bytes(octets)
+            return target
+
+    def import_(self, path: str | Path, table: str | None = None, mode: str = "append") -> dict[str, Any]:
+        """Load what `export` wrote, or a CSV, JSON Lines or Parquet file into `table` (default: the file's stem)."""
+        with doorway():
+            source = Path(path)
+            params = {"format": format_of(source), "table": table or source.stem, "mode": mode}
+            return self._control("import", params, source.read_bytes())[0]
+
+    # definitions
+
+    def deploy(self, what: ModuleType | str | Path | Function | list[Function] | None = None) -> dict[str, Any]:
+        """Ship functions and tables: a module, a .py file, a directory of them, handles, or all that changed.
+
+        Returns the store's report by module; modules the store knows already in this form are not in it.
+        Errors: DeployError naming what cannot travel; ValidationError naming the first document a schema refuses.
+        """
+        from cellstore.client.sources import modules_of
+
+        with doorway():
+            reports = {module: self._shipper.ensure(module) for module in modules_of(what)}
+            return {module: report for module, report in reports.items() if report is not None}
+
+    # the connection
+
+    @property
+    def state(self) -> LinkState:
+        """connecting, connected, reconnecting, closed."""
+        return "closed" if self._is_closed else self.link.state
+
+    def close(self) -> None:
+        """End subscriptions, connection and, where embedded, the engine. Again is fine."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            kept, self._kept = self._kept, set()
+        for sub in kept:
+            sub.close()
+        if isinstance(self.dispatch, CallbackThread):
+            self.dispatch.stop()
+        for listener in self.on_closed:
+            listener(self)
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Database {self.where} ({self.deployment}), {self.state}>"
+
+    # behind the methods
+
+    def _control(self, op: str, params: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """One control operation: (JSON, octets). The door for snapshots, SQL and bulk data."""
+        self._check_open()
+        return self._send_control(op, params, body)
+
+    def _deploy_unit(self, unit: Unit) -> dict[str, Any]:
+        return self._control("deploy", {}, native.dumps(unit.to_json()))[0]
+
+    def _path(self, path_or_fn: str | Function, kind: Literal["query", "mutation", "action"]) -> str:
+        """The path to call; a handle is shipped first if the store has not seen it in its present form."""
+        from cellstore.functions import Function, registry
+
+        handle = registry.find(path_or_fn) if isinstance(path_or_fn, str) else path_or_fn
+        if handle is None:
+            return str(path_or_fn)
+        if not isinstance(handle, Function):
+            raise CallerError(
+                f"{handle!r} is neither a path like 'tasks:open_tasks' nor a function decorated with @cs.{kind}",
+                code="NotAFunction",
+            )
+        if handle.kind != kind:
+            raise CallerError(f"{handle.path} is {a(handle.kind)}; call db.{handle.kind}(…)", code="WrongKind")
+        self._check_open()
+        self._shipper.ensure(handle.module)
+        return handle.path
+
+    def _checked(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, if each is a value that can be stored. Errors: ValidationError with the path."""
+        from cellstore.values.value import check_value
+
+        for name, value in args.items():
+            check_value(value, name)
+        return args
+
+    def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
+        self._check_open()
+        return self._value(path, self._await(self.link.request(kind, path, args), path))
+
+    def _await(self, future: Future[Outcome], path: str) -> Outcome:
+        """The outcome; gives up when the connection stays away for `PATIENCE_S`, or cannot come back."""
+        away_since: float | None = None
+        try:
+            while True:
+                try:
+                    return wait(future, WAIT_STEP_S)
+                except TimeoutError:
+                    now = time.monotonic()
+                    away_since = None if self.link.state == "connected" else away_since or now
+                    patience = 0.0 if isinstance(self.link.problem, CallerError) else PATIENCE_S
+                    if away_since is not None and now - away_since >= patience:
+                        raise self._given_up(future, path) from self.link.problem
+        except KeyboardInterrupt:
+            self.link.abandon(future)
+            raise
+
+    def _given_up(self, future: Future[Outcome], path: str) -> CellstoreError:
+        in_doubt = wait(self.link.abandon(future))
+        fate = "it was sent and may have been carried out" if in_doubt else "it was not sent, and will not be"
+        problem = self.link.problem
+        reason = problem.message if problem is not None else f"the connection to {self.where} was lost"
+        kind = type(problem) if isinstance(problem, CallerError) else Disconnected
+        return kind(f"{path}: {reason} As for this call: {fate}.")
+
+    def _value(self, path: str, outcome: Outcome) -> Any:
+        """What the caller gets: logs printed, documents wrapped, failures raised."""
+        from cellstore.values.document import documents
+
+        for line in outcome.logs:
+            print(line.removeprefix("[LOG] "))
+        if outcome.failure is None:
+            return documents(outcome.value)
+        error = error_from(outcome.failure, path)
+        raise self._with_suggestion(error, path) if isinstance(error, NotFound) else error
+
+    def _with_suggestion(self, error: NotFound, path: str) -> CellstoreError:
+        """The error, with the nearest known function when it was the function that is missing."""
+        if path not in error.message or "Did you mean" in error.message:
+            return error
+        try:
+            known = [str(each["path"]) for each in self.functions()]
+        except CellstoreError:
+            return error
+        if path in known:
+            return error
+        near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else describe_known(known)
+        return NotFound(f"there is no function {path!r}. {hint}", kind="function", name=path)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Disconnected(
+                f"this database ({self.where}) is closed; open it again with cs.open(…) or cs.connect(…)"
+            )
+
+
+def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:
+    """The outcome of a one-shot query: the octets are its value."""
+    logs = tuple(str(line) for line in answer.get("logs") or ())
+    return Outcome(value=native.loads(octets), logs=logs, ts=answer.get("ts"))
+
+
+def listed(answer: Any, name: str) -> list[dict[str, Any]]:
+    """The list in an answer, bare or under its name."""
+    rows = answer.get(name, []) if isinstance(answer, dict) else answer
+    return list(rows)
+
+
+def format_of(path: Path) -> str:
+    """The export format a file name asks for. Errors: CallerError for a suffix nobody knows."""
+    formats = {".zip": "zip", ".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    known = formats.get(path.suffix.lower())
+    if known is None:
+        raise CallerError(f"{path.name}: the suffix names no format; use one of {', '.join(formats)}", code="BadFormat")
+    return known
+
+
+def describe_known(known: list[str]) -> str:
+    """What is there instead, in one sentence."""
+    if not known:
+        return "Nothing is deployed yet: run the cell that defines it, or cs.deploy('file.py')."
+    return f"Deployed are {', '.join(sorted(known)[:8])}{' …' if len(known) > 8 else ''}."
+
+
+def a(kind: str) -> str:
+    """'a query', 'an action'."""
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -1,0 +1,89 @@
+"""The same engine in this process: a deployment on a thread of its own, and a link to it without a socket.
+
+Frames are the very bytes a WebSocket would carry, so everything above the link is the same as with a server.
+
+Order:   the deployment starts before `open_embedded` returns and stops, store closed and lease given back, before
+         `close` returns.
+Errors:  StoreLocked, as the storage raises it, when another process has the store open.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cellstore.client.loop import LoopThread
+from cellstore.client.transport import Link
+
+STOP_TIMEOUT_S = 30.0
+REDIAL_S = 0.1  # the session closed itself (a queue overflowed, a frame did not fit); begin another, not in a rush
+
+
+class Embedded:
+    """A deployment inside this process."""
+
+    def __init__(self, path: str) -> None:
+        from cellstore.server.deployment import Deployment
+
+        self.thread = LoopThread("cellstore-embedded")
+        try:
+            self._deployment: Any = self.thread.run(_start(Deployment, path))
+        except BaseException:
+            self.thread.stop()
+            raise
+        self.link = EmbeddedLink(self.thread, self._deployment)
+
+    def control(self, op: str, params: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """One control operation, as the HTTP door offers it."""
+        answer: tuple[dict[str, Any], bytes] = self.thread.run(self._deployment.control(op, params, body))
+        return answer
+
+    def close(self) -> None:
+        """Stop the deployment and its thread. Again is fine."""
+        if self.thread.is_usable:
+            self.link.close()
+            try:
+                self.thread.run(self._deployment.stop(), STOP_TIMEOUT_S)
+            finally:
+                self.thread.stop()
+
+
+async def _start(deployment: Any, path: str) -> Any:
+    made = deployment(path, runner="inline")
+    await made.start()
+    return made
+
+
+class EmbeddedLink(Link):
+    """A link that hands frames over on the loop both sides share."""
+
+    def __init__(self, loop: LoopThread, deployment: Any) -> None:
+        super().__init__(loop)
+        self._deployment = deployment
+        self._connection: Any = None
+        loop.run(self._dial())
+
+    async def _dial(self) -> None:
+        self._connection = self._deployment.connect(self._arrived, self._ended)
+        self._opened()
+
+    def _send(self, text: str) -> None:
+        if self._connection is not None:
+            self._connection.receive(text)
+
+    def _arrived(self, text: str | bytes) -> None:
+        self.thread.loop.call_soon(self._received, text)  # never inside our own `_perform`
+
+    def _ended(self, code: int, reason: str) -> None:
+        self._drop(reason or f"closed with code {code}")
+
+    def _drop(self, reason: str) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self.state != "closed":
+            connection.closed()
+            self._lost(reason)
+            self.thread.loop.call_later(REDIAL_S, lambda: self.thread.loop.create_task(self._dial()))
+
+    async def _close(self) -> None:
+        await super()._close()
+        if self._connection is not None:
+            self._connection.closed()

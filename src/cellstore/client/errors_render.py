@@ -1,0 +1,121 @@
+"""Errors as the caller meets them: the right type, the user's own lines, nothing of ours in between.
+
+A failure crosses the wire as code, message, data and a text traceback of the user's function. `error_from` makes the
+exception of our hierarchy again. `doorway` stands around everything a user calls: an error that leaves through it
+prints in a cell as the user's own call lines, the user's own function lines, and the reason.
+
+In a plain interpreter the function's lines follow as a note of the exception.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import os
+import sys
+import traceback as tracebacks
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from cellstore import errors
+from cellstore.client.wire import Failure, read_failure
+from cellstore.errors import ApplicationError, CellstoreError, FunctionError
+
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_HOST_PARTS = ("/IPython/core/", "/ipykernel/", "/concurrent/futures/", "/contextlib.py", "/cellstore_kernel/")
+
+
+def error_from(failure: Failure, path: str = "") -> CellstoreError:
+    """The exception that a failure stands for; `path` is what was called."""
+    function = failure.function or path
+    if failure.code == "ApplicationError" or (failure.has_data and failure.code not in _CLASSES):
+        error: CellstoreError = ApplicationError(failure.data, failure.message or None)
+    else:
+        error = _CLASSES.get(failure.code, FunctionError)(failure.message)
+        error.code = failure.code
+        if failure.has_data:
+            error.data = failure.data
+    if isinstance(error, FunctionError):
+        error.function, error.request_id = function, failure.request_id
+        error.traceback = failure.traceback
+    if failure.traceback:
+        error.add_note(function_lines(failure.traceback, function))
+    return error
+
+
+def error_from_json(payload: object, fallback: str) -> CellstoreError:
+    """The exception in an HTTP error body `{code, message, data?, traceback?, …}`; `fallback` when it is none of ours.
+
+    Other fields of the body (path, expected, got, kind, name …) become attributes where the class has them.
+    """
+    if not isinstance(payload, dict) or "code" not in payload:
+        return CellstoreError(fallback, code="BadAnswer")
+    error = error_from(read_failure(payload, fallback))
+    for name, value in payload.items():
+        if name not in ("code", "message", "data", "traceback", "function", "args") and hasattr(error, name):
+            setattr(error, name, value)
+    return error
+
+
+@contextmanager
+def doorway() -> Iterator[None]:
+    """Around what a user calls: errors that pass print as the user's own lines and the reason."""
+    try:
+        yield
+    except CellstoreError as error:
+        if isinstance(error, FunctionError) and error.traceback and not hasattr(error, "__notes__"):
+            error.add_note(function_lines(error.traceback, error.function))  # raised in this process, by an inline run
+        if not isinstance(error, errors.FatalError) or isinstance(error, errors.StoreLocked):
+            error._render_traceback_ = partial(render, error)  # type: ignore[attr-defined]
+        raise
+
+
+def render(error: CellstoreError, *_: Any) -> list[str]:
+    """The lines a notebook prints for an error."""
+    lines = [*caller_lines(error.__traceback__), *getattr(error, "__notes__", ())]
+    return [*lines, f"{type(error).__name__}: {error.message}"]
+
+
+def caller_lines(traceback: TracebackType | None) -> list[str]:
+    """The user's own frames of a traceback, outermost first: where, and the line itself."""
+    frames = [(frame, line) for frame, line in tracebacks.walk_tb(traceback) if not _is_machinery(frame)]
+    return [_frame_lines(frame, line) for frame, line in frames]
+
+
+def function_lines(traceback: str, function: str) -> str:
+    """The function's own traceback under a heading that says where it ran."""
+    heading = f"In the function {function}:" if function else "In the function:"
+    return f"{heading}\n{traceback.rstrip()}"
+
+
+def _frame_lines(frame: FrameType, line: int) -> str:
+    path, name = frame.f_code.co_filename, frame.f_code.co_name
+    where = _cell_name(path) or f'File "{path}"'
+    scope = "" if name == "<module>" else f", in {name}"
+    text = linecache.getline(path, line, frame.f_globals).strip()
+    return f"{where}, line {line}{scope}\n    {text}"
+
+
+def _cell_name(path: str) -> str | None:
+    """`Cell In[3]` for code of a notebook cell."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    describe = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    label = describe(path) if describe is not None else None
+    return " ".join(label) if label else None
+
+
+def _is_machinery(frame: FrameType) -> bool:
+    path = frame.f_code.co_filename
+    return path.startswith(_OURS) or any(part in path for part in _HOST_PARTS)
+
+
+_CLASSES: dict[str, type[CellstoreError]] = {
+    name: value
+    for name, value in vars(errors).items()
+    if inspect.isclass(value) and issubclass(value, CellstoreError) and value is not ApplicationError
+}

@@ -1,0 +1,106 @@
+"""Which functions the store has not seen yet in their present form.
+
+A function is shipped with its whole module when it is first called and again when it changed. Packing a module costs
+milliseconds, so a call first compares what it would pack: the function objects and, through the names they read, the
+constants, helpers and captured variables of their module. All by identity: a rebound name is noticed, a list changed
+in place is not (deploy again, or leave it to the notebook, which packs after every cell).
+
+Cost:      a call of known functions compares a few dozen references; nothing is packed, nothing is sent.
+Invariant: `_seen` holds the compared objects themselves, so an identity is never reused by another object.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from cellstore.deploy.unit import Unit
+
+
+class Shipper:
+    """What one database has been sent by this process."""
+
+    def __init__(self, deploy: Callable[[Unit], dict[str, Any]]) -> None:
+        self._deploy = deploy
+        self._seen: dict[str, list[Any]] = {}
+        self._hashes: dict[str, str] = {}
+        self._lock = threading.RLock()
+
+    def ensure(self, module: str) -> dict[str, Any] | None:
+        """Ship the registered module if anything about it changed; the store's report, None when nothing did.
+
+        Errors: DeployError naming what cannot travel; ValidationError and others as the store finds them.
+        """
+        from cellstore.functions import registry
+
+        with self._lock:
+            handles, tables = registry.handles(module), registry.tables(module)
+            parts = [*watched(handle.fn for handle in handles), *tables]
+            if same_objects(parts, self._seen.get(module)):
+                return None
+            report = self.ship(module, handles, tables)
+            self._seen[module] = parts
+            return report
+
+    def ship(self, module: str, handles: list[Any], tables: list[Any]) -> dict[str, Any] | None:
+        """Pack and deploy, unless the very same unit was deployed before. Errors: as `ensure`."""
+        from cellstore.deploy.pack import pack
+
+        with self._lock:
+            unit = pack(module, handles, tables)
+            if self._hashes.get(module) == unit.hash:
+                return None
+            report = self._deploy(unit)
+            self._hashes[module] = unit.hash
+            return report
+
+
+def watched(functions: Iterable[Any]) -> Iterator[Any]:
+    """The objects a change would replace: functions, what they read by name, defaults and captured variables."""
+    visited: set[int] = set()
+    stack = list(functions)
+    while stack:
+        function = stack.pop()
+        if id(function) in visited:
+            continue
+        visited.add(id(function))
+        yield function
+        plain = getattr(function, "__wrapped__", function)
+        if plain is not function:
+            stack.append(plain)
+        if not isinstance(function, FunctionType):
+            continue
+        for value in _reads(function):
+            if isinstance(value, FunctionType) and value.__module__ == function.__module__:
+                stack.append(value)
+            else:
+                yield value
+
+
+def _reads(function: FunctionType) -> Iterator[Any]:
+    yield function.__code__
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a variable not assigned yet
+            yield cell
+    for name in global_names(function.__code__):
+        if name in function.__globals__:
+            yield function.__globals__[name]
+
+
+def global_names(code: CodeType) -> Iterator[str]:
+    """The names a code object, and code nested in it, may read from its module."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from global_names(constant)
+
+
+def same_objects(left: list[Any], right: list[Any] | None) -> bool:
+    """The very same objects in the same order."""
+    return right is not None and len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))

@@ -1,0 +1,65 @@
+"""What there is to deploy: a module, a file, a directory of files, or handles, as names of registered modules.
+
+A file is executed once, here, under its stem; its decorators register what it defines under that name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cellstore.errors import DeployError
+
+
+def modules_of(what: Any) -> list[str]:
+    """The registered modules that `what` stands for; None stands for all.
+
+    Errors: DeployError when it is no such thing, cannot be executed, or defines nothing.
+    """
+    from cellstore.functions import Function, registry
+
+    if what is None:
+        return sorted(registry.modules())
+    if isinstance(what, Function):
+        return [what.module]
+    if isinstance(what, list | tuple):
+        return sorted({module for each in what for module in modules_of(each)})
+    if isinstance(what, ModuleType):
+        return _defined_in(what)
+    path = Path(what)
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return sorted({module for file in files for module in _defined_in(load_file(file))})
+
+
+def load_file(path: Path) -> ModuleType:
+    """Execute a Python file as a module named by its stem. Errors: DeployError, with the file's own error as cause."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise DeployError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module  # dataclasses and pickling look a module up while it loads
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises is the reason
+        if before is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = before
+        raise DeployError(f"{path} could not be executed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _defined_in(module: ModuleType) -> list[str]:
+    from cellstore.functions import Function
+
+    found = {value.module for value in vars(module).values() if isinstance(value, Function)}
+    if not found:
+        raise DeployError(
+            f"{module.__name__} defines no functions of cellstore; decorate them with @cs.query, @cs.mutation or "
+            "@cs.action"
+        )
+    return sorted(found)

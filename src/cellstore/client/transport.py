@@ -1,0 +1,388 @@
+"""Link: performs what the machine decides. SocketLink: over a WebSocket that comes back by itself.
+
+A link lives on one loop thread; its machine is touched nowhere else. Other threads call `request` and `watch`, which
+hand over to the loop and return at once.
+
+    user thread ── call_soon ──▶ machine ── effects ──▶ frames out, futures settled, watches told
+                                    ▲
+    socket ── text ─────────────────┘
+
+    connecting ──▶ connected ──▶ reconnecting ──▶ connected …      closed: by `close`, or because dialling again
+                                                                    cannot help (`problem` says why)
+
+Order:     futures and watches are told in the machine's order, on the loop thread; they must not block it.
+Errors:    a lost connection is no error: state says "reconnecting", mutations wait and are sent again, actions in
+           flight fail with Disconnected. `problem` holds the reason of the last failed attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from cellstore.client.errors_render import error_from
+from cellstore.client.loop import LoopThread
+from cellstore.client.machine import Effect, Machine, Restart, Send, Settled, Stepped, Stop
+from cellstore.client.results import QueryResult
+from cellstore.client.wire import Kind, Outcome, encode_frame
+from cellstore.errors import CellstoreError, Disconnected, InvariantError, LimitExceeded, NotFound, Unauthenticated
+from cellstore.knobs import DEFAULTS
+
+LinkState = Literal["connecting", "connected", "reconnecting", "closed"]
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 10.0  # a laptop that wakes up should not wait longer than its owner
+OPEN_TIMEOUT_S = 20.0
+PING_INTERVAL_S = 20.0
+PING_TIMEOUT_S = 60.0  # one long C call that holds the interpreter silences both ends for seconds; that is no death
+CLOSE_TOO_BIG = 1009
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is and what to show at its door.
+
+    `url` is the Jupyter server's base URL with a trailing slash; `headers` carry the token or the kernel secret;
+    `rung` says how the address was found.
+    """
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    rung: str = "given"
+    root_dir: str = ""
+
+    @property
+    def socket_url(self) -> str:
+        """The sync endpoint."""
+        return "ws" + self.url.removeprefix("http") + "cellstore/api/sync"
+
+
+class Watch:
+    """One subscriber's end of a live query; `deliver` is called on the loop thread and must not block."""
+
+    def __init__(self, link: Link, deliver: Callable[[QueryResult], None]) -> None:
+        self._link, self.deliver = link, deliver
+        self.query_id: int | None = None  # set on the loop thread
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._link.unwatch(self)
+
+
+class Link:
+    """A client machine and the loop it runs on, without saying what carries the frames."""
+
+    def __init__(self, loop: LoopThread) -> None:
+        self.thread = loop
+        self.state: LinkState = "connecting"
+        self.problem: CellstoreError | None = None
+        self.on_state: list[Callable[[LinkState], None]] = []  # called on the loop thread
+        self._machine = Machine(str(uuid.uuid4()), now_ms=lambda: time.time_ns() // 1_000_000)
+        self._waiting: dict[int, Future[Outcome]] = {}
+        self._ids: dict[Future[Outcome], int] = {}
+        self._watches: dict[int, list[Watch]] = {}
+
+    # called from any thread
+
+    @property
+    def is_closed(self) -> bool:
+        """Is this over for good?"""
+        return self.state == "closed"
+
+    @property
+    def ts(self) -> int:
+        """The moment everything this link shows is valid at; 0 before the first transition."""
+        return self._machine.results.ts
+
+    def request(self, kind: Kind, path: str, args: dict[str, Any]) -> Future[Outcome]:
+        """Call a mutation or action. The future ends when its effects are visible here, or it failed.
+
+        Errors: Disconnected when the link is closed; ValidationError when an argument is no stored value.
+        """
+        future: Future[Outcome] = Future()
+        self.thread.call_soon(self._request, kind, path, args, future)
+        return future
+
+    def abandon(self, future: Future[Outcome]) -> Future[bool]:
+        """The caller stopped waiting: it is never sent again. True when it may have happened all the same."""
+        in_doubt: Future[bool] = Future()
+        self.thread.call_soon(self._abandon, future, in_doubt)
+        return in_doubt
+
+    def watch(self, path: str, args: dict[str, Any], deliver: Callable[[QueryResult], None]) -> Watch:
+        """Follow a query. `deliver` gets every new result, on the loop thread."""
+        watch = Watch(self, deliver)
+        self.thread.call_soon(self._watch, watch, path, args)
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """End a watch; again is fine, and so is a link that is gone."""
+        if self.thread.is_usable:
+            self.thread.call_soon(self._unwatch, watch)
+
+    def close(self) -> None:
+        """End the link; whoever still waits gets Disconnected. Again is fine."""
+        if self.thread.is_usable and self.state != "closed":
+            self.thread.run(self._close())
+
+    # on the loop thread
+
+    def _send(self, text: str) -> None:
+        """Write one frame; provided by what carries the frames."""
+        raise NotImplementedError
+
+    def _drop(self, reason: str) -> None:
+        """Give up the present connection and dial again."""
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        self._stop(Disconnected("this connection was closed; connect again with cs.connect() or cs.open()"))
+
+    def _request(self, kind: Kind, path: str, args: dict[str, Any], future: Future[Outcome]) -> None:
+        if self.state == "closed":
+            future.set_exception(self.problem or Disconnected())
+            return
+        request_id, effects = self._machine.request(kind, path, args)
+        self._waiting[request_id], self._ids[future] = future, request_id
+        self._perform(effects)
+
+    def _abandon(self, future: Future[Outcome], in_doubt: Future[bool]) -> None:
+        request_id = self._ids.pop(future, None)
+        if request_id is not None:
+            del self._waiting[request_id]
+        in_doubt.set_result(request_id is None or self._machine.abandon(request_id))
+
+    def _watch(self, watch: Watch, path: str, args: dict[str, Any]) -> None:
+        watch.query_id, effects = self._machine.subscribe(path, args)
+        self._watches.setdefault(watch.query_id, []).append(watch)
+        known = self._machine.results.get(watch.query_id)
+        if known is not None:
+            watch.deliver(known)
+        self._perform(effects)
+
+    def _unwatch(self, watch: Watch) -> None:
+        watches = self._watches.get(watch.query_id, []) if watch.query_id is not None else []
+        if watch not in watches or watch.query_id is None:
+            return
+        watches.remove(watch)
+        if not watches:
+            del self._watches[watch.query_id]
+        self._perform(self._machine.unsubscribe(watch.query_id))
+
+    def _opened(self) -> None:
+        self._set_state("connected")
+        self.problem = None
+        self._perform(self._machine.opened())
+
+    def _received(self, text: str | bytes) -> None:
+        self._perform(self._machine.received(text))
+
+    def _lost(self, reason: str) -> None:
+        if self.state != "closed":
+            self._set_state("reconnecting" if self._machine.connection_count or self._machine.is_open else "connecting")
+        self._perform(self._machine.lost(reason))
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(frame):
+                    self._send(encode_frame(frame))
+                case Stepped(_, changed):
+                    self._step(changed)
+                case Settled(request_id, outcome):
+                    self._settle(request_id, outcome)
+                case Restart(reason):
+                    self._drop(reason)
+                case Stop(error):
+                    self._stop(error)
+
+    def _step(self, changed: dict[int, QueryResult]) -> None:
+        for query_id, result in changed.items():
+            for watch in tuple(self._watches.get(query_id, ())):
+                watch.deliver(result)
+
+    def _settle(self, request_id: int, outcome: Outcome) -> None:
+        future = self._waiting.pop(request_id, None)
+        if future is not None:
+            del self._ids[future]
+            if not future.cancelled():
+                future.set_result(outcome)
+
+    def _stop(self, error: CellstoreError) -> None:
+        self.problem = error
+        self._set_state("closed")
+        waiting, self._waiting, self._ids = self._waiting, {}, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error)
+        self._perform(self._machine.lost("closed"))
+
+    def _set_state(self, state: LinkState) -> None:
+        if state != self.state:
+            self.state = state
+            for listener in tuple(self.on_state):
+                listener(state)
+
+
+class SocketLink(Link):
+    """A link over a WebSocket.
+
+    `resolve` gives the address; it is asked before every attempt, because a restarted server may be elsewhere and
+    carry another secret. It may block (it runs on a helper thread) and may raise a CellstoreError.
+    """
+
+    def __init__(self, loop: LoopThread, resolve: Callable[[], Address], deployment: str = "default") -> None:
+        super().__init__(loop)
+        self._resolve, self._deployment = resolve, deployment
+        self._outgoing: asyncio.Queue[str] = asyncio.Queue()
+        self._socket: Any = None
+        self._last_url = ""
+        self._drop_reason = ""
+        self._runner = loop.submit(self._run())
+
+    def _send(self, text: str) -> None:
+        self._outgoing.put_nowait(text)
+
+    def _drop(self, reason: str) -> None:
+        self._drop_reason = reason
+        if self._socket is not None:
+            self._socket.transport.abort()  # the reader ends, and with it this connection
+
+    async def _close(self) -> None:
+        await super()._close()
+        if self._socket is not None:
+            await self._socket.close()
+        self._runner.cancel()
+
+    def _stop(self, error: CellstoreError) -> None:
+        super()._stop(error)
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    async def _run(self) -> None:
+        try:
+            await self._stay_connected()
+        except Exception as error:  # the task ends here; whoever waits must not wait for ever
+            self._stop(InvariantError(f"the connection's task broke: {error!r}"))
+            raise
+
+    async def _stay_connected(self) -> None:
+        failures = 0
+        while not self.is_closed:
+            reason = "Unreachable"
+            began = time.monotonic()
+            try:
+                reason = await self._connection()
+            except (CellstoreError, OSError, TimeoutError) as error:
+                self.problem = explain(error, self._last_url)
+            self._lost(reason)
+            failures = 0 if time.monotonic() - began > BACKOFF_MAX_S else failures + 1
+            if not self.is_closed:
+                await asyncio.sleep(backoff(failures, random.random()))
+
+    async def _connection(self) -> str:
+        """One connection from dialling to its end; the reason it ended."""
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+        address = await asyncio.get_running_loop().run_in_executor(None, self._resolve)
+        self._last_url = address.url
+        try:
+            socket = await connect(
+                address.socket_url,
+                additional_headers={**address.headers, "X-Cellstore-Deployment": self._deployment},
+                proxy=None,  # a proxy set for the outside world must not stand between us and loopback
+                compression=None,
+                max_size=DEFAULTS.frame_size_bytes,
+                open_timeout=OPEN_TIMEOUT_S,
+                ping_interval=PING_INTERVAL_S,
+                ping_timeout=PING_TIMEOUT_S,
+            )
+        except InvalidHandshake as error:
+            raise refused(error, address) from error
+        self._socket, self._outgoing, self._drop_reason = socket, asyncio.Queue(), ""
+        self._opened()
+        writer = asyncio.ensure_future(self._write(socket, self._outgoing))
+        try:
+            async for text in socket:
+                self._received(text)
+        except ConnectionClosed as closed:
+            self._check_size(closed)
+        finally:
+            writer.cancel()
+            self._socket = None
+            socket.transport.abort()
+        return self._drop_reason or socket.close_reason or f"closed with code {socket.close_code}"
+
+    async def _write(self, socket: Any, outgoing: asyncio.Queue[str]) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            while True:
+                await socket.send(await outgoing.get())
+        except ConnectionClosed:
+            pass  # the reader sees it too, and tells the machine
+
+    def _check_size(self, closed: Any) -> None:
+        if closed.sent is not None and closed.sent.code == CLOSE_TOO_BIG:
+            self._stop(
+                LimitExceeded(
+                    f"the server sent a message above {DEFAULTS.frame_size_bytes:,} bytes (frame_size_bytes): a live "
+                    "query returns too much. Return less, or read it once as a snapshot.",
+                    knob="frame_size_bytes",
+                    limit=DEFAULTS.frame_size_bytes,
+                )
+            )
+
+
+def backoff(failures: int, chance: float) -> float:
+    """Seconds to wait before attempt number `failures` + 1; `chance` in [0, 1) spreads clients apart."""
+    ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 20))
+    return ceiling * (0.5 + chance / 2)
+
+
+def explain(error: BaseException, url: str) -> CellstoreError:
+    """Why a server could not be reached, for the person who waits."""
+    if isinstance(error, CellstoreError):
+        return error
+    what = "did not answer in time" if isinstance(error, TimeoutError) else f"cannot be reached ({error})"
+    return Disconnected(
+        f"the server at {url} {what}. Is it running? Start it with `jupyter lab` or `cellstore serve`, "
+        "or work without one: cs.open('file.db')."
+    )
+
+
+def refused(error: Exception, address: Address) -> CellstoreError:
+    """What a refused WebSocket upgrade means."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return refusal(status, address) or Disconnected(f"the server at {address.url} did not accept a socket: {error}")
+
+
+def refusal(status: int | None, address: Address) -> CellstoreError | None:
+    """What an HTTP status without a cellstore body means; None when it has no special meaning."""
+    if status in (401, 403):
+        return Unauthenticated(
+            f"the server at {address.url} refused our credentials. "
+            f"Pass the token it printed at start: cs.connect({address.url!r}, token='…')."
+        )
+    if status == 404:
+        host = urlsplit(address.url).netloc
+        return NotFound(
+            f"the server at {address.url} runs, but without cellstore. Install cellstore in the environment of the "
+            f"server at {host} and restart it (`jupyter server extension list` should show cellstore).",
+            kind="server",
+            name=address.url,
+        )
+    return None
+
+
+def failure_of(outcome: Outcome, path: str) -> CellstoreError | None:
+    """The error an outcome carries, ready to raise."""
+    return error_from(outcome.failure, path) if outcome.failure is not None else None

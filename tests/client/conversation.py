@@ -25,8 +25,6 @@ def _say(effect: Effect) -> str:
             return _say_frame(frame)
         case Stepped(ts, changed):
             shown = [f"{q}={r.failure.code}" if r.failure else f"{q}={r.value!r}" for q, r in changed.items()]
-                f"{q}={result.failure.code if result.failure else result.value!r}" for q, result in changed.items()
-            ]
             return " ".join([f"step @{ts}", *shown])
         case Settled(request_id, outcome):
             what = outcome.failure.code if outcome.failure else repr(outcome.value)

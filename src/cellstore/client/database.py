@@ -76,7 +76,6 @@ class Database:
         self._send_control = control
         self._release = on_close
         self._shipper = Shipper(self._deploy_unit)
-        self._kept: set[Subscription] = set()  # those with callbacks live until closed
         self._is_closed = False
         self._lock = threading.Lock()
         close_at_exit(self)
@@ -111,15 +110,14 @@ class Database:
     def subscribe(
         self, path_or_fn: str | Function, callback: Callable[[Any], object] | None = None, /, **args: Any
     ) -> Subscription:
-        """Follow a query. `callback(value)` is called with every new result, one at a time, on another thread."""
+        """Follow a query. `callback(value)` is called with every new result, one at a time, on another thread.
+
+        With a callback the subscription lives until it is closed; without one, as long as somebody holds it.
+        """
         with doorway():
             self._check_open()
             path = self._path(path_or_fn, "query")
-            sub = Subscription(self.link, path, self._checked(args), callback, self.dispatch)
-            if callback is not None:
-                with self._lock:
-                    self._kept = {kept for kept in self._kept if kept.status != "closed"} | {sub}
-            return sub
+            return Subscription(self.link, path, self._checked(args), callback, self.dispatch)
 
     # data in and out
 
@@ -195,9 +193,6 @@ class Database:
             if self._is_closed:
                 return
             self._is_closed = True
-            kept, self._kept = self._kept, set()
-        for sub in kept:
-            sub.close()
         if isinstance(self.dispatch, CallbackThread):
             self.dispatch.stop()
         for listener in self.on_closed:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cellstore.deploy.unit import Unit
+if TYPE_CHECKING:
+    from cellstore.deploy.unit import Unit
 
 
 class Shipper:

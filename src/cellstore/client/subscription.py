@@ -85,7 +85,7 @@ class Subscription:
         self._link = link
         self._inbox = _Inbox(path)
         if callback is not None:
-            self._inbox.notify = _Caller(self._inbox, callback, dispatch).poke
+            self._inbox.notify = _Caller(self, self._inbox, callback, dispatch).poke
         self._watch: Watch = link.watch(path, args, self._inbox.deliver)
         self._finalizer = weakref.finalize(self, _end, self._inbox, self._watch)
         self._finalizer.atexit = False
@@ -108,7 +108,7 @@ class Subscription:
     @property
     def status(self) -> Status:
         """loading, live, stale (the connection is away), error, closed."""
-        if self._inbox.is_closed:
+        if self._inbox.is_closed or self._link.state == "closed":
             return "closed"
         if self._inbox.state.number == 0:
             return "loading"
@@ -187,7 +187,10 @@ def _end(inbox: _Inbox, watch: Watch) -> None:
 class _Caller:
     """Calls a user's callback with the newest value, never twice at once, in the context of the subscriber."""
 
-    def __init__(self, inbox: _Inbox, callback: Callable[[Any], object], dispatch: Dispatch) -> None:
+    def __init__(
+        self, owner: Subscription, inbox: _Inbox, callback: Callable[[Any], object], dispatch: Dispatch
+    ) -> None:
+        self._owner = owner  # so that it lives until it is closed, held or not
         self._inbox, self._callback, self._dispatch = inbox, callback, dispatch
         self._context = contextvars.copy_context()  # so that what it prints appears under the cell that subscribed
         self._lock = threading.Lock()

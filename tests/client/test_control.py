@@ -18,6 +18,7 @@ from cellstore.errors import (
     ApplicationError,
     CellstoreError,
     Disconnected,
+    Forbidden,
     NotFound,
     StoreLocked,
     Unauthenticated,
@@ -86,7 +87,7 @@ def test_an_operation_is_one_post_under_the_base_url():
     assert path == "/a%40b/cellstore/x/snapshot_ts"
     assert headers["Authorization"] == "token t"
     assert json.loads(headers["X-Cellstore-Params"]) == {"at": None, "é": 1}
-    assert headers["X-Cellstore-Deployment"] == "default"
+    assert "X-Cellstore-Deployment" not in headers
     assert body == b"body"
 
 
@@ -111,6 +112,8 @@ def test_connections_are_kept():
         (409, {"code": "StoreLocked", "message": "held by 7"}, StoreLocked, "held by 7"),
         (500, {"code": "UserTimeout", "message": "too slow", "traceback": "line 1"}, CellstoreError, "too slow"),
         (401, {"message": "Unauthorized"}, Unauthenticated, "refused our credentials"),
+        (401, {"code": "Unauthenticated", "message": "that token is unknown"}, Unauthenticated, "unknown.*token='…'"),
+        (403, {"code": "Forbidden", "message": "you may not write"}, Forbidden, "may not write"),
         (403, b"<html>", Unauthenticated, "token='…'"),
         (404, {"message": "Not Found"}, NotFound, "without cellstore"),
         (502, b"bad gateway", CellstoreError, "answered 502"),

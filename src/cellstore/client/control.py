@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from cellstore.client.errors_render import error_from_json
-from cellstore.client.transport import Address, explain, refusal
+from cellstore.client.transport import Address, deployment_header, explain, refusal
 from cellstore.errors import CallerError, CellstoreError, Unauthenticated
 from cellstore.values import json as native
 
@@ -98,7 +98,7 @@ class HttpControl:
                 **address.headers,
                 "Content-Type": "application/octet-stream",
                 "X-Cellstore-Params": json.dumps(params),
-                "X-Cellstore-Deployment": self._deployment,
+                **deployment_header(self._deployment),
             }
             target = urlsplit(address.url).path + "cellstore/x/" + quote(op)
             connection.request("POST", target, body=body, headers=headers)
@@ -141,14 +141,15 @@ def read_answer(response: HTTPResponse, payload: bytes, address: Address) -> tup
     if response.status < 400:
         header = response.headers.get("X-Cellstore-Result")
         if header is not None:
-            return native.loads(header.encode()), payload
+            return native.loads(header.encode("latin-1")), payload
         return native.loads(payload) if payload else {}, b""
     try:
         problem = native.loads(payload)
     except (ValueError, CallerError):
         problem = None
-    if not isinstance(problem, dict) or "code" not in problem:
-        error = refusal(response.status, address)
+    ours = isinstance(problem, dict) and not str(problem.get("code", "Http")).startswith("Http")
+    if not ours or problem["code"] == "Unauthenticated":
+        error = refusal(response.status, address, problem.get("message", "") if ours else "")
         if error is not None:
             raise error
     raise error_from_json(problem, f"the server at {address.url} answered {response.status} {response.reason}")

@@ -306,9 +306,9 @@ class Database:
 
 
 def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:
-    """The outcome of a one-shot query: the octets are its value."""
+    """The outcome of a one-shot query: in this process its value is the octets, over HTTP it is in the JSON."""
     logs = tuple(str(line) for line in answer.get("logs") or ())
-    return Outcome(value=native.loads(octets), logs=logs, ts=answer.get("ts"))
+    return Outcome(value=native.loads(octets) if octets else answer.get("value"), logs=logs, ts=answer.get("ts"))
 
 
 def listed(answer: Any, name: str) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from cellstore.client.errors_render import error_from
 from cellstore.client.loop import LoopThread
 from cellstore.client.machine import Effect, Machine, Restart, Send, Settled, Stepped, Stop
 from cellstore.client.results import QueryResult
@@ -297,7 +296,7 @@ class SocketLink(Link):
         try:
             socket = await connect(
                 address.socket_url,
-                additional_headers={**address.headers, "X-Cellstore-Deployment": self._deployment},
+                additional_headers={**address.headers, **deployment_header(self._deployment)},
                 proxy=None,  # a proxy set for the outside world must not stand between us and loopback
                 compression=None,
                 max_size=DEFAULTS.frame_size_bytes,
@@ -365,11 +364,12 @@ def refused(error: Exception, address: Address) -> CellstoreError:
     return refusal(status, address) or Disconnected(f"the server at {address.url} did not accept a socket: {error}")
 
 
-def refusal(status: int | None, address: Address) -> CellstoreError | None:
-    """What an HTTP status without a cellstore body means; None when it has no special meaning."""
+def refusal(status: int | None, address: Address, reason: str = "") -> CellstoreError | None:
+    """What an HTTP status at the door means, with the server's own reason; None when it has no special meaning."""
     if status in (401, 403):
+        why = f" ({reason})" if reason else ""
         return Unauthenticated(
-            f"the server at {address.url} refused our credentials. "
+            f"the server at {address.url} refused our credentials{why}. "
             f"Pass the token it printed at start: cs.connect({address.url!r}, token='…')."
         )
     if status == 404:
@@ -383,6 +383,6 @@ def refusal(status: int | None, address: Address) -> CellstoreError | None:
     return None
 
 
-def failure_of(outcome: Outcome, path: str) -> CellstoreError | None:
-    """The error an outcome carries, ready to raise."""
-    return error_from(outcome.failure, path) if outcome.failure is not None else None
+def deployment_header(deployment: str) -> dict[str, str]:
+    """Which deployment of the server is meant; without a name the server decides."""
+    return {} if deployment == "default" else {"X-Cellstore-Deployment": deployment}

@@ -17,7 +17,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from cellstore.errors import CellstoreError, FatalError, Unauthenticated, ValidationError
 from cellstore.knobs import Knobs
@@ -31,7 +31,9 @@ from cellstore.reactivity.result import Query, Result
 from cellstore.reactivity.session import Effects, Session
 from cellstore.reactivity.subscriptions import CommitLike, Subscriptions
 from cellstore.runtime.outcome import ErrorInfo, Outcome
-from cellstore.runtime.runner import Runner
+
+if TYPE_CHECKING:
+    from cellstore.runtime.runner import Runner
 
 log = logging.getLogger(__name__)
 

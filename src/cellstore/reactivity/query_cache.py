@@ -24,7 +24,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cellstore.errors import FatalError
 from cellstore.knobs import Knobs
@@ -32,7 +32,9 @@ from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import Query, Result
 from cellstore.reactivity.subscriptions import Subscriptions
 from cellstore.runtime.outcome import ErrorInfo, Outcome, ReadIntervals
-from cellstore.runtime.runner import Runner
+
+if TYPE_CHECKING:
+    from cellstore.runtime.runner import Runner
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from cellstore import __version__
 from cellstore.errors import Forbidden, NotFound, OutOfRetention, ValidationError
 from cellstore.protocol.codec import load_json

@@ -162,9 +162,7 @@ class Deployment:
         assert self._control is not None
         return await self._control.run(op, params, body, who)
 
-    async def query(
-        self, path: str, args: dict[str, Any], who: Principal = EMBEDDED, ts: int | None = None
-    ) -> Outcome:
+    async def query(self, path: str, args: dict[str, Any], who: Principal = EMBEDDED, ts: int | None = None) -> Outcome:
         """Ask once, at the newest moment or at `ts`."""
         return await self._serving().query(Query.of(path, args), who, ts)
 

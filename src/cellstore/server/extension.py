@@ -1,0 +1,151 @@
+"""CellstoreApp: the Jupyter server extension. Traits in, deployments out.
+
+    load      settings and routes; nothing is opened
+    start     the loop runs and the port is bound: open the default store, tell kernels where we are
+    stop      close every store, take the address back
+
+Kernels find us by two environment variables, which every kernel of this server inherits; the secret is new each run.
+Data lie in `{root_dir}/.cellstore/<deployment>/store.db`. A store that cannot be opened is said loudly in the log, and
+every request for it is answered with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.extension.application import ExtensionApp
+from traitlets import Bool, Dict, List, TraitError, Unicode, default, validate
+
+from cellstore.errors import CellstoreError, NotFound
+from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.server.deployment import Deployment
+from cellstore.server.identity import Doorkeeper, admin_key, new_secret
+from cellstore.server.routes import routes
+
+ENV_URL, ENV_SECRET = "CELLSTORE_SERVER_URL", "CELLSTORE_SERVER_SECRET"
+WILDCARDS = ("", "0.0.0.0", "::", "localhost")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class CellstoreApp(ExtensionApp):
+    """A reactive document database served by this Jupyter server."""
+
+    name = "cellstore"
+    extension_url = "/cellstore/"
+    load_other_extensions = True
+
+    allow_anonymous = Bool(
+        False,
+        help="Let callers without any credentials call public functions. Off: they may connect, but do nothing.",
+    ).tag(config=True)
+    data_dir = Unicode(
+        "", help="Where the stores lie, one directory per deployment. Default: .cellstore under the server's root."
+    ).tag(config=True)
+    deployment_name = Unicode("default", help="The deployment clients get that name none.").tag(config=True)
+    cors_allow_origins = List(
+        Unicode(), help="Origins whose pages may call the HTTP function API, e.g. 'http://localhost:5173'; '*' for all."
+    ).tag(config=True)
+    knobs = Dict(help="Limits to change, by name: {'query_time_s': 5.0}. See cellstore.knobs.").tag(config=True)
+
+    @default("static_paths")
+    def _default_static_paths(self) -> list[str]:
+        """Our browser modules, found without importing the kernel half."""
+        spec = importlib.util.find_spec("cellstore_kernel")
+        places = [Path(place) / "static" for place in (spec.submodule_search_locations or [])] if spec else []
+        return [str(place) for place in places if place.is_dir()]
+
+    @validate("knobs")
+    def _known_knobs(self, proposal: Any) -> dict[str, Any]:
+        changed: dict[str, Any] = proposal["value"]
+        unknown = changed.keys() - {knob.name for knob in fields(Knobs)}
+        if unknown:
+            raise TraitError(f"there is no knob {', '.join(sorted(unknown))}; see cellstore.knobs for those there are")
+        return changed
+
+    # ── Jupyter's hooks ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def initialize_settings(self) -> None:
+        """Before routes: what exists without a loop."""
+        self.limits: Knobs = replace(DEFAULTS, **self.knobs)
+        self._secret = new_secret()
+        self._deployments: dict[str, Deployment] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._address = ""
+
+    def initialize_handlers(self) -> None:
+        """Our routes, at the prefix and at the origin's root."""
+        assert self.serverapp is not None
+        web_app = self.serverapp.web_app
+        web_app.add_handlers(".*$", routes(web_app.settings["base_url"], self))
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        """The loop runs and the port is known."""
+        self._address = address_of(serverapp)
+        os.environ[ENV_URL], os.environ[ENV_SECRET] = self._address, self._secret
+        try:
+            deployment = await self.deployment(self.deployment_name, may_create=True)
+        except CellstoreError as error:
+            self.log.error("cellstore cannot open its store and serves nothing: %s", error.message)
+            return
+        self.log.info("cellstore serves %s at %scellstore/", deployment.path, self._address)
+
+    async def stop_extension(self) -> None:
+        """The server shuts down: close the stores, then take back the address kernels were told."""
+        deployments = list(getattr(self, "_deployments", {}).values())
+        self._deployments = {}
+        for deployment in deployments:
+            await deployment.stop()
+        if os.environ.get(ENV_SECRET) == getattr(self, "_secret", None):
+            os.environ.pop(ENV_URL, None)
+            os.environ.pop(ENV_SECRET, None)
+
+    def current_activity(self) -> dict[str, Any] | None:
+        """What goes on, or None: a server with connections is not idle."""
+        active = {name: deployment.activity() for name, deployment in self._deployments.items()}
+        return {name: what for name, what in active.items() if any(what.values())} or None
+
+    # ── what handlers ask ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def deployment(self, name: str, may_create: bool = False) -> Deployment:
+        """The deployment `name`, opened when it is not.
+
+        Errors: NotFound when there is none and it may not be made; StoreLocked and others of opening a store.
+        """
+        running = self._deployments.get(name)
+        if running is not None and (running.running or running.failure is not None):
+            return running
+        if not NAME.fullmatch(name):
+            raise NotFound("a deployment's name is letters, digits, - and _, at most 64", kind="deployment", name=name)
+        if not may_create and name != self.deployment_name and not (self.directory(name) / "store.db").exists():
+            raise NotFound(kind="deployment", name=name)
+        async with self._opening.setdefault(name, asyncio.Lock()):
+            running = self._deployments.get(name)
+            if running is None or not running.running:
+                running = Deployment(self.directory(name) / "store.db", name=name, knobs=self.limits)
+                await running.start()
+                self._deployments[name] = running
+        return running
+
+    def doorkeeper(self, name: str) -> Doorkeeper:
+        """Who decides who is who, for one deployment."""
+        return Doorkeeper(self._secret, lambda: admin_key(self.directory(name), name), self.allow_anonymous)
+
+    def directory(self, name: str) -> Path:
+        """Where the data of a deployment lie."""
+        assert self.serverapp is not None
+        root = Path(self.data_dir) if self.data_dir else Path(self.serverapp.root_dir) / ".cellstore"
+        return root.expanduser() / name
+
+
+def address_of(serverapp: Any) -> str:
+    """The URL, with a trailing slash, under which kernels on this machine reach the server."""
+    if serverapp.sock or serverapp.ip not in WILDCARDS:
+        return str(serverapp.connection_url)
+    scheme = "https" if serverapp.certfile else "http"
+    return f"{scheme}://127.0.0.1:{serverapp.port}{serverapp.base_url}"

@@ -1,0 +1,350 @@
+"""HTTP: parse, call, encode. Decides nothing.
+
+    api/query, mutation, action, function, query_ts, query_at_ts, query_batch, run/…    Convex's HTTP function API
+    x/{op}                                                                              control operations
+
+A function that ran answers 200, whether it succeeded or failed; a request that never ran answers 4xx or 5xx with
+`{"code", "message"}`. Our errors know their status; nothing else is translated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from jupyter_server.auth.decorator import allow_unauthenticated
+from jupyter_server.base.handlers import JupyterHandler
+from tornado import web
+
+from cellstore import __version__
+from cellstore.errors import CallerError, CellstoreError, Forbidden, Unauthenticated, ValidationError
+from cellstore.protocol.codec import load_json
+from cellstore.protocol.messages import decode_args, fragment
+from cellstore.protocol.path import canonical
+from cellstore.protocol.version import decode_ts, encode_ts
+from cellstore.reactivity.principal import Principal
+from cellstore.reactivity.result import convex_json, failure_for, logs_for
+from cellstore.runtime.outcome import Outcome
+from cellstore.values import json as native
+from cellstore.values.convex import to_clean
+
+if TYPE_CHECKING:
+    from cellstore.server.deployment import Deployment
+    from cellstore.server.extension import CellstoreApp
+
+FORMATS = {"convex_encoded_json": "convex", "convex_json": "convex", "json": "clean", "convex_clean_json": "clean"}
+RESULT_HEADER, PARAMS_HEADER, DEPLOYMENT_HEADER = "X-Cellstore-Result", "X-Cellstore-Params", "X-Cellstore-Deployment"
+HEADER_CHARS_MAX = 8192  # of a result that travels in a header
+
+
+class Door:
+    """What every handler of ours, HTTP or socket, needs to know about who asks whom."""
+
+    app: CellstoreApp
+
+    def initialize(self, app: CellstoreApp) -> None:
+        """Tornado's constructor of routes."""
+        self.app = app
+
+    async def identify(self) -> Principal:
+        """Who asks. Errors: Unauthenticated for wrong credentials; Forbidden for a cookie without its XSRF token."""
+        handler = cast(JupyterHandler, self)
+        who = await self.app.doorkeeper(self.deployment_name).identify(handler)
+        if who.kind == "user" and not handler.token_authenticated and not self.cookie_is_meant():
+            if self.app.allow_anonymous:
+                return self.app.doorkeeper(self.deployment_name).stranger
+            raise Forbidden("this request carries a login cookie but no XSRF token: send X-XSRFToken, or use a token")
+        return who
+
+    def cookie_is_meant(self) -> bool:
+        """Whether a login cookie was sent by our own page, not by a browser on another site's behalf."""
+        return True
+
+    @property
+    def deployment_name(self) -> str:
+        """Which of the server's deployments is meant."""
+        handler = cast(JupyterHandler, self)
+        named: str = handler.path_kwargs.get("deployment") or handler.request.headers.get(DEPLOYMENT_HEADER) or ""
+        return named or self.app.deployment_name
+
+    async def deployment(self, who: Principal) -> Deployment:
+        """The deployment meant. Errors: those of opening it."""
+        return await self.app.deployment(self.deployment_name, may_create=who.owner)
+
+
+class HttpHandler(Door, JupyterHandler):
+    """Errors as JSON, identity as ours, XSRF where cookies are relied on."""
+
+    auth_resource = "cellstore"
+
+    def check_xsrf_cookie(self) -> None:
+        """Checked in `identify`, once it is known whether a cookie is relied on."""
+
+    def cookie_is_meant(self) -> bool:
+        """Whether Jupyter's XSRF and origin checks pass."""
+        try:
+            super().check_xsrf_cookie()
+        except web.HTTPError:
+            return False
+        return True
+
+    def set_cors_headers(self) -> None:
+        """Let pages of the configured origins call us."""
+        super().set_cors_headers()
+        origin, allowed = self.request.headers.get("Origin"), self.app.cors_allow_origins
+        if origin and (origin in allowed or "*" in allowed):
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+            self.set_header("Access-Control-Max-Age", "86400")
+            self.set_header("Vary", "Origin")
+            asked = self.request.headers.get("Access-Control-Request-Headers")
+            if asked:
+                self.set_header("Access-Control-Allow-Headers", asked)
+
+    @allow_unauthenticated
+    def options(self, *_args: str, **_kwargs: str) -> None:
+        """A preflight; the headers say who may come."""
+        self.set_status(204)
+        self.finish()
+
+    def json_body(self) -> dict[str, Any]:
+        """The request's body. Errors: ValidationError."""
+        body = load_json(self.request.body, "body") if self.request.body else {}
+        if not isinstance(body, dict):
+            raise ValidationError(path="body", expected="a JSON object", got=type(body).__name__)
+        return body
+
+    def answer(self, body: Any) -> None:
+        """200 with JSON."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(orjson.dumps(body))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Every error of ours and of Jupyter's as `{"code", "message"}`."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        message, code = "the request failed; the server's log says why", "InternalServerError"
+        if isinstance(error, web.HTTPError):
+            code, message = f"Http{status_code}", error.log_message or error.reason or "the request was refused"
+        self.refuse(status_code, {"code": code, "message": message})
+
+    def refuse(self, status: int, problem: dict[str, Any]) -> None:
+        """An answer that is an error."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(native.dumps(problem))
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Errors of ours inside become the answer."""
+        try:
+            yield
+        except CellstoreError as error:
+            self.refuse(error.http_status, describe(error))
+
+
+def describe(error: CellstoreError) -> dict[str, Any]:
+    """An error as a client is told."""
+    problem: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        problem["data"] = error.data
+    for name in ("traceback", "request_id", "function", "path"):
+        if getattr(error, name, ""):
+            problem[name] = getattr(error, name)
+    return problem
+
+
+class CallHandler(HttpHandler):
+    """One function, called once."""
+
+    @allow_unauthenticated
+    async def post(self, kind: str, **_named: str) -> None:
+        """`{"path", "args", "format"}`; kind is query, mutation, action, function or query_at_ts."""
+        with self.refusing():
+            who = await self.identify()
+            body = self.json_body()
+            self.answer(await self.run(kind, body, who))
+
+    @allow_unauthenticated
+    async def get(self, kind: str, **_named: str) -> None:
+        """A query by URL: path, args (JSON), format."""
+        with self.refusing():
+            if kind != "query":
+                raise CallerError(f"{kind} must be called with POST", code="MethodNotAllowed")
+            who = await self.identify()
+            args = load_json(self.get_query_argument("args", "{}"), "args")
+            body = {"path": self.get_query_argument("path", ""), "args": args}
+            body["format"] = self.get_query_argument("format", "json")
+            self.answer(await self.run("query", body, who))
+
+    async def run(self, kind: str, body: dict[str, Any], who: Principal) -> dict[str, Any]:
+        """The answer of a function that ran. Errors: of a request that never ran."""
+        encoding = format_of(body.get("format"))
+        path = body.get("path")
+        if not isinstance(path, str) or not path:
+            raise ValidationError(path="path", expected="a function's path, module:name", got=repr(path)[:60])
+        if who.kind == "nobody":
+            refused = who.refusal("read")
+            raise refused or Unauthenticated()
+        args = decode_args(body.get("args"), exact=False)
+        deployment = await self.deployment(who)
+        outcome = await self.call(deployment, kind, path, args, body, who)
+        return encode_outcome(outcome, encoding, who)
+
+    async def call(
+        self, deployment: Deployment, kind: str, path: str, args: dict[str, Any], body: dict[str, Any], who: Principal
+    ) -> Outcome:
+        """Run it."""
+        if kind in ("function", "run"):
+            kind = kind_of(deployment, canonical(path), who)
+        if kind == "mutation":
+            return await deployment.mutation(canonical(path), args, who)
+        if kind == "action":
+            return await deployment.action(canonical(path), args, who)
+        ts = decode_ts(body.get("ts")) if kind == "query_at_ts" else None
+        if ts is not None and ts > deployment.newest_ts():
+            raise ValidationError(path="ts", expected="a timestamp this store has reached", got=str(ts))
+        return await deployment.query(path, args, who, ts)
+
+
+class RunHandler(CallHandler):
+    """`api/run/<module path>/<function>`: any public function, named by the URL."""
+
+    @allow_unauthenticated
+    async def post(self, identifier: str, **_named: str) -> None:
+        """`{"args", "format"}`."""
+        with self.refusing():
+            who = await self.identify()
+            module, _, name = identifier.strip("/").rpartition("/")
+            self.answer(await self.run("run", {**self.json_body(), "path": f"{module}:{name}"}, who))
+
+    @allow_unauthenticated
+    async def get(self, identifier: str, **_named: str) -> None:
+        """Not offered: a GET may not change anything."""
+        self.refuse(405, {"code": "MethodNotAllowed", "message": f"call {identifier} with POST"})
+
+
+class BatchHandler(CallHandler):
+    """`api/query_batch`: several queries at one timestamp."""
+
+    @allow_unauthenticated
+    async def post(self, **_named: str) -> None:
+        """`{"queries": [{path, args, format}, …]}`."""
+        with self.refusing():
+            who = await self.identify()
+            queries = self.json_body().get("queries")
+            if not isinstance(queries, list) or not all(isinstance(each, dict) for each in queries):
+                raise ValidationError(path="queries", expected="an array of objects", got=type(queries).__name__)
+            ts = encode_ts((await self.deployment(who)).newest_ts())
+            self.answer({"results": [await self.run("query_at_ts", {**each, "ts": ts}, who) for each in queries]})
+
+
+class QueryTsHandler(HttpHandler):
+    """`api/query_ts`: the newest timestamp, to pin several queries to. Needs no credentials: it tells nothing else."""
+
+    @allow_unauthenticated
+    async def post(self, **_named: str) -> None:
+        """No body."""
+        with self.refusing():
+            who = await self.identify()
+            self.answer({"ts": encode_ts((await self.deployment(who)).newest_ts())})
+
+
+class ControlHandler(HttpHandler):
+    """`x/{op}`: parameters as JSON in a header or in `?params=`, octets in the body."""
+
+    @allow_unauthenticated
+    async def post(self, op: str, **_named: str) -> None:
+        """JSON, or octets with the JSON in X-Cellstore-Result."""
+        with self.refusing():
+            who = await self.identify()
+            text = self.request.headers.get(PARAMS_HEADER) or self.get_query_argument("params", "{}")
+            params = load_json(text, "params")
+            if not isinstance(params, dict):
+                raise ValidationError(path="params", expected="a JSON object", got=type(params).__name__)
+            refused = who.refusal("read")
+            if refused is not None:
+                raise refused
+            deployment = await self.deployment(who)
+            answer, octets = await deployment.control(op, params, self.request.body, who)
+            self.reply(op, answer, octets)
+
+    def reply(self, op: str, answer: dict[str, Any], octets: bytes) -> None:
+        """A query's value is JSON and goes into the body; other octets go as they are."""
+        if op == "query" and octets:
+            head = native.dumps(answer)
+            self.set_header("Content-Type", "application/json")
+            self.finish(head[:-1] + (b"," if len(head) > 2 else b"") + b'"value":' + octets + b"}")
+            return
+        if not octets:
+            self.set_header("Content-Type", "application/json")
+            self.finish(native.dumps(answer))
+            return
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header(RESULT_HEADER, native.dumps(answer).decode()[:HEADER_CHARS_MAX])
+        self.finish(octets)
+
+
+class ProbeHandler(HttpHandler):
+    """What tools ask to find out whether we live."""
+
+    @allow_unauthenticated
+    def get(self, probe: str, **_named: str) -> None:
+        """`instance_name`, `instance_version`."""
+        self.set_header("Content-Type", "text/plain")
+        self.finish(self.app.deployment_name if probe == "instance_name" else __version__)
+
+    @allow_unauthenticated
+    def post(self, probe: str, **_named: str) -> None:
+        """`echo` returns the body; `api/debug_event` is telemetry nobody reads."""
+        self.set_header("Content-Type", "application/octet-stream")
+        self.finish(self.request.body if probe == "echo" else b"")
+
+
+class HomeHandler(HttpHandler):
+    """`{base}cellstore/`: one page that says what this is."""
+
+    @allow_unauthenticated
+    def get(self, **_named: str) -> None:
+        """Plain text, nothing secret."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish(
+            f"cellstore {__version__} serves here.\n\nIn a notebook of this server: %load_ext cellstore\n"
+            "Elsewhere: cellstore.connect(<this server's URL>, token=…)\n"
+        )
+
+
+def format_of(name: object) -> str:
+    """The value encoding asked for. Errors: ValidationError (BadFormat)."""
+    if name is None:
+        return "clean"
+    known = FORMATS.get(name) if isinstance(name, str) else None
+    if known is None:
+        raise ValidationError(path="format", expected=", ".join(FORMATS), got=repr(name)[:60], code="BadFormat")
+    return known
+
+
+def encode_outcome(outcome: Outcome, encoding: str, who: Principal) -> dict[str, Any]:
+    """What a function came to, in Convex's HTTP shape."""
+    logs = logs_for(outcome, who)
+    if outcome.ok:
+        if encoding == "convex":
+            value = convex_json(outcome.value)
+        else:
+            value = orjson.dumps(to_clean(native.loads(outcome.value)))
+        return {"status": "success", "value": fragment(value), "logLines": logs}
+    failure = failure_for(outcome, who, exact=False)
+    answer: dict[str, Any] = {"status": "error", "errorMessage": failure.message, "logLines": logs}
+    if failure.data is not None:
+        answer["errorData"] = fragment(failure.data)
+    return answer
+
+
+def kind_of(deployment: Deployment, path: str, who: Principal) -> str:
+    """query, mutation or action. Errors: NotFound, the same for internal functions `who` may not call."""
+    for function in deployment.functions():
+        if function["path"] == path and (who.internal or function["visibility"] == "public"):
+            return str(function["kind"])
+    return "query"  # whose answer is that there is no such function
+

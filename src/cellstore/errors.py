@@ -8,8 +8,10 @@
     │  ├─ Unauthenticated             who are you?                                                401
     │  ├─ Forbidden                   you may not                                                 403
     │  ├─ LimitExceeded               a knob was hit                                              413
+    │  ├─ NotDeterministic            a query or mutation tried what only an action may do        400
     │  └─ ApplicationError            raised by user code on purpose; .data reaches every client  400
     ├─ FunctionError                  user code broke; .traceback shows the user's own lines      500
+    ├─ StorageError                   the disk refused; nothing was written; fix that and try again       507
     ├─ TransientError                 the same request may succeed
     │  ├─ ConflictError               another commit touched what this transaction read           409
     │  ├─ OutOfRetention              the snapshot is older than the retention window             410
@@ -107,6 +109,10 @@ class LimitExceeded(CallerError):
         super().__init__(message, code=code)
 
 
+class NotDeterministic(CallerError):
+    """A query or mutation tried what only an action may do."""
+
+
 class ApplicationError(CallerError):
     """The function refused, on purpose. `.data` (any stored value) reaches every client."""
 
@@ -130,6 +136,12 @@ class FunctionError(CellstoreError):
     ) -> None:
         self.function, self.traceback, self.request_id = function, traceback, request_id
         super().__init__(message, code=code)
+
+
+class StorageError(CellstoreError):
+    """The disk refused; nothing was written. Free space or fix it, then try again."""
+
+    http_status = 507
 
 
 class TransientError(CellstoreError):

@@ -38,15 +38,25 @@ class Knobs:
     # The committer
     write_log_s: float = 300.0  # how far back a transaction may have begun
     write_log_keys_max: int = 1_000_000  # bound on its memory
-    commit_retries_max: int = 8  # optimistic attempts before a mutation is re-run inside the lane
+    commit_retries_max: int = 3  # optimistic attempts of a slow mutation before it is re-run inside the lane
     lane_budget_s: float = 0.02  # a mutation that runs longer loses the lane to a successor
 
     # Retention
     retention_s: float = 86_400.0
 
     # Workers
+    workers_min: int = 2  # the lane and one beside it, which is also the lane's successor
     workers_max: int = 4  # processes per Python environment
+    lane_pipeline_max: int = 64  # mutations sent ahead to the lane; they are sent again when one is refused
+    worker_pipeline_max: int = 32  # queries sent ahead to one worker
+    queued_calls_max: int = 10_000  # waiting for a worker, per Python environment; beyond it callers hear Overloaded
+    actions_running_max: int = 1000  # per Python environment
+    worker_deaths_max: int = 3  # how often a call is run again because a worker died under another one
     worker_start_s: float = 60.0  # importing pandas on a cold disk takes a while
+
+    # Scheduler
+    scheduled_per_call_max: int = 1000
+    jobs_running_max: int = 8  # due jobs beyond it wait, so that a backlog does not hurt live queries
 
     # Connections
     frame_size_bytes: int = 64 << 20

@@ -21,7 +21,7 @@ LogSink = Callable[[str], None]
 class Runner(Protocol):
     """Runs deployed functions by path (`module:name`).
 
-    Paths    the canonical `module:name` and what official clients send (`module.py:name`, `module.name`, `module:default`)
+    Paths    the canonical `module:name`; also `module.py:name`, `module.name`, and `module` for `module:default`
     Order    mutations of one caller that must not overtake each other are awaited one after another by the caller
     Errors   as outcomes; a full queue is the outcome `Overloaded`, an unknown path the outcome `NotFound`
     Access   internal functions answer `NotFound` unless `internal=True`; only trusted callers pass it

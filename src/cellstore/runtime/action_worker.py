@@ -1,0 +1,235 @@
+"""The process that runs actions: real time, real chance, I/O allowed.
+
+An asyncio loop owns the socket. `async def` actions are tasks on it, plain ones run in threads. A nested call goes to
+the host as an `ask` and comes back as a `reply`, so an action reaches data exactly as any client does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+import threading
+import time
+from concurrent.futures import Future
+from contextvars import copy_context
+from typing import Any
+
+import orjson
+
+from cellstore.deploy.unit import Unit
+from cellstore.errors import CallerError, InvariantError
+from cellstore.knobs import Knobs
+from cellstore.runtime import calls, traces
+from cellstore.runtime.calls import Message
+from cellstore.runtime.capture import LogLines, current
+from cellstore.runtime.context import ActionContext, check_arguments, check_result
+from cellstore.runtime.execute import explain
+from cellstore.runtime.loaded import Loaded, LoadedModules
+from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.values.json import decode, dumps
+from cellstore.values.value import check_value
+
+
+class Cancelled(BaseException):
+    """Raised into the thread of an action that was cancelled or ran out of time."""
+
+
+class ActionRun:
+    """One running action: its thread or task, and the futures of its nested calls."""
+
+    def __init__(self, loaded: Loaded, args: dict[str, Any], context: ActionContext, lines: LogLines) -> None:
+        self.loaded = loaded
+        self.args = args
+        self.context = context
+        self.lines = lines
+        self.thread_id: int | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    async def run(self) -> Any:
+        """Call the function where it belongs; the checked result."""
+        from cellstore.functions import running
+
+        current.set(self.lines)
+        running.set(self.context)
+        if self.loaded.is_async:
+            args = check_arguments(self.loaded, self.args)
+            return check_result(self.loaded, await self.loaded.fn(self.context, **args))
+        return await in_thread(self._in_thread)
+
+    def _in_thread(self) -> Any:
+        self.thread_id = threading.get_ident()
+        args = check_arguments(self.loaded, self.args)
+        return check_result(self.loaded, self.loaded.fn(self.context, **args))
+
+    def cancel(self) -> None:
+        """Ask it to stop: a task is cancelled, a thread gets an exception at its next bytecode."""
+        if self.loaded.is_async and self.task is not None:
+            self.task.cancel()
+        elif self.thread_id is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), ctypes.py_object(Cancelled))
+
+
+async def in_thread(work: Any) -> Any:
+    """Run `work()` in a fresh thread that sees this task's context variables.
+
+    A thread per action: pools would cap how many may wait at once, and waiting is what actions do.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    context = copy_context()
+
+    def finish(value: Any, error: BaseException | None) -> None:
+        if not done.done():
+            done.set_result((value, error))
+
+    def body() -> None:
+        value, error = None, None
+        try:
+            value = context.run(work)
+        except BaseException as failure:  # noqa: BLE001 — the thread ends here; its error is handed over
+            error = failure
+        loop.call_soon_threadsafe(finish, value, error)
+
+    threading.Thread(target=body, daemon=True, name="action").start()
+    value, error = await done
+    if error is not None:
+        raise error
+    return value
+
+
+async def run_action(run: ActionRun, modules: LoadedModules, knobs: Knobs) -> Outcome:
+    """An action to its outcome."""
+    began = time.perf_counter()
+    try:
+        run.task = asyncio.current_task()
+        value = await run.run()
+        check_value(value)
+        outcome = Outcome(True, dumps(value))
+    except (Cancelled, asyncio.CancelledError) as error:
+        info = explain(error, run.loaded.path, modules, knobs)
+        info.code, info.message = "Cancelled", f"{run.loaded.path} was cancelled"
+        outcome = Outcome(False, error=info)
+    except BaseException as error:  # noqa: BLE001 — here the call ends, whatever it raised is its outcome
+        outcome = Outcome(False, error=explain(error, run.loaded.path, modules, knobs))
+    outcome.logs = run.lines.finish()
+    outcome.duration_ms = (time.perf_counter() - began) * 1000
+    return outcome
+
+
+class ActionWorker:
+    """The loop of an action process."""
+
+    def __init__(self, sock: socket.socket, settings: dict[str, Any]) -> None:
+        self._sock = sock
+        self._knobs = Knobs(**settings["knobs"])
+        self._modules = LoadedModules()
+        self._reader = calls.FrameReader()
+        self._out: list[Message] = []
+        self._outgoing = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._runs: dict[int, ActionRun] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._asked: dict[int, Future[Outcome]] = {}
+        self._last_ask = 0
+        self._lock = threading.Lock()  # asks come from any thread
+
+    async def run(self) -> None:
+        """Until the host hangs up."""
+        self._send(["hello", os.getpid()])
+        sender = asyncio.create_task(self._sender())
+        while data := await self._loop.sock_recv(self._sock, calls.RECEIVE_BYTES):
+            for message in self._reader.feed(data):
+                self._handle(message)
+        sender.cancel()
+
+    def _send(self, message: Message) -> None:
+        self._out.append(message)
+        self._outgoing.set()
+
+    async def _sender(self) -> None:
+        while True:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            messages, self._out = self._out, []
+            await self._loop.sock_sendall(self._sock, calls.frame(messages))
+
+    def _handle(self, message: Message) -> None:
+        match message[0]:
+            case "call":
+                self._start(message)
+            case "cancel":
+                if message[1] in self._runs:
+                    self._runs[message[1]].cancel()
+            case "reply":
+                self._asked.pop(message[1]).set_result(calls.outcome_from_wire(message[2]))
+            case "unit":
+                self._load(message[1])
+            case "forget":
+                self._modules.forget(message[1])
+            case "gen" | "lane" | "at":
+                pass  # the lane is not for actions
+            case tag:
+                raise InvariantError(f"an action worker was sent {tag!r}, which it does not know")
+
+    def _load(self, wire: dict[str, Any]) -> None:
+        unit = Unit.from_json(wire)
+        error = None
+        try:
+            self._modules.install(unit)
+        except BaseException as failure:  # noqa: BLE001 — module code may raise anything; the deployer is told
+            text = traces.user_traceback(failure, lambda name: name in unit.sources, unit.cells)
+            error = f"{type(failure).__name__}: {failure}", text
+        self._send(["loaded", unit.module, unit.hash, error])
+
+    def _start(self, message: Message) -> None:
+        _, number, _, _, kind, path, args, options = message
+        wrapped, identity = options[0], options[1]
+        try:
+            loaded = self._modules.find(path, kind)
+        except CallerError as error:
+            self._done(number, Outcome.failed(error, function=path))
+            return
+        lines = LogLines(self._knobs, lambda line: self._loop.call_soon_threadsafe(self._send, ["log", number, line]))
+        context = self._context(number, loaded, identity)
+        run = ActionRun(loaded, decode(args) if wrapped else args, context, lines)
+        self._runs[number] = run
+        task = asyncio.create_task(self._run(number, run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, number: int, run: ActionRun) -> None:
+        inner = asyncio.create_task(run_action(run, self._modules, self._knobs))
+        outcome = await inner
+        del self._runs[number]
+        self._done(number, outcome)
+
+    def _done(self, number: int, outcome: Outcome) -> None:
+        self._send(["done", number, calls.outcome_to_wire(outcome), None])
+
+    def _context(self, number: int, loaded: Loaded, identity: Identity | None) -> ActionContext:
+        def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
+            answer: Future[Outcome] = Future()
+            with self._lock:
+                self._last_ask += 1
+                ask_id = self._last_ask
+                self._asked[ask_id] = answer
+            check_value(args)
+            text = dumps(args)
+            message = ["ask", ask_id, number, kind, path, orjson.Fragment(text), [b'{"$' in text]]
+            self._loop.call_soon_threadsafe(self._send, message)
+            return answer
+
+        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000)
+
+
+def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
+    """Run the loop until the host hangs up. Threads of running actions die with the process."""
+    sock.setblocking(False)
+
+    async def main() -> None:
+        await ActionWorker(sock, settings).run()
+
+    asyncio.run(main())
+    os._exit(0)

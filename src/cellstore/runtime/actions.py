@@ -1,0 +1,164 @@
+"""The host's side of actions: a process per environment that runs them, and the answers to their nested calls.
+
+An action runs at most once: whatever happens to its process, it is never started again. A process whose action would
+not stop gets no new ones and is ended when its other actions are over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from cellstore.errors import LimitExceeded, Overloaded
+from cellstore.knobs import Knobs
+from cellstore.runtime import calls
+from cellstore.runtime.calls import Message
+from cellstore.runtime.outcome import ErrorInfo, Identity, Outcome
+from cellstore.runtime.process import Link
+from cellstore.runtime.registry import Environment
+from cellstore.runtime.runner import LogSink
+from cellstore.values.json import decode
+
+_CANCEL_GRACE_S = 1.0
+
+Nested = Callable[[str, str, dict[str, Any], Identity | None], Awaitable[Outcome]]
+"""Runs what an action asked for: kind, path, arguments, the action's own caller."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An action that runs."""
+
+    number: int
+    path: str
+    identity: Identity | None
+    answer: asyncio.Future[Outcome]
+    on_log: LogSink | None
+    link: Link
+    timer: asyncio.TimerHandle | None = None
+
+    def resolve(self, outcome: Outcome) -> None:
+        """Answer the caller, if there still is one."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.answer.done():
+            self.answer.set_result(outcome)
+
+
+class ActionTeam:
+    """Runs the actions of one environment."""
+
+    def __init__(self, environment: Environment, knobs: Knobs, settings: dict[str, Any], nested: Nested) -> None:
+        self.environment = environment
+        self.units: dict[str, Any] = {}
+        self._knobs = knobs
+        self._settings = {**settings, "role": "actions"}
+        self._nested = nested
+        self._link: Link | None = None
+        self._links: list[Link] = []
+        self._running: dict[int, Running] = {}
+        self._last = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self, path: str, args: bytes, identity: Identity | None, on_log: LogSink | None) -> Outcome:
+        """One action to its outcome. Cancelling the caller cancels the action."""
+        if len(self._running) >= self._knobs.actions_running_max:
+            return Outcome.failed(Overloaded(f"{len(self._running)} actions are running", queue="actions"))
+        link = self._open_link()
+        self._last += 1
+        number = self._last
+        run = Running(number, path, identity, self._loop.create_future(), on_log, link)
+        self._running[number] = run
+        run.timer = self._loop.call_later(self._knobs.action_time_s, self._out_of_time, run)
+        link.send(["call", number, 0, "", "action", path, orjson.Fragment(args), [b'"$' in args, identity]])
+        try:
+            return await run.answer
+        except asyncio.CancelledError:
+            link.send(["cancel", number])
+            self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
+            raise
+
+    def _open_link(self) -> Link:
+        if self._link is None or self._link.dead or self._link.is_retiring:
+            self._link = Link(self.environment, self._settings, self._on_messages, self._on_death)
+            self._links.append(self._link)
+            for unit in self.units.values():
+                self._link.send(["unit", unit])
+        return self._link
+
+    def broadcast(self, message: Message) -> None:
+        """Send `message` to every process."""
+        for link in self._links:
+            link.send(message)
+
+    def _on_messages(self, link: Link, messages: list[Message]) -> None:
+        for message in messages:
+            match message[0]:
+                case "done":
+                    run = self._running.pop(message[1], None)
+                    if run is not None:
+                        run.resolve(calls.outcome_from_wire(message[2]))
+                        self._end_if_retired(link)
+                case "log":
+                    run = self._running.get(message[1])
+                    if run is not None and run.on_log is not None:
+                        run.on_log(message[2])
+                case "ask":
+                    self._spawn(self._answer(link, message))
+                case "hello":
+                    link.is_ready = True
+                case _:
+                    pass  # `loaded`: its queries' workers tell whether a unit loads
+
+    async def _answer(self, link: Link, message: Message) -> None:
+        _, ask_id, number, kind, path, args, [wrapped] = message
+        run = self._running.get(number)
+        outcome = await self._nested(kind, path, decode(args) if wrapped else args, run.identity if run else None)
+        link.send(["reply", ask_id, calls.outcome_to_wire(outcome)])
+
+    def _out_of_time(self, run: Running) -> None:
+        run.link.send(["cancel", run.number])
+        message = f"{run.path} ran longer than {self._knobs.action_time_s:g} s and was stopped (knob action_time_s)"
+        run.resolve(Outcome.failed(LimitExceeded(message, knob="action_time_s"), function=run.path))
+        self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
+
+    def _abandon(self, run: Running) -> None:
+        """It was told to stop and did not: its process gets no new work and ends with its last other action."""
+        if self._running.pop(run.number, None) is not None:
+            run.link.is_retiring = True
+            self._end_if_retired(run.link)
+
+    def _end_if_retired(self, link: Link) -> None:
+        if link.is_retiring and not any(run.link is link for run in self._running.values()):
+            self._spawn(link.kill("its last action would not stop"))
+
+    def _on_death(self, link: Link) -> None:
+        self._links.remove(link)
+        for run in [run for run in self._running.values() if run.link is link]:
+            del self._running[run.number]
+            text = f"the process died while {run.path} ran: {link.exit_text()}. It may have done part of its work"
+            info = ErrorInfo("FunctionError", text, function=run.path, traceback=link.dump().strip() or text)
+            run.resolve(Outcome(False, error=info))
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> list[Link]:
+        """End every process; running actions get an error. Returns whom to join."""
+        for run in list(self._running.values()):
+            info = ErrorInfo("Stopping", f"the store closed while {run.path} ran", function=run.path)
+            run.resolve(Outcome(False, error=info))
+        self._running.clear()
+        for task in self._tasks:
+            task.cancel()
+        for link in self._links:
+            link.hang_up()
+        links, self._links = self._links, []
+        return links

@@ -1,0 +1,355 @@
+"""`ctx`: what a function sees of the store.
+
+    query       ctx.db (reader) · ctx.auth · ctx.run_query · ctx.now · ctx.random
+    mutation    the same with a writer, and ctx.scheduler · ctx.run_mutation (a savepoint)
+    action      ctx.run_query · ctx.run_mutation · ctx.run_action · ctx.scheduler · ctx.auth; no db
+
+In an `async def` function the `run_…` methods are awaited, in a plain one they return the value.
+Calling a decorated function inside a running one comes here too (`cellstore.functions.running`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from cellstore.errors import CallerError, LimitExceeded, NotDeterministic
+from cellstore.knobs import Knobs
+from cellstore.runtime import jobs
+from cellstore.runtime.loaded import Loaded, LoadedModules
+from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.transaction.access import DatabaseReader, DatabaseWriter
+from cellstore.transaction.transaction import Transaction
+from cellstore.values.document import documents
+from cellstore.values.json import loads
+
+
+class Ready:
+    """A value that can be awaited: nested calls are done by the time `await` looks at them."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.value
+        yield
+
+
+@dataclass(slots=True)
+class Run:
+    """What all contexts of one call share, nested ones included."""
+
+    transaction: Transaction
+    modules: LoadedModules
+    knobs: Knobs
+    identity: Identity | None
+    now_ms: float
+    seed: bytes
+    used_identity: bool = False
+    depth: int = 0
+    scheduled: int = 0
+    job: str | None = None  # the scheduled job this call is, if any
+
+
+class Auth:
+    """Who calls."""
+
+    __slots__ = ("_identity", "_on_use")
+
+    def __init__(self, identity: Identity | None, on_use: Callable[[], None]) -> None:
+        self._identity = identity
+        self._on_use = on_use
+
+    def identity(self) -> dict[str, Any] | None:
+        """The caller's claims, or None. A query that asks is cached per caller."""
+        self._on_use()
+        return None if self._identity is None else dict(self._identity)
+
+
+class Unavailable:
+    """Stands where something is not offered; using it says what to do instead."""
+
+    __slots__ = ("_why",)
+
+    def __init__(self, why: str) -> None:
+        object.__setattr__(self, "_why", why)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise CallerError(self._why, code="NotAvailable")
+
+
+_NO_STORAGE = Unavailable("ctx.storage (files) is not available in this version; keep bytes below 1 MiB in a document")
+_NO_DB = Unavailable("an action has no ctx.db: read with ctx.run_query(fn, …) and write with ctx.run_mutation(fn, …)")
+_NO_SCHEDULER = Unavailable("a query cannot schedule anything; do it in a mutation or an action")
+
+
+def function_path(function: Any) -> str:
+    """The path of a decorated function, or the path itself."""
+    path = getattr(function, "path", function)
+    if not isinstance(path, str):
+        raise CallerError(
+            f"expected a decorated function or a path like 'module:name', got {type(function).__name__}: "
+            "decorate it with @cs.query, @cs.mutation or @cs.action"
+        )
+    return path
+
+
+def arguments(args: Mapping[str, Any] | None, named: dict[str, Any]) -> dict[str, Any]:
+    """`run_query(f, {"a": 1})` and `run_query(f, a=1)` mean the same."""
+    return {**args, **named} if args else named
+
+
+class QueryContext:
+    """`ctx` of a query."""
+
+    kind = "query"
+
+    def __init__(self, run: Run, loaded: Loaded) -> None:
+        self._run = run
+        self._loaded = loaded
+        self.db: Any = self._database()
+        self.auth = Auth(run.identity, self._identity_was_used)
+        self.scheduler: Any = _NO_SCHEDULER
+        self.storage: Any = _NO_STORAGE
+
+    def _database(self) -> Any:
+        return DatabaseReader(self._run.transaction)
+
+    def _identity_was_used(self) -> None:
+        self._run.used_identity = True
+
+    @property
+    def now(self) -> dt.datetime:
+        """The moment this call began, in UTC; the same for the whole call."""
+        return dt.datetime.fromtimestamp(self._run.now_ms / 1000, dt.UTC)
+
+    @property
+    def random(self) -> random.Random:
+        """A generator seeded for this call."""
+        return random.Random(self._run.seed)
+
+    def run_query(self, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """Another query in the same transaction; it sees this call's writes."""
+        return self._nested("query", function, arguments(args, named))
+
+    def run_mutation(self, *_: Any, **__: Any) -> Any:
+        """Refused."""
+        raise CallerError("a query cannot run a mutation: queries only read")
+
+    def run_action(self, *_: Any, **__: Any) -> Any:
+        """Refused."""
+        raise NotDeterministic(
+            f"a {self.kind} cannot run an action; schedule it with ctx.scheduler.run_after(0, fn, …) in a mutation"
+        )
+
+    def _nested(self, kind: str, function: Any, args: dict[str, Any]) -> Any:
+        run = self._run
+        loaded = run.modules.find(function_path(function), kind)
+        if run.depth >= run.knobs.call_depth_max:
+            raise LimitExceeded(knob="call_depth_max", limit=run.knobs.call_depth_max, used=run.depth + 1)
+        context = QueryContext(run, loaded) if kind == "query" else MutationContext(run, loaded)
+        run.depth += 1
+        try:
+            value = invoke(loaded, context, args)
+        finally:
+            run.depth -= 1
+        return Ready(value) if self._loaded.is_async else value
+
+
+class MutationContext(QueryContext):
+    """`ctx` of a mutation."""
+
+    kind = "mutation"
+
+    def __init__(self, run: Run, loaded: Loaded) -> None:
+        super().__init__(run, loaded)
+        self.scheduler = MutationScheduler(run)
+
+    def _database(self) -> Any:
+        return DatabaseWriter(self._run.transaction)
+
+    def run_mutation(self, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """Another mutation as a savepoint: when it raises, its writes are gone and its reads stay."""
+        transaction = self._run.transaction
+        savepoint = transaction.savepoint()
+        try:
+            value = self._nested("mutation", function, arguments(args, named))
+        except BaseException:
+            transaction.rollback(savepoint)
+            raise
+        transaction.release(savepoint)
+        return value
+
+
+class MutationScheduler:
+    """`ctx.scheduler` of a mutation: a job exists exactly when the mutation commits."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def run_after(
+        self, delay: float | dt.timedelta, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any
+    ) -> str:
+        """Run `function` `delay` seconds after this call began."""
+        return self._add(jobs.due_after(self._run.now_ms, delay), function, arguments(args, named))
+
+    def run_at(
+        self, when: float | dt.datetime, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any
+    ) -> str:
+        """Run `function` at `when`: an aware datetime, or seconds since the epoch."""
+        return self._add(jobs.due_at(self._run.now_ms, when), function, arguments(args, named))
+
+    def cancel(self, job: str) -> None:
+        """A pending job will not run; a finished one stays as it is."""
+        if job == self._run.job:
+            raise CallerError("a scheduled function cannot cancel itself", code="ScheduledFunctionCancelingItself")
+        jobs.cancel(self._run.transaction, job, self._run.now_ms)
+
+    def _add(self, due_ms: float, function: Any, args: dict[str, Any]) -> str:
+        run = self._run
+        run.scheduled += 1
+        if run.scheduled > run.knobs.scheduled_per_call_max:
+            raise LimitExceeded(
+                knob="scheduled_per_call_max", limit=run.knobs.scheduled_per_call_max, used=run.scheduled
+            )
+        row = jobs.new_job(function_path(function), args, due_ms)
+        return str(run.transaction.insert(jobs.TABLE, row))
+
+
+Ask = Callable[[str, str, dict[str, Any]], "Future[Outcome]"]
+"""How an action reaches the host: kind, path, arguments."""
+
+
+class ActionContext:
+    """`ctx` of an action: every nested call is a call of its own, each at its own timestamp."""
+
+    kind = "action"
+
+    def __init__(self, loaded: Loaded, identity: Identity | None, ask: Ask, now_ms: Callable[[], float]) -> None:
+        self._loaded = loaded
+        self._ask = ask
+        self.now_ms = now_ms
+        self.db: Any = _NO_DB
+        self.auth = Auth(identity, lambda: None)
+        self.storage: Any = _NO_STORAGE
+        self.scheduler = ActionScheduler(self)
+
+    @property
+    def now(self) -> dt.datetime:
+        """The wall clock, in UTC."""
+        return dt.datetime.fromtimestamp(self.now_ms() / 1000, dt.UTC)
+
+    def run_query(self, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """A query on the newest snapshot."""
+        return self.ask("query", function_path(function), arguments(args, named))
+
+    def run_mutation(self, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """A mutation, committed when this returns."""
+        return self.ask("mutation", function_path(function), arguments(args, named))
+
+    def run_action(self, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
+        """Another action, possibly in another Python environment."""
+        return self.ask("action", function_path(function), arguments(args, named))
+
+    def ask(self, kind: str, path: str, args: dict[str, Any]) -> Any:
+        """One nested call: the value, or an awaitable of it in an `async def` action."""
+        answer = self._ask(kind, path, args)
+        return _awaited(answer) if self._loaded.is_async else unwrap(answer.result())
+
+
+class ActionScheduler:
+    """`ctx.scheduler` of an action: a job exists as soon as the call returns."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: ActionContext) -> None:
+        self._context = context
+
+    def run_after(
+        self, delay: float | dt.timedelta, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any
+    ) -> Any:
+        """Run `function` `delay` seconds from now."""
+        return self._add(jobs.due_after(self._context.now_ms(), delay), function, arguments(args, named))
+
+    def run_at(
+        self, when: float | dt.datetime, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any
+    ) -> Any:
+        """Run `function` at `when`: an aware datetime, or seconds since the epoch."""
+        return self._add(jobs.due_at(self._context.now_ms(), when), function, arguments(args, named))
+
+    def cancel(self, job: str) -> Any:
+        """A pending job will not run; a finished one stays as it is."""
+        return self._context.ask("cancel", job, {})
+
+    def _add(self, due_ms: float, function: Any, args: dict[str, Any]) -> Any:
+        return self._context.ask("schedule", function_path(function), {"due_ms": due_ms, "args": args})
+
+
+def unwrap(outcome: Outcome) -> Any:
+    """The value of an outcome, or its error raised."""
+    if outcome.ok:
+        return documents(loads(outcome.value))
+    assert outcome.error is not None
+    raise outcome.error.to_exception()
+
+
+async def _awaited(answer: Future[Outcome]) -> Any:
+    return unwrap(await asyncio.wrap_future(answer))
+
+
+def invoke(loaded: Loaded, context: Any, args: dict[str, Any]) -> Any:
+    """Check arguments, call, check the result. A coroutine is driven here: it has nothing to wait for."""
+    value = loaded.fn(context, **check_arguments(loaded, args))
+    if loaded.is_async:
+        value = drive(value, loaded)
+    return check_result(loaded, value)
+
+
+def check_arguments(loaded: Loaded, args: dict[str, Any]) -> dict[str, Any]:
+    """`args` as the function takes them. Errors: ValidationError with the code ArgumentValidationError."""
+    from cellstore.errors import ValidationError
+
+    try:
+        checked: dict[str, Any] = loaded.check_args(args, loaded.path)
+    except ValidationError as error:
+        error.code = "ArgumentValidationError"
+        raise
+    return checked
+
+
+def check_result(loaded: Loaded, value: Any) -> Any:
+    """`value` as the return annotation promises. Errors: ValidationError with the code ReturnsValidationError."""
+    from cellstore.errors import ValidationError
+
+    if loaded.check_result is None:
+        return value
+    try:
+        return loaded.check_result(value, f"{loaded.path} returned")
+    except ValidationError as error:
+        error.code = "ReturnsValidationError"
+        raise
+
+
+def drive(coroutine: Any, loaded: Loaded) -> Any:
+    """Run a coroutine that never waits to its end."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise NotDeterministic(
+        f"{loaded.path} is a {loaded.kind} and awaited something that takes time; only `await ctx.…` is possible "
+        "here. Do the waiting in an action (@cs.action)"
+    )
+
+
+AwaitableValue = Awaitable[Any]

@@ -1,0 +1,260 @@
+"""The runner inside a user's own process: `cs.open(path)`, tests, scripts.
+
+Functions run in one thread of this process, so mutations come one after another and an ordinary debugger stops in them.
+Actions get threads of their own. What the worker processes give is missing here, on purpose, because it could not be
+confined to a function in a process that belongs to somebody else: the clock is not frozen, chance is not seeded, I/O is
+not refused, and nothing is killed when it takes too long. Use `ctx.now` and `ctx.random`.
+
+Order      start, calls, stop on one event loop; functions run off it, so the loop stays free
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from cellstore.deploy.unit import Unit
+from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
+from cellstore.runtime import capture
+from cellstore.runtime.action_worker import ActionRun, run_action
+from cellstore.runtime.capture import LogLines
+from cellstore.runtime.context import ActionContext
+from cellstore.runtime.deploying import Deploying
+from cellstore.runtime.execute import Call, Executor, replayed
+from cellstore.runtime.loaded import LoadedModules
+from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.runtime.registry import Deployed, Registry
+from cellstore.runtime.runner import LogSink
+from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.transaction.database import Engine, prepare_bulk
+from cellstore.transaction.requests import Committed, Replayed
+
+
+class NoGuards:
+    """Nothing around user code: this is the user's process."""
+
+    def enter(self, call: Call, seed: bytes) -> None:
+        """Nothing."""
+
+    def exit(self) -> None:
+        """Nothing."""
+
+
+class InlineRunner:
+    """Runs functions in this process. See `Runner` for what each method promises."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._registry = Registry()
+        self._modules = LoadedModules()
+        self._executor = Executor(self._modules, NoGuards(), engine.knobs, os.urandom, self._stored)
+        self._deploying = Deploying(engine, self._registry)
+        self._thread: ThreadPoolExecutor | None = None
+        self._actions: set[asyncio.Task[Outcome]] = set()
+        self._loop: asyncio.AbstractEventLoop
+        self.scheduler: Scheduler
+
+    async def start(self) -> None:
+        """Load the deployed functions."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellstore-functions")
+        for unit in self._deploying.stored_units():
+            self._install(unit)
+        self.scheduler = Scheduler(self._engine, self._registry, self)
+        self.scheduler.start()
+
+    async def stop(self) -> None:
+        """End the scheduler; the running function comes to its end, those that wait do not begin."""
+        if self._thread is None:
+            return
+        await self.scheduler.stop()
+        for task in list(self._actions):
+            task.cancel()
+        await asyncio.gather(*self._actions, return_exceptions=True)
+        thread, self._thread = self._thread, None
+        await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+
+    # Calls
+
+    async def query(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        ts: int | None = None,
+        journal: str | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """See `Runner.query`."""
+
+        def work(function: Deployed) -> Outcome:
+            call = Call(0, "query", function.path, args, identity, ts, journal)
+            with self._engine.begin(ts) as transaction, capture.installed():
+                return self._executor.query(call, transaction, self._engine.clock.now_ns())
+
+        return await self._in_thread(path, "query", internal, work)
+
+    async def mutation(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        request: tuple[str, int] | None = None,
+        internal: bool = False,
+        job: str | None = None,
+    ) -> Outcome:
+        """See `Runner.mutation`."""
+
+        def work(function: Deployed) -> Outcome:
+            call = Call(0, "mutation", function.path, args, identity, request=request, job=job)
+            for _ in range(100):
+                outcome = self._attempt(call)
+                if not isinstance(outcome, TransientError):
+                    return outcome
+            return Outcome.failed(outcome, function=function.path)
+
+        return await self._in_thread(path, "mutation", internal, work)
+
+    def _attempt(self, call: Call) -> Outcome | TransientError:
+        with self._engine.begin() as transaction, capture.installed():
+            ran = self._executor.mutation(call, transaction, self._engine.clock.now_ns())
+        if ran.commit is None:
+            return ran.outcome
+        [result] = self._engine.commit([ran.commit])
+        match result:
+            case Committed():
+                ran.outcome.ts = result.ts
+                return ran.outcome
+            case Replayed():
+                return replayed(result.result, result.ts)
+            case TransientError():
+                return result
+            case _:
+                return Outcome.failed(result, function=call.path)
+
+    async def action(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        on_log: LogSink | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """See `Runner.action`. Runs in a thread; an `async def` action on a loop of its own there."""
+        self._check_running()
+        try:
+            function = self._registry.find(path, "action", internal=internal)
+            loaded = self._modules.find(function.path)
+        except CellstoreError as error:
+            return _stamped(Outcome.failed(error, function=path))
+        loop = self._loop
+        sink = None if on_log is None else (lambda line: loop.call_soon_threadsafe(on_log, line))
+        context = ActionContext(loaded, identity, self._asker(identity), lambda: time.time() * 1000)
+        run = ActionRun(loaded, args, context, LogLines(self._engine.knobs, sink))
+
+        def body() -> Outcome:
+            with capture.installed():
+                return asyncio.run(run_action(run, self._modules, self._engine.knobs))
+
+        task = asyncio.ensure_future(asyncio.to_thread(body))
+        self._actions.add(task)
+        task.add_done_callback(self._actions.discard)
+        try:
+            outcome = await task
+        except asyncio.CancelledError:
+            run.cancel()
+            raise
+        outcome.ts = self._engine.published_ts
+        return _stamped(outcome)
+
+    def _asker(self, identity: Identity | None) -> Callable[[str, str, dict[str, Any]], Future[Outcome]]:
+        def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
+            return asyncio.run_coroutine_threadsafe(self._nested(kind, path, args, identity), self._loop)
+
+        return ask
+
+    async def _nested(self, kind: str, path: str, args: dict[str, Any], identity: Identity | None) -> Outcome:
+        match kind:
+            case "query":
+                return await self.query(path, args, identity=identity, internal=True)
+            case "mutation":
+                return await self.mutation(path, args, identity=identity, internal=True)
+            case "action":
+                return await self.action(path, args, identity=identity, internal=True)
+            case _:
+                return schedule(self._engine, kind, path, args)
+
+    async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
+        """See `Runner.bulk`."""
+        thread = self._check_running()
+        return await self._loop.run_in_executor(thread, self._bulk, table, ndjson)
+
+    def _bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
+        for _ in range(100):
+            with self._engine.begin() as transaction:
+                request = prepare_bulk(transaction, table, ndjson)
+            [result] = self._engine.commit([request])
+            if isinstance(result, Committed):
+                return sum(1 for write in request.writes if write.table > 10_000), result.ts
+            if not isinstance(result, TransientError):
+                break
+        assert isinstance(result, CellstoreError)
+        raise result
+
+    # Deploying
+
+    async def deploy(self, unit: Unit) -> dict[str, Any]:
+        """See `Runner.deploy`."""
+        self._check_running()
+        return await self._deploying.deploy(unit, self._try, self._install)
+
+    async def _try(self, unit: Unit) -> str | None:
+        try:
+            LoadedModules().install(unit)
+        except Exception as error:  # noqa: BLE001 — module code may raise anything; the deployer is told
+            from cellstore.runtime.traces import user_traceback
+
+            return user_traceback(error, unit.sources.__contains__, unit.cells)
+        return None
+
+    def _install(self, unit: Unit) -> None:
+        self._registry.install(unit)
+        self._modules.install(unit)
+
+    def functions(self) -> list[dict[str, Any]]:
+        """See `Runner.functions`."""
+        return self._registry.listing()
+
+    # Inside
+
+    def _check_running(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            raise Overloaded("the store is not open", queue="runner")
+        return self._thread
+
+    def _stored(self, session: str, request: int) -> bytes | None:
+        return self._engine.stored_request(session, request)
+
+    async def _in_thread(self, path: str, kind: str, internal: bool, work: Callable[[Deployed], Outcome]) -> Outcome:
+        thread = self._check_running()
+        try:
+            function = self._registry.find(path, kind, internal=internal)
+            return _stamped(await self._loop.run_in_executor(thread, work, function))
+        except FatalError:
+            raise
+        except CellstoreError as error:
+            return _stamped(Outcome.failed(error, function=path))
+
+
+def _stamped(outcome: Outcome) -> Outcome:
+    if outcome.error is not None and not outcome.error.request_id:
+        outcome.error.request_id = uuid.uuid4().hex[:16]
+    return outcome

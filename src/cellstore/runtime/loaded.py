@@ -1,0 +1,122 @@
+"""Functions ready to be called: the worker's side of a deployed module.
+
+A unit is loaded whole, so that all functions of a module share one globals dict, and replaced whole.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellstore.deploy.load import load
+from cellstore.deploy.unit import Unit
+from cellstore.errors import CallerError, NotFound
+from cellstore.runtime.registry import canonical
+from cellstore.schema.arguments import FunctionSpec
+from cellstore.schema.types import validator
+
+
+@dataclass(slots=True)
+class Loaded:
+    """One callable function with its checks."""
+
+    path: str
+    kind: str
+    module: str
+    fn: Callable[..., Any]
+    is_async: bool
+    spec: FunctionSpec
+    check_args: Callable[[Any, str], Any]
+    check_result: Callable[[Any, str], Any] | None
+
+
+class LoadedModules:
+    """Modules this process can run.
+
+    Order      `install` and `forget` between calls only
+    """
+
+    def __init__(self) -> None:
+        self.cells: dict[str, str] = {}  # file name to "Cell In[n]", of every loaded unit
+        self._units: dict[str, Unit] = {}
+        self._functions: dict[str, Loaded] = {}
+        self._sources: set[str] = set()
+        self._roots: tuple[str, ...] = ()
+
+    def install(self, unit: Unit) -> None:
+        """Load `unit`, replacing the module. Raises whatever its module level raises; then nothing changed."""
+        for entry in unit.path_entries:
+            if entry not in sys.path:
+                sys.path.append(entry)
+        callables = load(unit)
+        loaded = [_loaded(unit, spec, callables) for spec in unit.functions]
+        self.forget(unit.module)
+        self._units[unit.module] = unit
+        self._functions.update((function.path, function) for function in loaded)
+        self._learn_files()
+
+    def forget(self, module: str) -> None:
+        """The module's functions are gone."""
+        self._units.pop(module, None)
+        self._functions = {path: loaded for path, loaded in self._functions.items() if loaded.module != module}
+
+    def find(self, path: str, kind: str | None = None) -> Loaded:
+        """The function at `path`. Errors: NotFound; CallerError naming its real kind."""
+        loaded = self._functions.get(path) or self._functions.get(canonical(path))
+        if loaded is None:
+            raise NotFound(
+                f"there is no function {path!r} in this environment: {', '.join(sorted(self._functions)) or 'none'}. "
+                "A function of another Python environment can be called from an action only",
+                kind="function",
+                name=path,
+            )
+        if kind is not None and loaded.kind != kind:
+            raise CallerError(f"{loaded.path} is a {loaded.kind}, not a {kind}", code="WrongFunctionKind")
+        return loaded
+
+    def is_users(self, filename: str) -> bool:
+        """Whether a frame of this file is the user's own."""
+        if filename in self._sources:
+            return True
+        return filename.startswith(self._roots) and not filename.startswith(_LIBRARIES)
+
+    def _learn_files(self) -> None:
+        units = self._units.values()
+        self._sources = {name for unit in units for name in unit.sources}
+        self.cells = {name: cell for unit in units for name, cell in unit.cells.items()}
+        roots = {root for unit in units for root in (unit.cwd, *unit.path_entries) if root}
+        self._roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+
+
+def _loaded(unit: Unit, spec: FunctionSpec, callables: dict[str, Any]) -> Loaded:
+    name = spec.path.rpartition(":")[2]
+    fn = callables[name] if name in callables else callables[spec.path]
+    fn = getattr(fn, "fn", fn)  # a decorated handle stands for its function
+    return Loaded(
+        path=spec.path,
+        kind=spec.kind,
+        module=unit.module,
+        fn=fn,
+        is_async=inspect.iscoroutinefunction(fn),
+        spec=spec,
+        check_args=validator(spec.args).check,
+        check_result=None if spec.returns is None else validator(spec.returns).check,
+    )
+
+
+def _library_directories() -> tuple[str, ...]:
+    """Where other people's code lives, this package included."""
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    paths |= {*site.getsitepackages(), site.getusersitepackages()}
+    paths.add(str(Path(__file__).resolve().parent.parent))
+    return tuple(path.rstrip(os.sep) + os.sep for path in paths if path)
+
+
+_LIBRARIES = _library_directories()

@@ -1,0 +1,417 @@
+"""The runner of a server: user functions in worker processes, commits here.
+
+    caller ─▶ team ─▶ worker ─▶ arrived ─┐ everything that arrived in this turn of the loop
+                                         └─▶ committer.commit(batch): one fsync ─▶ answers, conflicts run again
+
+Commits are made inline, on the loop: a thread would cost more in handing over than the fsync takes. Mutations of one
+lane arrive in the order they ran, and nothing of a turn is answered before its commits are durable, errors included:
+what a function saw in the lane counts only once it has happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cellstore.deploy.unit import Unit
+from cellstore.errors import CellstoreError, ConflictError, FatalError, Overloaded, TransientError
+from cellstore.runtime import calls
+from cellstore.runtime.actions import ActionTeam
+from cellstore.runtime.calls import Message
+from cellstore.runtime.deploying import Deploying
+from cellstore.runtime.outcome import ErrorInfo, Identity, Outcome
+from cellstore.runtime.pending import Pending
+from cellstore.runtime.process import Link
+from cellstore.runtime.registry import Deployed, Environment, Registry
+from cellstore.runtime.runner import LogSink
+from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.runtime.team import Team, Tenancy
+from cellstore.transaction.database import Engine
+from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
+from cellstore.values.json import dumps
+from cellstore.values.value import check_value
+
+_WATCH_S = 0.05
+_JOIN_S = 2.0
+_RETRIES_MAX = 100  # of one call; a bound against a livelock nobody has seen
+
+_Item = tuple[Pending, Tenancy | None, list[Any], CommitRequest | None]
+
+
+class PoolRunner:
+    """Runs functions in worker processes that read the store's file by themselves.
+
+    Order      start, calls, stop; all on one event loop
+    Errors     FatalError from the committer ends the runner: every call from then on has that outcome
+    """
+
+    def __init__(self, engine: Engine, *, on_fatal: Callable[[FatalError], None] | None = None) -> None:
+        self._engine = engine
+        self._knobs = engine.knobs
+        self._on_fatal = on_fatal
+        self._fatal: FatalError | None = None
+        self._registry = Registry()
+        self._teams: dict[Environment, Team] = {}
+        self._actions: dict[Environment, ActionTeam] = {}
+        self._arrived: list[_Item] = []
+        self._turn_planned = False
+        self._numbers = itertools.count(1)
+        self._requests: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._loading: dict[int, asyncio.Future[Any]] = {}  # by pid: a worker that tries a unit
+        self._deploying = Deploying(engine, self._registry)
+        self._watching: asyncio.TimerHandle | None = None
+        self._running = False
+        self._loop: asyncio.AbstractEventLoop
+        self.scheduler: Scheduler
+
+    # Life
+
+    async def start(self) -> None:
+        """Load the deployed functions and have workers ready for them."""
+        self._loop = asyncio.get_running_loop()
+        self._running = True
+        for unit in self._deploying.stored_units():
+            self._install(unit)
+        for environment in self._registry.environments() or {self._default_environment()}:
+            self._team(environment).start(self._knobs.workers_min)
+        self._watch()
+        self.scheduler = Scheduler(self._engine, self._registry, self)
+        self.scheduler.start()
+
+    async def stop(self) -> None:
+        """End the scheduler and every process; unanswered calls get an error."""
+        if not self._running:
+            return
+        self._running = False
+        await self.scheduler.stop()
+        if self._watching is not None:
+            self._watching.cancel()
+        links = [worker.link for team in self._teams.values() for worker in team.stop()]
+        links += [link for team in self._actions.values() for link in team.stop()]
+        deadline = time.monotonic() + _JOIN_S
+        for link in links:
+            link.join(max(0.0, deadline - time.monotonic()))
+
+    def _default_environment(self) -> Environment:
+        return sys.executable, ""
+
+    def _settings(self) -> dict[str, Any]:
+        return {"store": self._engine.path, "role": "calls", "knobs": dataclasses.asdict(self._knobs)}
+
+    def _team(self, environment: Environment) -> Team:
+        team = self._teams.get(environment)
+        if team is None:
+            team = self._teams[environment] = Team(
+                environment,
+                self._knobs,
+                self._settings(),
+                self._on_arrived,
+                self._on_loaded,
+                self._numbers.__next__,
+            )
+        return team
+
+    def _action_team(self, environment: Environment) -> ActionTeam:
+        team = self._actions.get(environment)
+        if team is None:
+            team = self._actions[environment] = ActionTeam(environment, self._knobs, self._settings(), self._nested)
+            team.units.update(self._team(environment).units)
+        return team
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for team in self._teams.values():
+            team.watch(now)
+        self._watching = self._loop.call_later(_WATCH_S, self._watch)
+
+    # Calls
+
+    async def query(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        ts: int | None = None,
+        journal: str | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """See `Runner.query`."""
+        try:
+            function, text = self._accept(path, args, "query", internal)
+        except FatalError:
+            raise
+        except CellstoreError as error:
+            return _stamped(Outcome.failed(error, function=path))
+        for _ in range(_RETRIES_MAX):
+            call = Pending("query", function.path, text, self._loop.create_future(), identity, ts, journal)
+            outcome = await self._run(function, call)
+            if ts is not None or outcome.ok or not _is_transient(outcome):
+                break
+        return outcome
+
+    async def mutation(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        request: tuple[str, int] | None = None,
+        internal: bool = False,
+        job: str | None = None,
+    ) -> Outcome:
+        """See `Runner.mutation`. `job`: the scheduled job this run completes."""
+        try:
+            function, text = self._accept(path, args, "mutation", internal)
+        except FatalError:
+            raise
+        except CellstoreError as error:
+            return _stamped(Outcome.failed(error, function=path))
+        if request is not None and request in self._requests:  # sent again while the first is still on its way
+            return await asyncio.shield(self._requests[request])
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+        call = Pending("mutation", function.path, text, answer, identity, request=request, job=job)
+        if request is None:
+            return await self._run(function, call)
+        self._requests[request] = answer
+        answer.add_done_callback(lambda _: self._requests.pop(request, None))
+        return await self._run(function, call)
+
+    async def action(
+        self,
+        path: str,
+        args: dict[str, Any],
+        *,
+        identity: Identity | None = None,
+        on_log: LogSink | None = None,
+        internal: bool = False,
+    ) -> Outcome:
+        """See `Runner.action`."""
+        try:
+            function, text = self._accept(path, args, "action", internal)
+        except FatalError:
+            raise
+        except CellstoreError as error:
+            return _stamped(Outcome.failed(error, function=path))
+        team = self._action_team(function.environment)
+        outcome = await team.run(function.path, text, identity, on_log)
+        outcome.ts = self._engine.published_ts
+        return _stamped(outcome)
+
+    async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
+        """See `Runner.bulk`."""
+        self._check_running()
+        environment = next(iter(self._teams), self._default_environment())
+        call = Pending("bulk", table, ndjson, self._loop.create_future())
+        outcome = await self._submit(environment, call)
+        if not outcome.ok:
+            assert outcome.error is not None
+            raise outcome.error.to_exception()
+        return int(outcome.value), outcome.ts
+
+    def functions(self) -> list[dict[str, Any]]:
+        """See `Runner.functions`."""
+        return self._registry.listing()
+
+    def find(self, path: str) -> Deployed:
+        """The deployed function at `path`. Errors: NotFound."""
+        return self._registry.find(path)
+
+    def _accept(self, path: str, args: dict[str, Any], kind: str, internal: bool) -> tuple[Deployed, bytes]:
+        self._check_running()
+        function = self._registry.find(path, kind, internal=internal)
+        text = dumps(args)
+        if len(text) > self._knobs.arguments_size_bytes:
+            check_value(args)
+            raise CellstoreError(f"the arguments are {len(text):,} bytes, more than arguments_size_bytes allows")
+        return function, text
+
+    def _check_running(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+        if not self._running:
+            raise Overloaded("the store is not open", queue="runner")
+
+    async def _run(self, function: Deployed, call: Pending) -> Outcome:
+        return _stamped(await self._submit(function.environment, call))
+
+    def _submit(self, environment: Environment, call: Pending) -> asyncio.Future[Outcome]:
+        team = self._team(environment)
+        if team.queued >= self._knobs.queued_calls_max:
+            call.resolve(Outcome.failed(Overloaded(f"{team.queued} calls are waiting", queue="calls")))
+        else:
+            call.team = team
+            team.submit(call)
+        return call.answer
+
+    async def _nested(self, kind: str, path: str, args: dict[str, Any], identity: Identity | None) -> Outcome:
+        """What a running action asks for."""
+        match kind:
+            case "query":
+                return await self.query(path, args, identity=identity, internal=True)
+            case "mutation":
+                return await self.mutation(path, args, identity=identity, internal=True)
+            case "action":
+                return await self.action(path, args, identity=identity, internal=True)
+            case _:
+                return schedule(self._engine, kind, path, args)
+
+    # A turn of the loop
+
+    def _on_arrived(self, call: Pending, tenancy: Tenancy | None, outcome: list[Any], commit: list[Any] | None) -> None:
+        if call.kind == "query":  # nothing to wait for
+            call.resolve(calls.outcome_from_wire(outcome))
+            return
+        request = None if commit is None else CommitRequest.from_wire(commit)
+        if tenancy is not None and request is not None and request.lane is not None:
+            tenancy.arrive(request.lane.position)
+        self._arrived.append((call, tenancy, outcome, request))
+        if not self._turn_planned:
+            self._turn_planned = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Commit everything that arrived, then answer, in order."""
+        self._turn_planned = False
+        arrived, self._arrived = self._arrived, []
+        batch = [item for item in arrived if item[3] is not None and not (item[1] is not None and item[1].broken)]
+        try:
+            results = self._commit([item[3] for item in batch if item[3] is not None])
+        except FatalError as error:
+            self._fail(error, arrived)
+            return
+        fates = {id(item[0]): result for item, result in zip(batch, results, strict=True)}
+        again = [item[0] for item in arrived if not self._settle(item, fates.get(id(item[0])))]
+        for team in {call.team for call in again if call.team is not None}:
+            team.again([call for call in again if call.team is team])
+        for team in self._teams.values():
+            team.pump()
+
+    def _commit(self, requests: list[CommitRequest]) -> Sequence[CommitResult]:
+        if not requests:
+            return []
+        try:
+            return self._engine.commit(requests)
+        except FatalError:
+            raise
+        except CellstoreError as error:  # nothing was written: the disk is full, say
+            return [error] * len(requests)
+
+    def _settle(self, item: _Item, fate: CommitResult | None) -> bool:
+        """Answer one call that arrived; False when it has to run again."""
+        call, tenancy, wire, commit = item
+        if tenancy is not None and tenancy.broken and not isinstance(fate, Committed):
+            return False
+        refused = isinstance(fate, CellstoreError)
+        if tenancy is not None and (refused or isinstance(fate, Replayed)):
+            tenancy.broken = True  # what ran after it may have seen writes that will never be
+        elif tenancy is not None and isinstance(fate, Committed) and commit is not None and commit.lane is not None:
+            tenancy.durable(commit.lane.position, fate.ts)
+        if isinstance(fate, TransientError) and call.attempts < _RETRIES_MAX:
+            return False
+        call.resolve(_outcome(call, wire, commit, fate))
+        return True
+
+    def _fail(self, error: FatalError, arrived: list[_Item]) -> None:
+        """The committer does not know whether it wrote: nothing may be acknowledged any more."""
+        self._fatal = error
+        for call, *_ in arrived:
+            call.fail(error)
+        for team in self._teams.values():
+            team.stop(error)
+        if self._on_fatal is not None:
+            self._on_fatal(error)
+
+    # Deploying
+
+    async def deploy(self, unit: Unit) -> dict[str, Any]:
+        """See `Runner.deploy`."""
+        self._check_running()
+        return await self._deploying.deploy(unit, self._try, self._install)
+
+    async def _try(self, unit: Unit) -> str | None:
+        """Load `unit` in a worker without keeping it: what is wrong with it, if anything."""
+        team = self._team((unit.python, unit.cwd))
+        team.start(self._knobs.workers_min)
+        worker = team.anyone()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._loading[worker.link.pid] = answer
+        worker.link.send(["try", unit.to_json()])
+        try:
+            error = await asyncio.wait_for(answer, self._knobs.worker_start_s)
+        except TimeoutError:
+            return f"it did not load within {self._knobs.worker_start_s:g} s"
+        finally:
+            del self._loading[worker.link.pid]
+        return None if error is None else "\n".join(part for part in (error[1], error[0]) if part)
+
+    def _on_loaded(self, message: Message, link: Link) -> None:
+        _, module, _, error = message
+        answer = self._loading.get(link.pid)
+        if answer is None or answer.done():
+            return
+        if module is None:
+            error = [f"the worker process died while it loaded the module: {link.exit_text()}", link.dump().strip()]
+        answer.set_result(error)
+
+    def _install(self, unit: Unit) -> None:
+        """Make `unit` the module, here and in every worker, before any later call."""
+        previous = self._registry.units.get(unit.module)
+        self._registry.install(unit)
+        environment = (unit.python, unit.cwd)
+        if previous is not None and (previous.python, previous.cwd) != environment:
+            self._forget((previous.python, previous.cwd), unit.module)
+        wire = unit.to_json()
+        team = self._team(environment)
+        team.units[unit.module] = wire
+        team.sources.update({name: name for name in unit.sources} | unit.cells)
+        team.broadcast(["unit", wire])
+        actions = self._actions.get(environment)
+        if actions is not None:
+            actions.units[unit.module] = wire
+            actions.broadcast(["unit", wire])
+
+    def _forget(self, environment: Environment, module: str) -> None:
+        for team in (self._teams.get(environment), self._actions.get(environment)):
+            if team is not None:
+                team.units.pop(module, None)
+                team.broadcast(["forget", module])
+
+
+def _outcome(call: Pending, wire: list[Any], commit: CommitRequest | None, result: CommitResult | None) -> Outcome:
+    """What a finished attempt comes to, now that its commit has a fate."""
+    if isinstance(result, CellstoreError):
+        if isinstance(result, ConflictError):
+            result.message += f" ({call.attempts + 1} attempts)"
+        return Outcome.failed(result, function=call.path)
+    outcome = calls.outcome_from_wire(wire)
+    if isinstance(result, Replayed):
+        from cellstore.runtime.execute import replayed
+
+        return replayed(result.result, result.ts)
+    if isinstance(result, Committed):
+        outcome.ts = result.ts
+        if call.kind == "bulk" and commit is not None:
+            outcome.value = b"%d" % sum(1 for write in commit.writes if write.table > _LAST_SYSTEM_TABLE)
+    return outcome
+
+
+_LAST_SYSTEM_TABLE = 10_000
+
+
+def _is_transient(outcome: Outcome) -> bool:
+    return outcome.error is not None and outcome.error.code in ("ConflictError", "OutOfRetention")
+
+
+def _stamped(outcome: Outcome) -> Outcome:
+    """An error gets a request id, by which its owner finds it in the logs."""
+    error: ErrorInfo | None = outcome.error
+    if error is not None and not error.request_id:
+        error.request_id = uuid.uuid4().hex[:16]
+    return outcome

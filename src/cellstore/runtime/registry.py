@@ -1,0 +1,165 @@
+"""The host's table of deployed functions.
+
+The truth is the `_modules` table, one row per module; this is its decoded form, replaced module by module when a deploy
+commits. A path is `module:name`. Clients spell it in other ways too; `canonical` knows them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cellstore.deploy.unit import Unit
+from cellstore.errors import CallerError, DeployError, NotFound
+from cellstore.schema.arguments import FunctionSpec
+
+_SUFFIXES = (".py", ".ipynb", ".js", ".ts")
+
+Environment = tuple[str, str]
+"""(python executable, working directory): functions of one environment share workers."""
+
+
+def canonical(path: str) -> str:
+    """`path` as `module:name`: drops a file suffix; a missing name is `default`."""
+    module, colon, name = path.rpartition(":")
+    if not colon:
+        module, name = path, "default"
+    for suffix in _SUFFIXES:
+        module = module.removesuffix(suffix)
+    return f"{module}:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """One function that can be called."""
+
+    path: str
+    kind: str  # query, mutation or action
+    internal: bool
+    spec: FunctionSpec
+    module: str
+    hash: str  # of this function's code; part of cache keys
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a deploy did to a module's functions, by path."""
+
+    added: list[str]
+    changed: list[str]
+    removed: list[str]
+
+
+class Registry:
+    """Deployed functions by path, units by module."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, Unit] = {}
+        self._functions: dict[str, Deployed] = {}
+
+    def change(self, unit: Unit) -> Change:
+        """What installing `unit` would change."""
+        old = self._of_module(unit.module)
+        new = {function.path: function for function in _functions(unit)}
+        return Change(
+            added=sorted(new.keys() - old.keys()),
+            changed=sorted(path for path in new.keys() & old.keys() if new[path].hash != old[path].hash),
+            removed=sorted(old.keys() - new.keys()),
+        )
+
+    def install(self, unit: Unit) -> None:
+        """Replace the whole module."""
+        for path in self._of_module(unit.module):
+            del self._functions[path]
+        self.units[unit.module] = unit
+        for function in _functions(unit):
+            self._functions[function.path] = function
+
+    def find(self, path: str, kind: str | None = None, *, internal: bool = True) -> Deployed:
+        """The function at `path`.
+
+        Errors: NotFound, the same for a missing function and an internal one the caller may not reach; CallerError
+        naming the real kind when it is not a `kind`.
+        """
+        function = self._functions.get(path) or self._functions.get(canonical(path)) or self._dotted(path)
+        if function is None or (function.internal and not internal):
+            raise NotFound(
+                f"there is no function {path!r}; deployed: {self._some(internal)}", kind="function", name=path
+            )
+        if kind is not None and function.kind != kind:
+            raise CallerError(f"{function.path} is a {function.kind}, not a {kind}", code="WrongFunctionKind")
+        return function
+
+    def all(self) -> list[Deployed]:
+        """Every function, by path."""
+        return [self._functions[path] for path in sorted(self._functions)]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Every function as plain data."""
+        return [
+            {
+                "path": function.path,
+                "kind": function.kind,
+                "visibility": function.spec.visibility,
+                "args": function.spec.args,
+                "returns": function.spec.returns,
+                "doc": function.spec.doc,
+                "module": function.module,
+                "hash": function.hash,
+            }
+            for function in self.all()
+        ]
+
+    def environments(self) -> set[Environment]:
+        """The environments some function needs."""
+        return {function.environment for function in self._functions.values()}
+
+    def _of_module(self, module: str) -> dict[str, Deployed]:
+        return {path: function for path, function in self._functions.items() if function.module == module}
+
+    def _dotted(self, path: str) -> Deployed | None:
+        module, dot, name = path.rpartition(".")
+        return self._functions.get(f"{module}:{name}") if dot and ":" not in path else None
+
+    def _some(self, internal: bool) -> str:
+        paths = [path for path in sorted(self._functions) if internal or not self._functions[path].internal]
+        return ", ".join(paths[:8]) + (" …" if len(paths) > 8 else "") if paths else "none yet"
+
+
+def _functions(unit: Unit) -> Iterable[Deployed]:
+    environment = (unit.python, unit.cwd)
+    for spec in unit.functions:
+        name = spec.path.rpartition(":")[2]
+        yield Deployed(
+            path=spec.path,
+            kind=spec.kind,
+            internal=spec.visibility == "internal",
+            spec=spec,
+            module=unit.module,
+            hash=unit.hashes.get(name) or unit.hashes.get(spec.path) or unit.hash,
+            environment=environment,
+        )
+
+
+def module_row(unit: Unit, size_max: int) -> dict[str, Any]:
+    """`unit` as a document of `_modules`; the unit itself compressed.
+
+    Errors: DeployError when it is larger than a document may be.
+    """
+    packed = base64.b85encode(zlib.compress(json.dumps(unit.to_json()).encode(), 6)).decode()
+    if len(packed) > size_max - 4096:
+        raise DeployError(
+            f"the module {unit.module!r} is {len(packed):,} bytes packed and the limit is {size_max - 4096:,}: a "
+            "function captures a large value; store that value in a table and read it inside the function"
+        )
+    return {"path": unit.module, "hash": unit.hash, "unit": packed}
+
+
+def unit_of_row(row: dict[str, Any]) -> Unit:
+    """The unit that `module_row` packed."""
+    return Unit.from_json(json.loads(zlib.decompress(base64.b85decode(row["unit"]))))

@@ -1,0 +1,199 @@
+"""The envelope around a query or mutation: time stands still, chance is seeded, I/O is refused.
+
+A guard against mistakes, not a sandbox against malice. It exists so that re-running a function on the same snapshot
+gives the same answer: a mutation may be re-run after a conflict, a query's result is cached and shared.
+
+    clock       time.time, datetime.now, pandas "now" and names imported earlier all stand still (time-machine);
+                monotonic and perf_counter stand still as well
+    chance      random, uuid, secrets, os.urandom, numpy's generators follow one seed per call
+    refused     files, network, subprocesses, threads, sleep, environment writes: an audit hook raises
+                `NotDeterministic`, which names the call and says what to do instead; imports stay possible
+
+Order      `install()` once per worker process, never in a user's own process: audit hooks cannot be removed and the
+           clock is the process's. `InlineRunner` offers `ctx.now` and `ctx.random` instead and refuses nothing.
+Cost       under 10 µs a call.
+Invariant  outside of `enter`…`exit` the process sees real time, real chance and an unarmed hook, except that the clock
+           keeps standing still between calls; our own code reads `real_time_ns`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cellstore.errors import NotDeterministic
+
+_real_urandom = os.urandom
+_real_perf_counter = time.perf_counter
+
+REFUSED_EVENTS = frozenset(
+    {
+        "open", "mmap.__new__", "builtins.input", "sqlite3.connect", "ctypes.dlopen", "pty.spawn", "webbrowser.open",
+        "subprocess.Popen", "urllib.Request", "http.client.connect", "ftplib.connect", "smtplib.connect",
+        "imaplib.open", "poplib.connect", "nntplib.connect", "telnetlib.Telnet.open", "syslog.openlog",
+        "_thread.start_new_thread", "_thread.start_joinable_thread", "time.sleep", "signal.pthread_kill",
+        "shutil.copyfile", "shutil.copymode", "shutil.copystat", "shutil.copytree", "shutil.move", "shutil.rmtree",
+        "shutil.make_archive", "shutil.unpack_archive", "tempfile.mkstemp", "tempfile.mkdtemp", "glob.glob",
+        "os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.mkdir", "os.remove", "os.rename", "os.rmdir",
+        "os.chmod", "os.chown", "os.chdir", "os.chflags", "os.link", "os.symlink", "os.truncate", "os.utime",
+        "os.lockf", "os.mkfifo", "os.mknod", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn",
+        "os.spawn", "os.startfile", "os.kill", "os.killpg", "os.putenv", "os.unsetenv", "os.setxattr",
+        "os.removexattr", "fcntl.fcntl", "fcntl.flock", "fcntl.lockf", "fcntl.ioctl",
+        "socket.__new__", "socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname",
+        "socket.gethostbyaddr", "socket.getnameinfo", "socket.sendto", "socket.sendmsg", "socket.gethostname",
+    }
+)  # fmt: skip
+
+# Reading source lines for a traceback and importing a module open files on the caller's behalf.
+_EXCUSED_MODULES = frozenset({"linecache", "zipimport"})
+_FRAMES_MAX = 60  # how far up the stack an import is looked for
+
+
+class Envelope:
+    """Holds the process's clock and chance still while a call runs."""
+
+    def __init__(self, traveller: Any, escape: Any) -> None:
+        self._traveller = traveller
+        self._escape = escape
+        self.kind = ""  # of the running call: "query" or "mutation"; empty: nothing is refused
+        self._stream: _Stream | None = None
+        self._frozen_s = 0.0
+
+    def real_time_ns(self) -> int:
+        """The wall clock, which user code does not see."""
+        return int(self._escape.time.time_ns())
+
+    def stand_at(self, now_ns: int) -> None:
+        """The process's clock shows `now_ns` until told otherwise."""
+        self._frozen_s = now_ns / 1e9
+        self._traveller.move_to(self._frozen_s)
+
+    def enter(self, kind: str, seed: bytes) -> None:
+        """Seed every source of chance with `seed` (16 bytes), refuse I/O. The clock stands already."""
+        self._stream = _Stream(seed)
+        number = int.from_bytes(seed, "big")
+        random.seed(number)
+        numpy_random = sys.modules.get("numpy.random")
+        if numpy_random is not None:
+            numpy_random.seed(number & 0xFFFFFFFF)
+        self.kind = kind
+
+    def exit(self) -> None:
+        """The call is over: I/O and real chance again."""
+        self.kind = ""
+        self._stream = None
+
+    # What the patched functions ask
+
+    def urandom(self, count: int) -> bytes:
+        """Stands in for os.urandom."""
+        stream = self._stream
+        return _real_urandom(count) if stream is None else stream.take(count)
+
+    def counter(self, real: Callable[[], Any], unit: float) -> Callable[[], Any]:
+        """Stands in for a monotonic clock: constant inside a call."""
+
+        def stopped() -> Any:
+            return real() if not self.kind else type(real())(self._frozen_s * unit)
+
+        return stopped
+
+    def audit(self, event: str, args: tuple[Any, ...]) -> None:
+        """The audit hook."""
+        if self.kind and event in REFUSED_EVENTS and not _excused():
+            self.refuse(_call_text(event, args))
+
+    def refuse(self, call: str) -> None:
+        """Raise the error that names `call`."""
+        raise NotDeterministic(
+            f"{call} is not available in a {self.kind}: it must give the same answer whenever it is run again. "
+            "Do this in an action (@cs.action) and hand the result over as an argument, or store it with a mutation."
+        )
+
+
+class _Stream:
+    """Bytes that follow from a seed: SHAKE-256 in blocks."""
+
+    __slots__ = ("_block", "_number", "_seed")
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
+        self._number = 0
+        self._block = b""
+
+    def take(self, count: int) -> bytes:
+        while len(self._block) < count:
+            self._block += hashlib.shake_256(self._seed + self._number.to_bytes(8, "big")).digest(max(count, 256))
+            self._number += 1
+        taken, self._block = self._block[:count], self._block[count:]
+        return taken
+
+
+def _excused() -> bool:
+    frame = sys._getframe(2)
+    for _ in range(_FRAMES_MAX):
+        if frame.f_code.co_filename.startswith("<frozen importlib") or (
+            frame.f_globals.get("__name__") in _EXCUSED_MODULES
+        ):
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _call_text(event: str, args: tuple[Any, ...]) -> str:
+    name = {
+        "socket.__new__": "socket.socket",
+        "builtins.input": "input",
+        "_thread.start_new_thread": "starting a thread",
+    }.get(event, event)
+    shown = repr(args[0]) if args and isinstance(args[0], str | bytes | int) else ""
+    return f"{name}({shown if len(shown) <= 80 else shown[:77] + '…'})"
+
+
+def install() -> Envelope:
+    """Put the envelope around this process. Once, in a worker of queries and mutations."""
+    time_machine = _import_time_machine()
+    traveller = time_machine.travel(time.time(), tick=False).start()
+    envelope = Envelope(traveller, time_machine.escape_hatch)
+    for name, unit in (("monotonic", 1), ("perf_counter", 1), ("process_time", 1), ("thread_time", 1)):
+        setattr(time, name, envelope.counter(getattr(time, name), unit))
+        setattr(time, f"{name}_ns", envelope.counter(getattr(time, f"{name}_ns"), unit * 1e9))
+    real_sleep, real_start = time.sleep, threading.Thread.start
+
+    def sleep(seconds: float) -> None:
+        if envelope.kind:
+            envelope.refuse(f"time.sleep({seconds!r})")
+        real_sleep(seconds)
+
+    def start(thread: threading.Thread) -> None:
+        if envelope.kind:
+            envelope.refuse(f"starting the thread {thread.name!r}")
+        real_start(thread)
+
+    time.sleep = sleep
+    threading.Thread.start = start  # type: ignore[method-assign]
+    os.urandom = envelope.urandom
+    random._urandom = envelope.urandom  # type: ignore[attr-defined]
+    sys.addaudithook(envelope.audit)
+    return envelope
+
+
+def _import_time_machine() -> Any:
+    """Import time-machine without the pytest it would drag in when present (a quarter of a second)."""
+    absent = "pytest" not in sys.modules
+    if absent:
+        sys.modules["pytest"] = None  # type: ignore[assignment]
+    try:
+        import time_machine
+    finally:
+        if absent:
+            del sys.modules["pytest"]
+    return time_machine

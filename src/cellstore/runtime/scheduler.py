@@ -1,0 +1,299 @@
+"""Jobs that are due, and crons.
+
+A job is a row of `_scheduled_functions`, written by the transaction that scheduled it. The scheduler follows the write
+log, so a commit with a new row wakes it; between commits it sleeps until the next job is due.
+
+    mutation   the row's completion is a write of the mutation's own transaction: exactly once, whatever crashes
+    action     the row says `inProgress`, durably, before the action starts: at most once; found so at start, it failed
+    cron       one row per slot, inserted when the slot comes; the next is planned when the run is over, so runs of one
+               cron never overlap; slots that were missed meanwhile are skipped, and the next row says how many
+
+Order      on the host's event loop; jobs start in order of due time, a bounded number at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import heapq
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+from zoneinfo import ZoneInfo
+
+from cellstore.errors import CallerError, CellstoreError
+from cellstore.runtime import jobs
+from cellstore.runtime.outcome import Outcome
+from cellstore.runtime.registry import Deployed, Registry
+from cellstore.transaction.catalog import JOBS, by_id
+from cellstore.transaction.requests import Commit
+from cellstore.transaction.transaction import Transaction
+from cellstore.values.ids import encode_id
+from cellstore.values.json import dumps
+
+if TYPE_CHECKING:
+    from cellstore.transaction.database import Engine
+
+log = logging.getLogger(__name__)
+
+_CLEAN_EVERY_S = 3600.0
+_CLEAN_ROWS = 1000
+_SLEEP_MAX_S = 60.0  # wall clocks jump; look again at least this often
+
+
+class RunsJobs(Protocol):
+    """The part of a runner the scheduler needs."""
+
+    async def mutation(
+        self, path: str, args: dict[str, Any], *, internal: bool = False, job: str | None = None
+    ) -> Outcome:
+        """Run a mutation that completes `job` in its own transaction."""
+        ...
+
+    async def action(self, path: str, args: dict[str, Any], *, internal: bool = False) -> Outcome:
+        """Run an action."""
+        ...
+
+
+class Scheduler:
+    """Starts due jobs and plans crons."""
+
+    def __init__(self, engine: Engine, registry: Registry, runner: RunsJobs) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._runner = runner
+        self._due: list[tuple[float, str]] = []  # heap of (due ms, job id)
+        self._known: set[str] = set()  # pending jobs in the heap
+        self._running: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._cleaned_at = time.monotonic()
+        self._listener: Callable[[Sequence[Commit]], None] = self._on_commit
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Take over what the store holds."""
+        self._engine.committer.listeners.append(self._listener)
+        with self._engine.begin() as transaction:
+            for kind in ("pending", "inProgress"):
+                for row in _rows(transaction, kind):
+                    if kind == "pending":
+                        self._remember(row["_id"], row["scheduledTime"])
+                    else:
+                        message = "the server stopped while this action ran; it is not started again"
+                        self._finish(row["_id"], "failed", message)
+        self.plan_crons()
+        self._task = self._loop.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Start nothing more. Running jobs end with the runner."""
+        if self._listener in self._engine.committer.listeners:
+            self._engine.committer.listeners.remove(self._listener)
+        tasks = [task for task in (self._task, *self._running) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # What is due
+
+    def _on_commit(self, commits: Sequence[Commit]) -> None:
+        """From the committer: some job row may have changed."""
+        index = by_id(JOBS)
+        ids = [encode_id(JOBS, key) for commit in commits for key in commit.keys.get(index, ())]
+        if ids:
+            self._loop.call_soon_threadsafe(self._look_at, ids)
+
+    def _look_at(self, ids: list[str]) -> None:
+        with self._engine.begin() as transaction:
+            for id in ids:
+                row = transaction.get(id)
+                if row is not None and row["state"]["kind"] == "pending":
+                    self._remember(id, row["scheduledTime"])
+
+    def _remember(self, id: str, due_ms: float) -> None:
+        if id not in self._known:
+            self._known.add(id)
+            heapq.heappush(self._due, (due_ms, id))
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            now_ms = self._now_ms()
+            while self._due and self._due[0][0] <= now_ms and len(self._running) < self._engine.knobs.jobs_running_max:
+                _, id = heapq.heappop(self._due)
+                self._known.discard(id)
+                self._begin(id)
+            self._clean()
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._sleep_s())
+            except TimeoutError:
+                pass  # something is due
+
+    def _sleep_s(self) -> float:
+        if not self._due or len(self._running) >= self._engine.knobs.jobs_running_max:
+            return _SLEEP_MAX_S
+        return min(_SLEEP_MAX_S, max(0.0, (self._due[0][0] - self._now_ms()) / 1000))
+
+    def _now_ms(self) -> float:
+        return self._engine.clock.now_ns() / 1e6
+
+    # One job
+
+    def _begin(self, id: str) -> None:
+        task = self._loop.create_task(self._job(id))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a scheduled job could not be brought to its end", exc_info=task.exception())
+
+    async def _job(self, id: str) -> None:
+        with self._engine.begin() as transaction:
+            row = transaction.get(id)
+        if row is None or row["state"]["kind"] != "pending":
+            return
+        try:
+            function = self._registry.find(row["name"])
+        except CellstoreError as error:
+            self._finish(id, "failed", error.message)
+            return
+        if function.kind == "mutation":
+            await self._mutation(id, function, row["args"][0])
+        elif function.kind == "action":
+            await self._action(id, function, row["args"][0])
+        else:
+            self._finish(id, "failed", f"{function.path} is a query; mutations and actions can be scheduled")
+        if "cron" in row:
+            self.plan_crons()
+
+    async def _mutation(self, id: str, function: Deployed, args: dict[str, Any]) -> None:
+        outcome = await self._runner.mutation(function.path, args, internal=True, job=id)
+        if not outcome.ok and outcome.error is not None and outcome.error.code not in ("JobIsOver", "Stopping"):
+            self._finish(id, "failed", outcome.error.traceback or outcome.error.message)
+
+    async def _action(self, id: str, function: Deployed, args: dict[str, Any]) -> None:
+        if not self._change(id, ("pending",), jobs.started()):
+            return
+        outcome = await self._runner.action(function.path, args, internal=True)
+        if outcome.ok:
+            self._finish(id, "success")
+        elif outcome.error is not None and outcome.error.code != "Stopping":
+            self._finish(id, "failed", outcome.error.traceback or outcome.error.message)
+
+    def _finish(self, id: str, kind: str, error: str | None = None) -> None:
+        self._change(id, ("pending", "inProgress"), jobs.ended(kind, self._now_ms(), error))
+
+    def _change(self, id: str, states: tuple[str, ...], patch: dict[str, Any]) -> bool:
+        """Patch a job that is in one of `states`; whether it was."""
+
+        def change(transaction: Transaction) -> bool:
+            row = transaction.get(id)
+            if row is None or row["state"]["kind"] not in states:
+                return False
+            transaction.patch(id, patch)
+            return True
+
+        changed, _ = self._engine.run(change, source="")
+        return bool(changed)
+
+    # Crons
+
+    def plan_crons(self) -> None:
+        """Have one pending job for every cron that is deployed and has none; drop those of crons that are gone."""
+        wanted = {key: (unit_function, spec) for key, unit_function, spec in _crons(self._registry)}
+        now_ms = self._now_ms()
+
+        def plan(transaction: Transaction) -> None:
+            present = set()
+            for kind in ("pending", "inProgress"):
+                for row in list(_rows(transaction, kind)):
+                    key = row.get("cron")
+                    if key is None:
+                        continue
+                    if key in wanted:
+                        present.add(key)
+                    elif kind == "pending":
+                        transaction.delete(row["_id"])
+            for key in wanted.keys() - present:
+                path, spec = wanted[key]
+                transaction.insert(jobs.TABLE, jobs.new_job(path, spec.get("args", {}), _next_ms(spec, now_ms), key))
+
+        self._engine.run(plan, source="")
+
+    # Old rows
+
+    def _clean(self) -> None:
+        """Forget jobs that ended a week ago, a bounded number at a time."""
+        if time.monotonic() - self._cleaned_at < _CLEAN_EVERY_S:
+            return
+        self._cleaned_at = time.monotonic()
+        before = self._now_ms() - jobs.KEEP_MS
+
+        def clean(transaction: Transaction) -> None:
+            old = []
+            for kind in sorted(jobs.ENDED):
+                for row in _rows(transaction, kind):
+                    if row["scheduledTime"] > before or len(old) >= _CLEAN_ROWS:
+                        break
+                    if row.get("completedTime", before) <= before:
+                        old.append(row["_id"])
+            for id in old:
+                transaction.delete(id)
+
+        self._engine.run(clean, source="")
+
+
+def _rows(transaction: Transaction, kind: str) -> Any:
+    """Jobs in a state, by due time."""
+    from cellstore.values.index_key import END, encode_value
+
+    prefix = encode_value(kind)
+    return (row for _, row in transaction.scan(jobs.TABLE, "by_state", prefix, prefix + END))
+
+
+def _crons(registry: Registry) -> list[tuple[str, str, dict[str, Any]]]:
+    """(key, path, spec) of every deployed cron. The key changes with the schedule, which replans it."""
+    found = []
+    for unit in registry.units.values():
+        for spec in getattr(unit, "crons", None) or []:
+            key = dumps([spec.get("name") or spec["path"], {k: spec[k] for k in sorted(spec) if k != "name"}]).decode()
+            found.append((key, spec["path"], spec))
+    return found
+
+
+def _next_ms(spec: dict[str, Any], now_ms: float) -> float:
+    """When a cron is due next: {"every_s": seconds} or {"cron": five fields, "tz": name}."""
+    if "every_s" in spec:
+        return now_ms + float(spec["every_s"]) * 1000
+    from cronsim import CronSim, CronSimError
+
+    expression = spec["cron"]
+    if len(expression.split()) != 5:
+        raise CallerError(f"the cron expression {expression!r} must have five fields")
+    try:
+        now = dt.datetime.fromtimestamp(now_ms / 1000, ZoneInfo(spec.get("tz") or "UTC"))
+        return float(next(CronSim(expression, now)).timestamp() * 1000)
+    except CronSimError as error:
+        raise CallerError(f"the cron expression {expression!r} cannot be read: {error}") from None
+
+
+def schedule(engine: Engine, kind: str, path: str, args: dict[str, Any]) -> Outcome:
+    """What an action asks of the scheduler: `schedule` a function or `cancel` a job. A transaction of its own."""
+    try:
+        if kind == "schedule":
+            row = jobs.new_job(path, args["args"], args["due_ms"])
+            id, ts = engine.run(lambda transaction: str(transaction.insert(jobs.TABLE, row)), source="")
+            return Outcome(True, dumps(id), ts=ts)
+        if kind == "cancel":
+            _, ts = engine.run(
+                lambda transaction: jobs.cancel(transaction, path, engine.clock.now_ns() / 1e6), source=""
+            )
+            return Outcome(True, ts=ts)
+        raise CallerError(f"an action asked for {kind!r}, which does not exist")
+    except CellstoreError as error:
+        return Outcome.failed(error)

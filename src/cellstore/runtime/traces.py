@@ -1,0 +1,72 @@
+"""Tracebacks as the owner of a function wants them: their own lines, by cell, and nothing of ours.
+
+    Traceback (most recent call last):
+      Cell In[3], line 7, in transfer
+        balance = account["balence"]
+                  ~~~~~~~^^^^^^^^^^^
+    KeyError: 'balence'
+
+A frame belongs to the user when its file is one of the shipped sources or lies under a directory of the unit. Frames of
+libraries below the last user line are left out: the line that called them is the one to look at.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+
+_FILE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)? in (?P<name>.+)')
+
+IsUsers = Callable[[str], bool]
+
+
+def user_traceback(error: BaseException, is_users: IsUsers, cells: Mapping[str, str]) -> str:
+    """The traceback of `error`, its causes included, cut down to the user's frames."""
+    whole = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    for part in _chain(whole):
+        part.stack[:] = [entry for entry in part.stack if is_users(entry.filename)]
+    return name_cells("".join(whole.format()).rstrip("\n"), cells)
+
+
+def _chain(top: traceback.TracebackException) -> Iterable[traceback.TracebackException]:
+    pending: list[traceback.TracebackException | None] = [top]
+    while pending:
+        part = pending.pop()
+        if part is not None:
+            yield part
+            pending += [part.__cause__, part.__context__]
+            pending += getattr(part, "exceptions", None) or []
+
+
+def name_cells(text: str, cells: Mapping[str, str]) -> str:
+    """`File "/tmp/ipykernel_1/2.py", line 3, in f` becomes `Cell In[5], line 3, in f`."""
+
+    def rename(match: re.Match[str]) -> str:
+        cell = cells.get(match["file"])
+        return match[0] if cell is None else f"{cell}, line {match['line']}, in {match['name']}"
+
+    return _FILE_LINE.sub(rename, text)
+
+
+def last_user_line(tb: TracebackType | None, is_users: IsUsers, cells: Mapping[str, str]) -> str:
+    """`Cell In[5], line 3` of the innermost frame that is the user's, or nothing."""
+    where = ""
+    for frame, line in traceback.walk_tb(tb):
+        name = frame.f_code.co_filename
+        if is_users(name):
+            where = f"{cells.get(name, name)}, line {line}"
+    return where
+
+
+def from_dump(dump: str, is_users: IsUsers, cells: Mapping[str, str]) -> str:
+    """A faulthandler dump (innermost first) as a traceback of the user's frames (innermost last)."""
+    frames = [
+        f'  File "{match["file"]}", line {match["line"]}, in {match["name"]}'
+        for match in _FILE_LINE.finditer(dump)
+        if is_users(match["file"])
+    ]
+    if not frames:
+        return ""
+    return name_cells("\n".join(["Traceback (most recent call last):", *reversed(frames)]), cells)

@@ -1,0 +1,337 @@
+"""`python -m cellstore.runtime.worker FD TRACE_FD`: the process that runs queries and mutations.
+
+One thread, one loop: receive what is there, run it call by call on snapshots it reads by itself, answer in few full
+frames. A read transaction on the store is kept for the calls of one batch and ended before the worker goes idle.
+
+The lane     While this worker is the lane, its mutations run back to back on an overlay of their own writes, which the
+             host has validated or will. `at` tells which of them the store holds by now. When one is refused the host
+             ends the tenancy: it takes every call back and begins another with an empty overlay.
+Late calls   A timer interrupts user code after the lane budget: everything finished so far is sent, and `slow` gives
+             the calls behind it back to the host. A second interrupt, at the time budget, raises `OutOfTime`.
+Death        The trace file begins with the id of the running call (8 bytes), so the host knows whom a dead worker took
+             with it; after a page follows stderr, faulthandler's dumps included.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from types import FrameType
+from typing import Any
+
+from cellstore.deploy.unit import Unit
+from cellstore.errors import CellstoreError, InvariantError
+from cellstore.knobs import Knobs
+from cellstore.runtime import calls, capture, sandbox, traces
+from cellstore.runtime.calls import Message
+from cellstore.runtime.execute import Call, Executor, OutOfTime
+from cellstore.runtime.loaded import LoadedModules
+from cellstore.runtime.outcome import Outcome
+from cellstore.transaction.database import WorkerStore, prepare_bulk
+from cellstore.transaction.overlay import Overlay
+from cellstore.transaction.requests import CommitRequest
+from cellstore.values.json import decode
+
+_real_perf_counter = time.perf_counter
+_real_thread_time = time.thread_time
+_real_urandom = os.urandom
+
+FLUSH_AFTER_S = 0.0005  # answers wait this long for company while calls are queued
+FLUSH_MESSAGES = 8
+WALL_FACTOR = 2.0  # a call that waits for the processor may take this multiple of its budget
+TRACE_BYTES = 8  # at the head of the trace file: the id of the running call
+
+
+class Stopwatch:
+    """The guards of a call: envelope on, timer armed. The timer ticks twice: `late`, then out of time."""
+
+    def __init__(self, worker: Worker, envelope: sandbox.Envelope, knobs: Knobs) -> None:
+        self._worker = worker
+        self._envelope = envelope
+        self._knobs = knobs
+        self._call: Call | None = None
+        self._is_late = False
+        self._began = self._began_cpu = self._budget_s = 0.0
+        self.fired = False
+        signal.signal(signal.SIGALRM, self._tick)
+
+    def enter(self, call: Call, seed: bytes) -> None:
+        self._budget_s = self._knobs.query_time_s if call.kind == "query" else self._knobs.mutation_time_s
+        self._began, self._began_cpu = _real_perf_counter(), _real_thread_time()
+        self._call, self._is_late = call, False
+        self._envelope.enter(call.kind, seed)
+        signal.setitimer(signal.ITIMER_REAL, min(self._knobs.lane_budget_s, self._budget_s))
+
+    def exit(self) -> None:
+        if self._call is not None:
+            self._call = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._envelope.exit()
+
+    def _tick(self, _signum: int, frame: FrameType | None) -> None:
+        call = self._call
+        if call is None:
+            return
+        if not self._is_late and not call.exclusive:
+            self._is_late = True
+            self._worker.is_late(call)
+        left = self._left_s()
+        if left > 0:
+            signal.setitimer(signal.ITIMER_REAL, left)
+            return
+        # Again and again, in case user code catches BaseException; the host's kill comes soon after.
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        self.fired = True
+        raise OutOfTime(self._message(call, frame))
+
+    def _left_s(self) -> float:
+        """Seconds until the next look: the budget is the call's own computing time, within reason."""
+        used = _real_thread_time() - self._began_cpu
+        wall_left = WALL_FACTOR * self._budget_s - (_real_perf_counter() - self._began)
+        left = min(self._budget_s - used, wall_left)
+        return 0.0 if left < 0.001 else left
+
+    def _message(self, call: Call, frame: FrameType | None) -> str:
+        modules, where = self._worker.modules, ""
+        while frame is not None and not where:
+            name = frame.f_code.co_filename
+            if modules.is_users(name):
+                where = f" at {modules.cells.get(name, name)}, line {frame.f_lineno}"
+            frame = frame.f_back
+        return (
+            f"{call.path} computed longer than {self._budget_s:g} s and was stopped{where}; "
+            f"longer work belongs in an action (knob {call.kind}_time_s)"
+        )
+
+
+class Worker:
+    """The loop of a worker process."""
+
+    def __init__(self, sock: socket.socket, trace: mmap.mmap, settings: dict[str, Any]) -> None:
+        knobs = Knobs(**settings["knobs"])
+        self._sock = sock
+        self._trace = trace
+        self._reader = calls.FrameReader()
+        self._queue: deque[Message] = deque()
+        self._out: list[Message] = []
+        self._out_since = 0.0
+        self._generation = 0
+        self.modules = LoadedModules()
+        self._store = WorkerStore(settings["store"])
+        self._envelope = sandbox.install()
+        self._stopwatch = Stopwatch(self, self._envelope, knobs)
+        self._executor = Executor(self.modules, self._stopwatch, knobs, _real_urandom)
+        self._overlay: Overlay | None = None  # while this worker is the lane
+
+    def run(self) -> None:
+        """Until the host hangs up, or this worker has to go."""
+        self._out.append(["hello", os.getpid()])
+        while not self._stopwatch.fired:
+            if not self._queue:
+                if not self._wait():
+                    return
+                continue
+            self._handle(self._queue.popleft())
+            if len(self._out) >= FLUSH_MESSAGES or self._out_is_old():
+                self._flush()
+                self._poll()
+        self._flush()  # a call was torn out of the middle of something: a fresh process is safer than this one
+
+    # Socket
+
+    def _wait(self) -> bool:
+        """Idle: send what is there, hold no snapshot, sleep until something arrives."""
+        self._flush()
+        self._store.release()
+        data = self._sock.recv(calls.RECEIVE_BYTES)
+        if data:
+            self._receive(data)
+            self._poll()
+        return bool(data)
+
+    def _poll(self) -> None:
+        """Take what has arrived, without waiting."""
+        while True:
+            try:
+                data = self._sock.recv(calls.RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            if not data:
+                return  # the next wait sees the end too
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Queue calls; what steers the queue takes effect at once. Every call sees all that was committed before it."""
+        for message in self._reader.feed(data):
+            match message[0]:
+                case "gen":
+                    self._generation = message[1]
+                    self._queue = deque(m for m in self._queue if m[0] not in ("call", "bulk"))
+                case "lane":
+                    self._overlay = Overlay(message[1])
+                case "at":
+                    if self._overlay is not None:
+                        self._overlay.acknowledge(message[1], message[2])
+                case _:
+                    self._queue.append(message)
+        self._store.refresh()
+
+    def _flush(self) -> None:
+        if self._out:
+            data = calls.frame(self._out)
+            self._out.clear()
+            self._sock.sendall(data)
+
+    def _out_is_old(self) -> bool:
+        return bool(self._out) and _real_perf_counter() - self._out_since > FLUSH_AFTER_S
+
+    def _send(self, message: Message) -> None:
+        if not self._out:
+            self._out_since = _real_perf_counter()
+        self._out.append(message)
+
+    def is_late(self, call: Call) -> None:
+        """From the timer, inside user code: hand over everything but the running call."""
+        self._send(["slow", call.id, self._generation])
+        self._generation += 1
+        self._overlay = None
+        self._queue = deque(m for m in self._queue if m[0] not in ("call", "bulk"))
+        self._flush()
+
+    # Messages
+
+    def _handle(self, message: Message) -> None:
+        match message[0]:
+            case "call":
+                self._call(message)
+            case "bulk":
+                self._bulk(message)
+            case "unit":
+                self._load(message[1], keep=True)
+            case "try":
+                self._load(message[1], keep=False)
+            case "forget":
+                self.modules.forget(message[1])
+            case tag:
+                raise InvariantError(f"a worker was sent {tag!r}, which it does not know")
+
+    def _load(self, wire: dict[str, Any], *, keep: bool) -> None:
+        unit = Unit.from_json(wire)
+        error = None
+        try:
+            (self.modules if keep else LoadedModules()).install(unit)
+        except BaseException as failure:  # noqa: BLE001 — module code may raise anything; the deployer is told
+            text = traces.user_traceback(failure, lambda name: name in unit.sources, unit.cells)
+            error = f"{type(failure).__name__}: {failure}", text
+        self._send(["loaded", unit.module, unit.hash, error])
+
+    def _call(self, message: Message) -> None:
+        _, number, generation, lane_id, kind, path, args, options = message
+        overlay = self._overlay
+        if generation != self._generation or (lane_id and (overlay is None or overlay.lane != lane_id)):
+            return  # taken back meanwhile
+        wrapped, identity, ts, journal, request, job, exclusive = options
+        call = Call(
+            number,
+            kind,
+            path,
+            decode(args) if wrapped else args,
+            identity,
+            ts,
+            journal,
+            tuple(request) if request else None,
+            job,
+            exclusive,
+        )
+        self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")
+        commit = None
+        try:
+            if kind == "query":
+                outcome = self._query(call)
+            else:
+                outcome, commit = self._mutation(call, overlay if lane_id else None)
+        except CellstoreError as error:  # not the function's: the snapshot is gone, a limit of the store
+            outcome = Outcome.failed(error, function=path)
+        self._trace[:TRACE_BYTES] = bytes(TRACE_BYTES)
+        self._send(["done", number, calls.outcome_to_wire(outcome), None if commit is None else commit.to_wire()])
+
+    def _query(self, call: Call) -> Outcome:
+        now_ns = self._now()
+        return self._executor.query(call, self._store.begin(ts=call.ts), now_ns)
+
+    def _mutation(self, call: Call, overlay: Overlay | None) -> tuple[Outcome, CommitRequest | None]:
+        now_ns = self._now()
+        ran = self._executor.mutation(call, self._store.begin(overlay=overlay), now_ns, overlay)
+        return ran.outcome, ran.commit
+
+    def _bulk(self, message: Message) -> None:
+        _, number, generation, table, ndjson = message
+        if generation != self._generation:
+            return
+        self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")
+        commit = None
+        self._now()
+        try:
+            commit = prepare_bulk(self._store.begin().catalog, table, ndjson.encode())
+            outcome = Outcome(True)
+        except CellstoreError as error:
+            outcome = Outcome.failed(error, function=f"insert into {table}")
+        self._trace[:TRACE_BYTES] = bytes(TRACE_BYTES)
+        self._send(["done", number, calls.outcome_to_wire(outcome), None if commit is None else commit.to_wire()])
+        self._flush()
+
+    def _now(self) -> int:
+        """The wall clock, which the process then stands still at."""
+        now_ns = self._envelope.real_time_ns()
+        self._envelope.stand_at(now_ns)
+        return now_ns
+
+
+def main(argv: list[str]) -> None:
+    """Serve the host at the other end of the inherited socket."""
+    sock = socket.socket(fileno=int(argv[1]))
+    trace_fd = int(argv[2])
+    trace = mmap.mmap(trace_fd, mmap.PAGESIZE)
+    faulthandler.enable(trace_fd)
+    faulthandler.register(signal.SIGUSR1, trace_fd, all_threads=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the server's terminal is the server's business
+    settings = _first_message(sock)
+    limit = settings["knobs"]["memory_bytes"]
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    capture.install()
+    if settings["role"] == "actions":
+        from cellstore.runtime.action_worker import serve
+
+        serve(sock, settings)
+    else:
+        Worker(sock, trace, settings).run()
+
+
+def _first_message(sock: socket.socket) -> dict[str, Any]:
+    """The `start` message's settings; it comes alone."""
+    size = int.from_bytes(_exactly(sock, calls.HEADER_BYTES), "big")
+    [[tag, settings]] = calls.FrameReader().feed(size.to_bytes(calls.HEADER_BYTES, "big") + _exactly(sock, size))
+    if tag != "start":
+        raise InvariantError(f"the first message was {tag!r}")
+    return dict(settings)
+
+
+def _exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = sock.recv(count - len(data))
+        if not piece:
+            sys.exit(0)
+        data += piece
+    return data
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple, Protocol
 Op = Literal["insert", "update", "delete"]
 
 ID_BYTES = 16
-NUMBERED_INDEXES = 1_048_573
+NUMBERED_INDEXES = 1_000_000
 """Below this an even index number is `by_id` of the table of half that number; system and user indexes lie above."""
 
 

@@ -1,0 +1,475 @@
+"""The default storage: one SQLite file in WAL mode.
+
+One connection writes, and does the checkpoints; any number of readers, in this process and in workers, hold read-only
+connections. A group of commits is one SQLite transaction and one fsync (`synchronous=FULL`); a reader's view is one
+SQLite read transaction. SQLite recovers by itself after a kill: reopening needs no repair step.
+
+    append     begin · check the epoch · look up what is overwritten · plan (pure) · one executemany per table · commit
+
+Outcome:    an error before COMMIT, or a write error in it, rolls everything back: nothing has happened. An fsync that
+            fails in COMMIT leaves pages that may or may not survive: nobody knows, so the storage stops (FatalError)
+            and the next opening finds out.
+Invariant:  what a reader sees is what `append` returned for, plus at most groups whose fsync is under way: a worker
+            may read a commit microseconds before its caller is told. The committer publishes only after `append`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import ref
+
+import apsw
+
+from cellstore import faults
+from cellstore.errors import (
+    CellstoreError,
+    Corruption,
+    FatalError,
+    InvariantError,
+    LeaseLost,
+    NotFound,
+    OutOfRetention,
+    StorageError,
+)
+from cellstore.storage import sql
+from cellstore.storage.contract import CommitRecord, KeysOf, LogEntry, Row, table_of_by_id
+from cellstore.storage.lease import Lease
+from cellstore.storage.plan import Doc, Revision, must_exist, plan
+
+T = TypeVar("T")
+
+SQLITE_MIN = (3, 51, 3)  # older ones can lose committed pages when a reader and a checkpoint race
+_CHECKPOINT_PAGES = 4000  # 16 MB of log between checkpoints: a rare stall of 20 ms instead of many of 5
+_WAL_KEPT_BYTES = 64 << 20  # what is left of the log file after a large import
+_WRITER_CACHE_KIB = 128 << 10  # the upper levels of every tree, and the leaves a bulk load keeps coming back to
+_READER_CACHE_KIB = 16 << 10
+_BUSY_MS = 10_000
+_ALL = -1  # SQL's "no limit"
+
+_as_row = partial(tuple.__new__, Row)  # tuple to Row without a Python call
+_SCAN = sql.both_ways(sql.SCAN)
+_SCAN_AT = sql.both_ways(sql.SCAN_AT)
+_SCAN_IDS = sql.both_ways(sql.SCAN_IDS)
+_SCAN_IDS_AT = sql.both_ways(sql.SCAN_IDS_AT)
+
+
+class SqliteReader:
+    """A view of a store through a read-only connection of its own; what worker processes open.
+
+    Order:  one thread at a time. `refresh` begins a read transaction, which is the view; `release` ends it.
+    Cost:   a point read is two look-ups, a range read two more per row; neither meets a dead revision.
+    Errors: NotFound when there is no store at `path`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise NotFound(kind="store", name=str(self.path))
+        self.ts = 0
+        self.catalog_ts = 0
+        self._connection = _connect(self.path, apsw.SQLITE_OPEN_READONLY, _READER_CACHE_KIB)
+        self._cursor = self._connection.cursor()
+        self._viewing = False
+        self._scans: list[ref[apsw.Cursor]] = []
+
+    def refresh(self) -> int:
+        """Move the view to the newest committed state; its timestamp."""
+        if self._viewing:
+            self.release()
+        cursor = self._cursor
+        try:
+            cursor.execute("BEGIN")
+            self._viewing = True
+            [(ts, catalog_ts)] = cursor.execute(sql.REFRESH)
+        except apsw.Error as error:
+            raise _translated(error, self.path) from error
+        self.ts, self.catalog_ts = ts or 0, catalog_ts
+        return self.ts
+
+    def release(self) -> None:
+        """End the view, and every scan over it."""
+        if self._scans:
+            for scan in self._scans:
+                cursor = scan()
+                if cursor is not None:
+                    cursor.close(True)
+            self._scans.clear()
+        if self._viewing:
+            self._viewing = False
+            self._cursor.execute("COMMIT")
+
+    def close(self) -> None:
+        """Release, and close the connection."""
+        self.release()
+        self._connection.close(True)
+
+    def get(self, table: int, id: bytes, ts: int | None = None) -> Row | None:
+        """The document, at `ts` if that is before the view."""
+        if ts is None or ts >= self.ts:
+            found = self._cursor.execute(sql.GET, (table, id)).get
+        else:
+            found = self._cursor.execute(sql.GET_AT, (table, id, ts)).get
+        return None if found is None else _as_row(found)
+
+    def scan(
+        self,
+        index: int,
+        table: int,
+        lo: bytes,
+        hi: bytes,
+        *,
+        ts: int | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        """Documents of `table` by their key in `index` within [lo, hi); rows are fetched as they are asked for."""
+        cursor = self._connection.cursor()
+        if len(self._scans) > 64:
+            self._scans = [scan for scan in self._scans if scan() is not None]
+        self._scans.append(ref(cursor))
+        most = _ALL if limit is None else limit
+        latest = ts is None or ts >= self.ts
+        if index == table << 1:
+            if latest:
+                cursor.execute(_SCAN_IDS[descending], (table, lo, hi, most))
+            else:
+                cursor.execute(_SCAN_IDS_AT[descending], (table, lo, hi, most, ts))
+        elif latest:
+            cursor.execute(_SCAN[descending], (index, lo, hi, most, table))
+        else:
+            cursor.execute(_SCAN_AT[descending], (index, lo, hi, most, table, ts))
+        return map(_as_row, cursor)
+
+    def count(self, index: int, lo: bytes, hi: bytes, ts: int | None = None) -> int:
+        """How many entries lie in [lo, hi)."""
+        table = table_of_by_id(index)
+        latest = ts is None or ts >= self.ts
+        what: tuple[Any, ...] = (index if table is None else table, lo, hi)
+        if latest:
+            statement = sql.COUNT if table is None else sql.COUNT_IDS
+        else:
+            statement, what = sql.COUNT_AT if table is None else sql.COUNT_IDS_AT, (*what, ts)
+        return int(self._cursor.execute(statement, what).get)
+
+    def log(self, after_ts: int, upto_ts: int, limit: int) -> list[LogEntry]:
+        """The log in (after_ts, upto_ts], whole commits, about `limit` entries."""
+        entries: list[LogEntry] = []
+        cursor = self._connection.cursor()
+        for found in cursor.execute(sql.LOG_AFTER, (after_ts, upto_ts)):
+            if len(entries) >= limit and found[0] != entries[-1].ts:
+                break
+            entries.append(LogEntry(*found))
+        cursor.close(True)
+        return entries
+
+    def request(self, session: str, request: int) -> bytes | None:
+        """The stored outcome of a request, if it has committed."""
+        result: bytes | None = self._cursor.execute(sql.REQUEST, (session, request)).get
+        return result
+
+    def check_retention(self, ts: int) -> None:
+        """Raise OutOfRetention if revisions needed to read at `ts` may be gone."""
+        oldest = int(self._cursor.execute(sql.GLOBAL, ("min_snapshot_ts",)).get)
+        if ts < oldest:
+            raise out_of_retention(ts, oldest)
+
+
+class SqliteStorage:
+    """A store file, owned by this process from `open` to `close`."""
+
+    def __init__(self, path: Path, lease: Lease, connection: apsw.Connection) -> None:
+        """Use `open`."""
+        self.path = path
+        self._lease = lease
+        self._connection = connection
+        self._cursor = connection.cursor()
+        self._guard = threading.Lock()
+        self._stopped: CellstoreError | None = None
+        self._epoch = int(self._cursor.execute(sql.RAISE_EPOCH).get)
+        newest: Any = self._cursor.execute(sql.LAST_COMMIT).get
+        self._last_ts: int = newest[0] if newest else 0
+        self._seq: int = newest[1] if newest else 0
+
+    @classmethod
+    def open(cls, path: str | Path) -> SqliteStorage:
+        """Open the store at `path`, creating it if there is none.
+
+        Errors: StoreLocked, naming the holder; StorageError when the disk does not allow it; Corruption when the file
+        is not a store, or of a newer version.
+        """
+        path = Path(path)
+        _check_sqlite_version()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create the directory of the store {path}: {error.strerror}") from error
+        lease = Lease.acquire(path)
+        try:
+            connection = _connect(path, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, _WRITER_CACHE_KIB)
+            try:
+                _prepare(connection, path)
+                return cls(path, lease, connection)
+            except apsw.Error as error:
+                connection.close(True)
+                raise _translated(error, path) from error
+            except BaseException:
+                connection.close(True)
+                raise
+        except BaseException:
+            lease.release()
+            raise
+
+    @property
+    def last_ts(self) -> int:
+        """The timestamp of the newest commit; 0 in an empty store."""
+        return self._last_ts
+
+    def reader(self) -> SqliteReader:
+        """A new reader with a connection of its own."""
+        return SqliteReader(self.path)
+
+    def append(self, records: Sequence[CommitRecord]) -> None:
+        """Write a group of commits, durably, all or none: one transaction, one fsync."""
+        if not records:
+            return
+        with self._guard:
+            last_ts = self._last_ts
+            for record in records:
+                if record.ts <= last_ts:
+                    raise InvariantError(f"commit timestamp {record.ts} does not rise above {last_ts}")
+                last_ts = record.ts
+            self._seq = self._transact(lambda cursor: self._put_group(cursor, records))
+            self._last_ts = last_ts
+            faults.reach("storage.committed")
+
+    def put_entries(self, index: int, entries: Sequence[tuple[bytes, int]]) -> None:
+        """Backfill entries (key, ts); those already there stay."""
+        rows = [(index, key, ts) for key, ts in entries]
+        with self._guard:
+            self._transact(lambda cursor: cursor.executemany(sql.PUT_ENTRY, rows))
+
+    def drop_index(self, index: int, budget: int | None = None) -> int:
+        """Remove up to `budget` entries of an index; how many were."""
+        most = _ALL if budget is None else budget
+
+        def work(cursor: apsw.Cursor) -> int:
+            before = self._connection.total_changes()
+            cursor.execute(sql.DROP_ENTRIES, (index, most))
+            left = most if most < 0 else most - (self._connection.total_changes() - before)
+            cursor.execute(sql.DROP_DEAD_ENTRIES, (index, left))
+            return self._connection.total_changes() - before
+
+        with self._guard:
+            return self._transact(work)
+
+    def trim(self, before_ts: int, budget: int) -> int:
+        """Give up history before `before_ts`, looking at no more than `budget` rows; at how many it looked."""
+        with self._guard:
+            return self._transact(lambda cursor: _trim(cursor, before_ts, budget))
+
+    def check(self, keys_of: KeysOf | None = None) -> Iterator[str]:
+        """Walk everything; a sentence for each broken invariant."""
+        from cellstore.storage.check import check
+
+        return check(self.path, keys_of)
+
+    def close(self) -> None:
+        """Check-point what is left, close the file, give the lease back."""
+        with self._guard:
+            if self._stopped is None:
+                self._stopped = StorageError(f"the store {self.path} is closed")
+            self._connection.close(True)
+            self._lease.release()
+
+    def _transact(self, work: Callable[[apsw.Cursor], T]) -> T:
+        """Run `work` in one durable transaction, or leave no trace of it."""
+        self._may_write()
+        cursor = self._cursor
+        faults.reach("storage.begin")
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            if cursor.execute(sql.EPOCH).get != self._epoch:
+                raise LeaseLost(
+                    f"another process has opened {self.path} for writing; nothing more is written from here"
+                )
+            result = work(cursor)
+            faults.reach("storage.written")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, apsw.Error):
+                raise _translated(error, self.path) from error
+            if isinstance(error, FatalError) and not isinstance(error, InvariantError):
+                self._stopped = error
+            raise
+        try:
+            cursor.execute("COMMIT")
+        except apsw.Error as error:
+            self._roll_back()
+            if _surely_not_written(error):
+                raise _translated(error, self.path) from error
+            self._stopped = FatalError(
+                f"the disk failed while committing to {self.path} ({error}); whether the last commits were written "
+                "is unknown. Open the store again to find out"
+            )
+            raise self._stopped from error
+        return result
+
+    def _may_write(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped
+        if self._lease.pid != os.getpid():
+            raise LeaseLost(f"{self.path} was opened by process {self._lease.pid}; its forked child may not write")
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:  # a full disk may have rolled back already
+                self._connection.execute("ROLLBACK")
+        except apsw.Error as error:
+            self._stopped = FatalError(f"{self.path} could not be rolled back ({error}); open the store again")
+
+    def _put_group(self, cursor: apsw.Cursor, records: Sequence[CommitRecord]) -> int:
+        rows = plan(records, self._seq, _current(cursor, must_exist(records)))
+        many = cursor.executemany
+        many(sql.LOG, rows.log)
+        many(sql.DOC_DEAD, rows.docs_dead)
+        many(sql.DOC_GONE, rows.docs_gone)
+        many(sql.DOC_MOVED, rows.docs_moved)
+        many(sql.DOC_NEW, rows.docs_new)
+        many(sql.ENTRY_DIES, rows.entries_die)
+        many(sql.ENTRY_DEAD, rows.entries_dead)
+        many(sql.ENTRY_GONE, rows.entries_gone)
+        many(sql.ENTRY_NEW, rows.entries_new)
+        many(sql.COMMIT_NEW, rows.commits)
+        many(sql.REQUEST_NEW, rows.requests)
+        if rows.catalog_ts is not None:
+            cursor.execute(sql.SET_GLOBAL, (rows.catalog_ts, "catalog_ts"))
+        return rows.seq
+
+
+def out_of_retention(ts: int, oldest: int) -> OutOfRetention:
+    """The error for a read at `ts` when the store keeps history from `oldest` on."""
+    ago_s = (oldest - ts) / 1e9
+    return OutOfRetention(
+        f"the moment {ts} is {ago_s:,.1f} s older than the history kept (from {oldest} on); read a newer one, or raise "
+        "the knob retention_s",
+        ts=ts,
+        min_snapshot_ts=oldest,
+    )
+
+
+def _current(cursor: apsw.Cursor, docs: list[Doc]) -> dict[Doc, Revision]:
+    """The live revisions of `docs`; a document that is not there is not in the answer."""
+    return {(table, id): (seq, ts) for table, id, seq, ts in cursor.executemany(sql.CURRENT, docs)}
+
+
+def _trim(cursor: apsw.Cursor, before_ts: int, budget: int) -> int:
+    """One slice: first raise the floor, then what died below it. All in the caller's transaction."""
+    if before_ts > cursor.execute(sql.GLOBAL, ("min_snapshot_ts",)).get:
+        cursor.execute(sql.SET_GLOBAL, (before_ts, "min_snapshot_ts"))
+    looked = _trim_log(cursor, before_ts, budget)
+    connection = cursor.connection
+    if looked < budget:
+        before = connection.total_changes()
+        cursor.execute(sql.TRIM_ENTRIES, (before_ts, budget - looked))
+        looked += connection.total_changes() - before
+    if looked < budget:
+        newest = cursor.execute(sql.NEWEST_COMMIT_AT, (before_ts,)).get
+        commits = cursor.execute(sql.TRIM_COMMITS, (newest or 0, budget - looked)).fetchall()
+        cursor.executemany(sql.TRIM_COMMIT, [(ts,) for ts, _, _ in commits])
+        cursor.executemany(sql.TRIM_REQUEST, [(session, n) for _, session, n in commits if session is not None])
+        looked += len(commits)
+    return looked
+
+
+def _trim_log(cursor: apsw.Cursor, before_ts: int, budget: int) -> int:
+    """Follow the log in order: whatever a row replaced died at that row, and a tombstone has then done its work."""
+    start = cursor.execute(sql.GLOBAL, ("trimmed_seq",)).get
+    rows = cursor.execute(sql.TRIM_LOG, (start, before_ts, budget)).fetchall()
+    if not rows:
+        return 0
+    replaced = [(table, id, ts) for _, ts, table, id, prev, _ in rows if prev is not None]
+    dead: list[Any] = list(cursor.executemany(sql.TRIM_DOC, replaced))
+    dead += [(seq,) for seq, _, _, _, _, tombstone in rows if tombstone]
+    cursor.executemany(sql.TRIM_REVISION, dead)
+    cursor.execute(sql.SET_GLOBAL, (rows[-1][0], "trimmed_seq"))
+    return len(rows)
+
+
+# ── connections ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_sqlite_version() -> None:
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split(".")[:3])
+    if version < SQLITE_MIN:
+        wanted = ".".join(map(str, SQLITE_MIN))
+        raise StorageError(
+            f"this apsw brings SQLite {apsw.sqlite_lib_version()}, which can lose committed data; "
+            f"{wanted} or newer is needed: pip install --upgrade 'apsw>={wanted}.0'"
+        )
+
+
+def _connect(path: Path, flags: int, cache_kib: int) -> apsw.Connection:
+    try:
+        connection = apsw.Connection(str(path), flags=flags)
+        connection.set_busy_timeout(_BUSY_MS)
+        writer = flags & apsw.SQLITE_OPEN_READWRITE
+        # only the writer does checkpoints; memory maps are not for several processes
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")
+        connection.wal_autocheckpoint(_CHECKPOINT_PAGES if writer else 0)
+    except apsw.Error as error:
+        raise _translated(error, path) from error
+    return connection
+
+
+def _prepare(connection: apsw.Connection, path: Path) -> None:
+    """Make sure the file is a store of this version, in WAL mode; create the tables of a new one."""
+    application, version = connection.pragma("application_id"), connection.pragma("user_version")
+    fresh = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").get
+    if not fresh and application != sql.APPLICATION_ID:
+        raise Corruption(f"{path} is an SQLite file, but not a cellstore store; open another path")
+    if version > sql.SCHEMA_VERSION:
+        raise Corruption(f"{path} was written by a newer cellstore (store version {version}); upgrade cellstore")
+    mode = connection.pragma("journal_mode", "wal")
+    if mode != "wal":
+        raise StorageError(f"{path} is on a disk that cannot hold a write-ahead log; put the store on a local disk")
+    connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+    if fresh:
+        with connection:
+            connection.execute(sql.CREATE)
+            connection.pragma("application_id", sql.APPLICATION_ID)
+            connection.pragma("user_version", sql.SCHEMA_VERSION)
+
+
+def _surely_not_written(error: apsw.Error) -> bool:
+    """Did COMMIT fail before the record that makes it count was on its way to the disk?
+
+    That record is the last frame of the write-ahead log. Where a frame could not be written it is not there; only the
+    fsync after it, and what we do not know, leave doubt.
+    """
+    if isinstance(error, apsw.FullError | apsw.BusyError):
+        return True
+    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
+
+
+def _translated(error: apsw.Error, path: Path) -> CellstoreError:
+    """What an SQLite error means for the caller. Everything has been rolled back."""
+    if isinstance(error, apsw.FullError):
+        return StorageError(f"the disk of {path} is full; nothing was written. Free some space and try again")
+    if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError):
+        return StorageError(f"cannot open {path} for writing ({error}); check the permissions of file and directory")
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return StorageError(f"another program holds {path} locked ({error}); close it and try again")
+    if isinstance(error, apsw.NotADBError):
+        return Corruption(f"{path} is not a store: it is not even an SQLite file; open another path")
+    if isinstance(error, apsw.CorruptError):
+        return Corruption(f"{path} is damaged ({error}); restore a backup, or export what `cellstore check` can read")
+    if isinstance(error, apsw.ConstraintError):
+        return InvariantError(f"a document or index entry of {path} was there already ({error}); nothing was written")
+    if isinstance(error, apsw.IOError):
+        return StorageError(f"the disk of {path} refused ({error}); nothing was written. Check the disk and try again")
+    return StorageError(f"SQLite refused on {path}: {type(error).__name__}: {error}; nothing was written")

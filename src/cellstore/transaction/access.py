@@ -1,0 +1,397 @@
+"""`ctx.db`: the database as a function sees it.
+
+    ctx.db.get(id)                                                       a document, or None
+    ctx.db.query("flights").with_index("by_origin", origin="JFK").order("desc").take(10)
+    ctx.db.query("flights").with_index("by_hour", lambda q: q.eq("origin", "JFK").gte("hour", 8)).filter(late).collect()
+    ctx.db.insert(table, fields) · patch(id, changes) · replace(id, fields) · delete(id)
+
+A query is a description until something pulls: `collect`, `take`, `first`, `unique`, `paginate`, `count` or a `for` loop.
+It reads just what it hands out; documents a `filter` passed over count as read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple, overload
+
+from cellstore.errors import CallerError, Forbidden, ValidationError
+from cellstore.transaction.catalog import BY_CREATION_TIME, FILES, FIRST_TABLE, JOBS
+from cellstore.transaction.ranges import Range, interval
+from cellstore.transaction.scan import Span
+from cellstore.transaction.transaction import Transaction, id_class
+from cellstore.values.document import Document
+from cellstore.values.ids import Id, decode_id
+from cellstore.values.json import loads
+
+Direction = Literal["asc", "desc"]
+Predicate = Callable[[Document], object]
+
+_READABLE_SYSTEM_TABLES = {"_scheduled_functions": JOBS, "_storage": FILES}
+_END = "end"
+
+
+class PageOptions(NamedTuple):
+    """Which page: `num_items` documents after `cursor` (None: the start), or all of them up to `end_cursor`."""
+
+    num_items: int
+    cursor: str | None = None
+    end_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBuilder:
+    """A query under construction; every step returns a new one, so a half-built query can be kept and used twice."""
+
+    _transaction: Transaction
+    _table: str
+    _index: str = BY_CREATION_TIME
+    _range: Range | None = None
+    _descending: bool | None = None
+    _filters: tuple[Predicate, ...] = ()
+
+    # ── describing ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def with_index(self, name: str, range: Callable[[Range], object] | None = None, /, **equal: Any) -> QueryBuilder:
+        """Read through an index: fields equal to the values given, and what `range` asks of the next one.
+
+        Errors, when the query is run: NotFound, ValidationError naming the index and its fields
+        """
+        if self._range is not None:
+            raise CallerError("this query has an index already; with_index can be used once")
+        asked = Range(equal)
+        if range is not None:
+            if not callable(range):
+                raise CallerError(
+                    f"the second argument of with_index is a function, as in lambda q: q.eq(…), not {range!r}; give "
+                    "fields to be equal by name"
+                )
+            range(asked)
+        return replace(self, _index=name, _range=asked)
+
+    def order(self, direction: Direction) -> QueryBuilder:
+        """ "asc" (as without) or "desc", for the whole key: fields, then creation time, then id."""
+        if direction not in ("asc", "desc"):
+            raise CallerError(f'order takes "asc" or "desc", not {direction!r}')
+        if self._descending is not None:
+            raise CallerError("this query has an order already; order can be used once")
+        return replace(self, _descending=direction == "desc")
+
+    def filter(self, predicate: Predicate) -> QueryBuilder:
+        """Keep documents for which `predicate(document)` is true. Several filters must all be."""
+        if not callable(predicate):
+            raise CallerError(f"filter takes a function of a document, as in lambda d: d.n > 3, not {predicate!r}")
+        return replace(self, _filters=(*self._filters, predicate))
+
+    # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def __iter__(self) -> Iterator[Document]:
+        """Document by document; leave the loop and the rest was not read."""
+        return self._documents(None)
+
+    def collect(self) -> list[Document]:
+        """All documents."""
+        return list(self._documents(None))
+
+    def take(self, count: int) -> list[Document]:
+        """The first `count` documents."""
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise CallerError(f"take needs a number of documents, 0 or more, not {count!r}")
+        return _pulled(self._documents(count), count)
+
+    def first(self) -> Document | None:
+        """The first document, or None."""
+        return next(self._documents(1), None)
+
+    def unique(self) -> Document | None:
+        """The only document, or None. Errors: ValidationError naming both when there are two."""
+        found = _pulled(self._documents(2), 2)
+        if len(found) == 2:
+            raise ValidationError(
+                f"unique() found two documents in {self._table!r}, {found[0]['_id']!r} and {found[1]['_id']!r}: narrow "
+                "the range, or use first()",
+                code="NotUnique",
+            )
+        return found[0] if found else None
+
+    def count(self) -> int:
+        """How many documents. Without a filter none is read, only the index."""
+        if self._filters:
+            return sum(1 for _ in self._documents(None))
+        span = self._span()
+        if span is None:
+            return 0
+        return self._transaction.count_span(span)
+
+    def paginate(
+        self,
+        opts: Mapping[str, Any] | PageOptions | None = None,
+        *,
+        num_items: int | None = None,
+        cursor: str | None = None,
+        end_cursor: str | None = None,
+    ) -> Document:
+        """One page: `{"page": […], "isDone": bool, "continueCursor": str}`.
+
+        `opts` is Convex's `{"numItems", "cursor", "endCursor"?}`, or give the keywords. A page keeps its right edge when
+        the query is run again (by the journal), so adjoining pages show every document once while documents move.
+        Errors: ValidationError with the code InvalidCursor for a cursor of another query: begin again without one
+        """
+        options = _page_options(opts, num_items, cursor, end_cursor)
+        span = self._span()
+        if span is None:
+            return Document(page=[], isDone=True, continueCursor=_END)
+        return _page(self._transaction, span, options, self._filters)
+
+    def _span(self) -> Span | None:
+        found = self._transaction.span(self._table, self._index, descending=bool(self._descending))
+        if found is None or self._range is None:
+            return found
+        lo, hi = interval(self._table, found.meta, self._range)
+        return found._replace(lo=lo, hi=hi)
+
+    def _documents(self, want: int | None) -> Iterator[Document]:
+        span = self._span()
+        if span is None:
+            return
+        if not self._filters:
+            for _, document in self._transaction.scan_span(span, want):
+                yield document
+            return
+        for _, document in self._transaction.scan_span(span, None):
+            if _passes(document, self._filters):
+                yield document
+
+
+def _pulled(documents: Iterator[Document], count: int) -> list[Document]:
+    """At most `count`, pulling no further than that."""
+    found: list[Document] = []
+    if count:
+        for document in documents:
+            found.append(document)
+            if len(found) == count:
+                break
+    return found
+
+
+def _passes(document: Document, filters: tuple[Predicate, ...]) -> bool:
+    return all(predicate(document) for predicate in filters)
+
+
+# ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _page_options(
+    opts: Mapping[str, Any] | PageOptions | None, num_items: int | None, cursor: str | None, end_cursor: str | None
+) -> PageOptions:
+    if isinstance(opts, PageOptions):
+        return opts
+    given = {} if opts is None else dict(opts)
+    count = given.get("numItems", given.get("num_items", num_items))
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValidationError(path="numItems", expected="a number of documents, 1 or more", got=repr(count))
+    return PageOptions(count, given.get("cursor", cursor), given.get("endCursor", given.get("end_cursor", end_cursor)))
+
+
+def _page(transaction: Transaction, span: Span, options: PageOptions, filters: tuple[Predicate, ...]) -> Document:
+    fingerprint = _fingerprint(span)
+    start = _position(options.cursor, fingerprint)
+    end_cursor = options.end_cursor or _journaled_end(transaction, fingerprint, options.cursor)
+    end = _position(end_cursor, fingerprint)
+    if start == _END:
+        page: list[Document] = []
+        position = _END
+    else:
+        rest = _narrowed(span, start, end if end != _END else None)
+        page, position = _read_page(transaction, rest, None if end else options.num_items, filters)
+        if end is not None:
+            position = end
+    cursor = _cursor(position, fingerprint)
+    transaction.pages.append((fingerprint, options.cursor or "", cursor))
+    return Document(page=page, isDone=position == _END, continueCursor=cursor)
+
+
+def _read_page(
+    transaction: Transaction, span: Span, num_items: int | None, filters: tuple[Predicate, ...]
+) -> tuple[list[Document], str]:
+    """The documents and the position after the last one looked at: its key in hexadecimal, or "end"."""
+    page: list[Document] = []
+    for key, document in transaction.scan_span(span, None if filters else num_items):
+        if _passes(document, filters):
+            page.append(document)
+            if len(page) == num_items:
+                return page, key.hex()
+    return page, _END
+
+
+def _narrowed(span: Span, after: str | None, upto: str | None) -> Span:
+    """The span between two positions, the first exclusive, the last inclusive, in scan direction."""
+    lo, hi = span.lo, span.hi
+    if span.descending:
+        hi = hi if after is None else bytes.fromhex(after)
+        lo = lo if upto is None else bytes.fromhex(upto)
+    else:
+        lo = lo if after is None else bytes.fromhex(after) + b"\0"
+        hi = hi if upto is None else bytes.fromhex(upto) + b"\0"
+    return span._replace(lo=lo, hi=hi)
+
+
+def _fingerprint(span: Span) -> str:
+    """What a cursor belongs to: one index, one range, one direction."""
+    text = repr((span.meta.number, span.lo, span.hi, span.descending))
+    return blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _cursor(position: str, fingerprint: str) -> str:
+    return f"{fingerprint}.{position}"
+
+
+def _position(cursor: str | None, fingerprint: str) -> str | None:
+    if cursor is None:
+        return None
+    if cursor == _END:  # a page of a table that did not exist yet
+        return _END
+    mark, _, position = cursor.partition(".") if isinstance(cursor, str) else ("", "", "")
+    if mark != fingerprint or not _is_position(position):
+        raise ValidationError(
+            "this cursor belongs to another query: begin again without a cursor", path="cursor", code="InvalidCursor"
+        )
+    return position
+
+
+def _is_position(text: str) -> bool:
+    if text == _END:
+        return True
+    try:
+        return len(bytes.fromhex(text)) >= 16
+    except ValueError:
+        return False
+
+
+def _journaled_end(transaction: Transaction, fingerprint: str, cursor: str | None) -> str | None:
+    """Where this page ended when the query ran before."""
+    if transaction.journal is None:
+        return None
+    for of_query, start, end in loads(transaction.journal):
+        if of_query == fingerprint and start == (cursor or ""):
+            return str(end)
+    return None
+
+
+# ── ctx.db ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class DatabaseReader:
+    """`ctx.db` of a query."""
+
+    __slots__ = ("_transaction",)
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    @overload
+    def get(self, id: str, /) -> Document | None: ...
+    @overload
+    def get(self, table: str, id: str, /) -> Document | None: ...
+    def get(self, first: str, second: str | None = None, /) -> Document | None:
+        """`get(id)` or `get(table, id)`: the document, or None. Errors: ValidationError when it is no id."""
+        table, id = (None, first) if second is None else (table_name(first), second)
+        _check_readable(decode_id(id)[0])
+        return self._transaction.get(id, table)
+
+    def query(self, table: str) -> QueryBuilder:
+        """The documents of a table, by creation time until an index says otherwise. A missing table is empty."""
+        name = table_name(table)
+        if name.startswith("_") and name not in _READABLE_SYSTEM_TABLES:
+            raise _closed(name)
+        return QueryBuilder(self._transaction, name)
+
+    def normalize_id(self, table: str, text: str) -> Id | None:
+        """`text` as an id of `table`, or None when it is none. Says nothing about the document's existence."""
+        try:
+            number, _ = decode_id(text)
+        except ValidationError:
+            return None
+        meta = self._transaction.table(table_name(table))
+        return id_class(meta.name)(text) if meta is not None and meta.number == number else None
+
+
+class DatabaseWriter(DatabaseReader):
+    """`ctx.db` of a mutation."""
+
+    __slots__ = ()
+
+    def insert(self, table: str, fields: Mapping[str, Any], /) -> Id:
+        """A new document; its id. Errors: ValidationError naming table and path; LimitExceeded"""
+        name = table_name(table)
+        if name.startswith("_"):
+            raise _read_only(name)
+        return self._transaction.insert(name, fields)
+
+    @overload
+    def patch(self, id: str, changes: Mapping[str, Any], /) -> None: ...
+    @overload
+    def patch(self, table: str, id: str, changes: Mapping[str, Any], /) -> None: ...
+    def patch(self, *args: Any) -> None:
+        """Set some fields; `cs.UNSET` removes one. Nested objects are replaced whole. Errors: NotFound, ValidationError"""
+        table, id, changes = self._target("patch", args, 2)
+        self._transaction.patch(id, changes, table)
+
+    @overload
+    def replace(self, id: str, fields: Mapping[str, Any], /) -> None: ...
+    @overload
+    def replace(self, table: str, id: str, fields: Mapping[str, Any], /) -> None: ...
+    def replace(self, *args: Any) -> None:
+        """Set all fields. Errors: NotFound, ValidationError"""
+        table, id, fields = self._target("replace", args, 2)
+        self._transaction.replace(id, fields, table)
+
+    @overload
+    def delete(self, id: str, /) -> None: ...
+    @overload
+    def delete(self, table: str, id: str, /) -> None: ...
+    def delete(self, *args: Any) -> None:
+        """Remove a document. Errors: NotFound"""
+        table, id, _ = self._target("delete", (*args, None), 2)
+        self._transaction.delete(id, table)
+
+    def _target(self, verb: str, args: tuple[Any, ...], count: int) -> tuple[str | None, str, Any]:
+        """(table or None, id, the rest) of a call with or without its table first."""
+        if len(args) not in (count, count + 1):
+            rest = "" if verb == "delete" else ", fields"
+            raise CallerError(f"call it as {verb}(id{rest}) or {verb}(table, id{rest})")
+        table = None if len(args) == count else table_name(args[0])
+        id, rest = args[-2], args[-1]
+        number = decode_id(id)[0]
+        if number < FIRST_TABLE:
+            meta = self._transaction.catalog.by_number(number)
+            raise _read_only(meta.name if meta is not None else f"number {number}")
+        return table, id, rest
+
+
+def table_name(table: object) -> str:
+    """The name in `query("tasks")`; also of a `cs.Table` class. Errors: CallerError"""
+    if isinstance(table, str):
+        return table
+    definition = getattr(table, "definition", None)
+    name = getattr(definition, "name", None)
+    if isinstance(name, str):
+        return name
+    raise CallerError(f"a table is named by a string, not by {table!r}")
+
+
+def _check_readable(number: int) -> None:
+    if number < FIRST_TABLE and number not in _READABLE_SYSTEM_TABLES.values():
+        raise _closed(f"number {number}")
+
+
+def _closed(table: str) -> Forbidden:
+    readable = " and ".join(sorted(_READABLE_SYSTEM_TABLES))
+    return Forbidden(f"the system table {table} is not for functions; {readable} can be read")
+
+
+def _read_only(table: str) -> Forbidden:
+    return Forbidden(f"the system table {table} cannot be written by functions", code="ReadOnlyTable")

@@ -1,0 +1,446 @@
+"""Tables, schemas and indexes brought in line with their definitions, behind live traffic.
+
+    check       existing documents against the new schemas, in small slices           refused: nothing has changed
+    build       new indexes: from now on every write keeps them up, slices of old documents are added; nobody reads them
+    finish      what was written meanwhile is checked too; then one commit switches everything over at once
+
+A write that fits the present schema but not the coming one succeeds, and the change is refused at its end. An index on an
+empty table needs no building. An interrupted change leaves half-built indexes, which the next opening clears away.
+
+Order      one change at a time; every slice holds the committer for a few milliseconds, and between slices, at each
+           `yield`, anything may happen
+Errors     ValidationError naming table, document and field of the first offender; then tables and indexes are as before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cellstore.errors import CellstoreError, InvariantError, ValidationError
+from cellstore.transaction.catalog import (
+    FIRST_TABLE,
+    INDEXES_PER_TABLE_MAX,
+    IndexMeta,
+    TableMeta,
+    by_id,
+    check_index_fields,
+    check_name,
+)
+from cellstore.transaction.committer import Committer
+from cellstore.transaction.requests import Committed
+from cellstore.transaction.rules import Rules
+from cellstore.transaction.transaction import Transaction
+from cellstore.values.ids import encode_id
+from cellstore.values.index_key import END, encode_value
+from cellstore.values.json import loads
+
+if TYPE_CHECKING:
+    from cellstore.schema.definition import IndexDefinition, TableDefinition
+    from cellstore.storage.contract import LogEntry, Reader, Row, Storage
+
+SLICE_DOCUMENTS = 256
+DROP_BUDGET = 2048
+_LOG_LIMIT = 1024
+
+Step = dict[str, Any]
+Steps = Generator[Step, None, None]
+
+
+@dataclass(slots=True)
+class Change:
+    """What one definition asks for that is not so yet."""
+
+    definition: TableDefinition
+    table: TableMeta | None
+    schema: Any = None  # the new one; None when it stays
+    added: dict[str, IndexDefinition] = field(default_factory=dict)
+    dropped: list[IndexMeta] = field(default_factory=list)
+    building: dict[int, IndexMeta] = field(default_factory=dict)  # of the added ones, those that need building
+    checked: int = 0
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        name: str = self.definition.name
+        return name
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything is as defined already."""
+        return self.table is not None and self.schema is None and not self.added and not self.dropped
+
+    def report(self) -> dict[str, Any]:
+        """The change as plain data."""
+        return {
+            "created": self.table is None,
+            "schema_changed": self.schema is not None and self.table is not None,
+            "documents_checked": self.checked,
+            "indexes_added": sorted(self.added),
+            "indexes_dropped": sorted(index.name for index in self.dropped),
+        }
+
+
+def plan(definition: TableDefinition, table: TableMeta | None) -> Change:
+    """What `definition` asks to change in `table`. Errors: ValidationError for a definition that cannot be."""
+    check_name("table", definition.name)
+    if len(definition.indexes) > INDEXES_PER_TABLE_MAX:
+        raise ValidationError(
+            f"the table {definition.name!r} has {len(definition.indexes)} indexes; {INDEXES_PER_TABLE_MAX} are possible"
+        )
+    for name, index in definition.indexes.items():
+        check_name("index", name)
+        check_index_fields(name, index.fields)
+    there = {} if table is None else {i.name: i for i in table.indexes.values() if i.number >= 1 << 20}
+    kept = {
+        name
+        for name, index in definition.indexes.items()
+        if name in there and there[name].fields == tuple(index.fields) and there[name].unique == index.unique
+    }
+    return Change(
+        definition,
+        table,
+        schema=definition.fields if table is None or table.schema != definition.fields else None,
+        added={name: index for name, index in definition.indexes.items() if name not in kept},
+        dropped=[index for name, index in there.items() if name not in kept],
+    )
+
+
+class Definitions:
+    """Changes tables and indexes of one store."""
+
+    def __init__(self, committer: Committer, storage: Storage, begin: Callable[[], Transaction]) -> None:
+        self._committer = committer
+        self._storage = storage
+        self._begin = begin
+        self._running = False
+
+    def apply(self, definitions: list[TableDefinition]) -> Generator[Step, None, dict[str, Any]]:
+        """Steps of the change, each a dict that tells how far it is; its return value is a report by table.
+
+        Errors: ValidationError; CellstoreError when another change is running
+        """
+        changes = self._changes(definitions)
+        report = {"tables": {change.name: change.report() for change in changes}, "ts": self._committer.published_ts}
+        if all(change.empty for change in changes):
+            return report
+        if self._running:
+            raise CellstoreError(
+                "another change of tables and indexes is running; wait for its end", code="DeployRunning"
+            )
+        self._running = True
+        try:
+            while not (yield from self._attempt(changes)):
+                changes = self._changes(definitions)
+        finally:
+            self._running = False
+        yield from self._drop([index.number for change in changes for index in change.dropped])
+        report = {"tables": {change.name: change.report() for change in changes}, "ts": self._committer.published_ts}
+        return report
+
+    def clean_up(self) -> None:
+        """Clear away what an interrupted change left. Before anything else uses the store."""
+        left = {row["number"]: id for id, row in self._committer.catalog.index_rows() if row["state"] != "enabled"}
+        self._set_state([n for n in left if self._state(left[n]) == "backfilling"], "dropped")
+        for number in left:
+            self._storage.drop_index(number)
+
+    def _changes(self, definitions: Iterable[TableDefinition]) -> list[Change]:
+        catalog = self._committer.catalog
+        return [plan(definition, catalog.table(definition.name)) for definition in definitions]
+
+    def _attempt(self, changes: list[Change]) -> Generator[Step, None, bool]:
+        """Check, build, finish. False when a table that was empty or missing got documents meanwhile: once more."""
+        watched = _Watch(self._reader, self._committer, changes)
+        yield from watched.walk()
+        numbers = self._begin_building(changes)
+        try:
+            for change in changes:
+                yield from self._build(change)
+            yield from watched.catch_up()
+            done = self._finish(changes, watched)
+        except BaseException:  # also when nobody goes on pulling steps
+            self._give_up(numbers)
+            raise
+        if not done:
+            self._give_up(numbers)
+        return done
+
+    # ── building indexes ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin_building(self, changes: list[Change]) -> list[int]:
+        """Have every write keep up the new indexes of tables that hold documents; their numbers."""
+        with self._reader() as reader:
+            filled = [change for change in changes if change.added and change.table and _filled(reader, change.table)]
+        if not filled:
+            return []
+
+        def define(transaction: Transaction) -> list[int]:
+            number = transaction.catalog.next_index
+            self._forget_dropped(transaction)
+            for change in filled:
+                assert change.table is not None
+                for name, index in change.added.items():
+                    transaction.define_index(None, _index_row(change.table.number, name, index, number, "backfilling"))
+                    meta = IndexMeta.of(number, name, index.fields, index.unique, "backfilling")
+                    change.building[number] = meta
+                    number += 1
+            return [number for change in filled for number in change.building]
+
+        numbers: list[int] = self._commit(define)
+        return numbers
+
+    def _build(self, change: Change) -> Steps:
+        """Give old documents their entries, a slice at a time."""
+        if not change.building or change.table is None:
+            return
+        after, done = b"", 0
+        indexes = list(change.building.values())
+        while True:
+            with self._committer.exclusive(), self._reader() as reader:
+                # No commit can come between reading a slice and entering it, so no entry can be stale.
+                rows = list(
+                    reader.scan(by_id(change.table.number), change.table.number, after, END, limit=SLICE_DOCUMENTS)
+                )
+                documents = [(loads(row.body), row) for row in rows]
+                for index in indexes:
+                    self._storage.put_entries(
+                        index.number, [(index.key(doc, row.id), row.ts) for doc, row in documents]
+                    )
+            done += len(rows)
+            yield {"step": "backfill", "table": change.name, "indexes": [i.name for i in indexes], "documents": done}
+            if len(rows) < SLICE_DOCUMENTS:
+                return
+            after = rows[-1].id + b"\0"
+
+    def _give_up(self, numbers: list[int]) -> None:
+        if numbers:
+            self._set_state(numbers, "dropped")
+            for number in numbers:
+                self._storage.drop_index(number)
+
+    def _drop(self, numbers: list[int]) -> Steps:
+        for number in numbers:
+            while self._storage.drop_index(number, DROP_BUDGET) == DROP_BUDGET:
+                yield {"step": "drop", "index": number}
+
+    # ── the switch ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, changes: list[Change], watched: _Watch) -> bool:
+        """One commit that makes everything true; False when it has to be built first after all."""
+        with self._committer.exclusive():
+            with self._reader() as reader:
+                watched.check_newest(reader)
+                for change in changes:
+                    _check_unique(reader, change)
+                    if change.added and not change.building and change.table and _filled(reader, change.table):
+                        return False
+                catalog = self._committer.catalog
+                if any(change.table is not catalog.table(change.name) and change.table is None for change in changes):
+                    return False
+            self._commit(lambda transaction: self._switch(transaction, changes))
+        return True
+
+    def _switch(self, transaction: Transaction, changes: list[Change]) -> None:
+        dropped = {index.number for change in changes for index in change.dropped}
+        built = {number for change in changes for number in change.building}
+        for id, row in list(transaction.catalog.index_rows()):
+            if row["number"] in dropped:
+                transaction.define_index(id, {**_user(row), "state": "dropped"})
+            elif row["number"] in built:
+                transaction.define_index(id, {**_user(row), "state": "enabled"})
+        self._forget_dropped(transaction)
+        for change in changes:
+            number = transaction.catalog.next_table if change.table is None else change.table.number
+            if change.schema is not None:
+                transaction.define_table(change.name, number, change.schema)
+            if not change.building:
+                for name, index in change.added.items():
+                    row = _index_row(number, name, index, transaction.catalog.next_index, "enabled")
+                    transaction.define_index(None, row)
+
+    def _forget_dropped(self, transaction: Transaction) -> None:
+        """Remove rows of dropped indexes; the highest number stays, so that it is not given again."""
+        newest = transaction.catalog.next_index - 1
+        for id, row in list(transaction.catalog.index_rows()):
+            if row["state"] == "dropped" and row["number"] != newest and self._is_dropped(row["number"]):
+                transaction.define_index(id, None)
+
+    def _is_dropped(self, number: int) -> bool:
+        """Whether the storage has no entries of an index left."""
+        return self._storage.drop_index(number, 1) == 0
+
+    def _set_state(self, numbers: list[int], state: str) -> None:
+        if not numbers:
+            return
+
+        def change(transaction: Transaction) -> None:
+            for id, row in list(transaction.catalog.index_rows()):
+                if row["number"] in numbers:
+                    transaction.define_index(id, {**_user(row), "state": state})
+
+        self._commit(change)
+
+    def _state(self, id: bytes) -> str:
+        row = self._committer.catalog.row(id)
+        return "dropped" if row is None else str(row["state"])
+
+    def _commit(self, function: Callable[[Transaction], Any]) -> Any:
+        """A transaction nobody can conflict with, because nobody else commits meanwhile."""
+        with self._committer.exclusive():
+            with self._begin() as transaction:
+                value = function(transaction)
+                request = transaction.freeze("definitions")
+            (answer,) = self._committer.commit([request])
+            if isinstance(answer, Committed):
+                return value
+            if isinstance(answer, CellstoreError):
+                raise answer
+        raise InvariantError(f"a change of definitions was answered with {answer!r}")
+
+    def _reader(self) -> _View:
+        return _View(self._storage.reader())
+
+
+class _View:
+    """A reader for the length of a block, at the newest state."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> Reader:
+        self._reader.refresh()
+        return self._reader
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+
+class _Watch:
+    """Checks the documents of changing schemas: those there at first, then those written since.
+
+    Invariant  every document state up to `upto_ts` that is still current has been checked
+    """
+
+    def __init__(self, view: Callable[[], _View], committer: Committer, changes: list[Change]) -> None:
+        self._view = view
+        self._committer = committer
+        self._changes = {
+            change.table.number: (change, Rules(change.name, change.schema))
+            for change in changes
+            if change.table is not None and change.schema is not None
+        }
+        self.upto_ts = committer.published_ts
+
+    def walk(self) -> Steps:
+        """The documents there are, by id, each slice at its own moment; what moves meanwhile is met in the log."""
+        for number, (change, rules) in self._changes.items():
+            after = b""
+            while True:
+                with self._view() as reader:
+                    rows = list(reader.scan(by_id(number), number, after, END, limit=SLICE_DOCUMENTS))
+                for row in rows:
+                    self._check(change, rules, row)
+                yield {"step": "check", "table": change.name, "documents": change.checked}
+                if len(rows) < SLICE_DOCUMENTS:
+                    break
+                after = rows[-1].id + b"\0"
+
+    def catch_up(self) -> Steps:
+        """What was written since, until little is left."""
+        while self._changes:
+            with self._view() as reader:
+                entries = reader.log(self.upto_ts, reader.ts, _LOG_LIMIT)
+            self._check_entries(entries)
+            if len(entries) < _LOG_LIMIT // 2:
+                return
+            yield {"step": "check", "documents": len(entries)}
+
+    def check_newest(self, reader: Reader) -> None:
+        """The rest, while nobody commits."""
+        while self._changes and self.upto_ts < reader.ts:
+            entries = reader.log(self.upto_ts, reader.ts, _LOG_LIMIT)
+            if not entries:
+                return
+            self._check_entries(entries)
+
+    def _check_entries(self, entries: list[LogEntry]) -> None:
+        for entry in _last_states(entries):
+            if entry.body is not None and entry.table in self._changes:
+                self._check(*self._changes[entry.table], entry)
+        if entries:
+            self.upto_ts = entries[-1].ts
+
+    def _check(self, change: Change, rules: Rules, document: Row | LogEntry) -> None:
+        change.checked += 1
+        fields = loads(document.body or b"{}")
+        del fields["_creationTime"]
+        try:
+            rules.admit(fields, self._committer.catalog)
+        except ValidationError as error:
+            assert change.table is not None
+            id = encode_id(change.table.number, document.id)
+            raise ValidationError(
+                f"the table {change.name!r} cannot take the new schema, nothing was changed: document {id!r}, "
+                f"{error.message}. Change that document, or allow such values in the schema",
+                path=error.path,
+                expected=error.expected,
+                got=error.got,
+                code="SchemaMismatch",
+            ) from None
+
+
+def _last_states(entries: list[LogEntry]) -> Iterator[LogEntry]:
+    """Only the newest state of each document: an earlier one that did not fit is gone again."""
+    yield from {(entry.table, entry.id): entry for entry in entries}.values()
+
+
+def _check_unique(reader: Reader, change: Change) -> None:
+    """No two documents may have equal fields in a unique index that was built. Reads the index once, in order."""
+    for index in change.building.values():
+        if not index.unique or change.table is None:
+            continue
+        before: tuple[bytes, bytes] | None = None
+        for row in reader.scan(index.number, change.table.number, b"", END):
+            fields = loads(row.body)
+            prefix = row.key[: -16 - len(encode_value(fields["_creationTime"]))]
+            if before is not None and before[0] == prefix and _is_whole(index, fields):
+                ids = " and ".join(repr(encode_id(change.table.number, id)) for id in (before[1], row.id))
+                raise ValidationError(
+                    f"the index {change.name}.{index.name} cannot be unique, nothing was changed: the documents {ids} have "
+                    f"equal {', '.join(index.fields)}",
+                    path=index.fields[0],
+                    code="NotUnique",
+                )
+            before = prefix, row.id
+
+
+def _is_whole(index: IndexMeta, fields: dict[str, Any]) -> bool:
+    """Whether a document has every field of a unique index; one that has not is equal to nothing."""
+    from cellstore.transaction.catalog import value_at
+    from cellstore.values.value import MISSING
+
+    values = [value_at(fields, tuple(path.split("."))) for path in index.fields]
+    return all(value is not None and value is not MISSING for value in values)
+
+
+def _filled(reader: Reader, table: TableMeta) -> bool:
+    return any(True for _ in reader.scan(by_id(table.number), table.number, b"", END, limit=1))
+
+
+def _index_row(table: int, name: str, index: IndexDefinition, number: int, state: str) -> dict[str, Any]:
+    assert table >= FIRST_TABLE
+    return {
+        "table": table,
+        "name": name,
+        "number": number,
+        "fields": list(index.fields),
+        "unique": index.unique,
+        "state": state,
+    }
+
+
+def _user(row: Any) -> dict[str, Any]:
+    """A row without its creation time."""
+    return {name: value for name, value in row.items() if name != "_creationTime"}

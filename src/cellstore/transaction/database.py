@@ -1,0 +1,204 @@
+"""The store as its owner holds it: begin, commit, run with retries, define, close.
+
+    with Engine.open("store.db") as engine:
+        engine.run(lambda tx: tx.insert("tasks", {"text": "write it down"}))
+        with engine.begin() as tx:
+            print(tx.count("tasks"))
+
+One engine owns a store. Worker processes read it through `worker_store.WorkerStore` and send their commit requests here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cellstore.clock import Clock, SystemClock, system_random
+from cellstore.errors import CellstoreError, ConflictError, TransientError
+from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.transaction.backfill import Definitions
+from cellstore.transaction.bulk import Rows, prepare_bulk
+from cellstore.transaction.catalog import Catalog
+from cellstore.transaction.committer import Committer
+from cellstore.transaction.overlay import Overlay
+from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
+from cellstore.transaction.transaction import Transaction
+from cellstore.transaction.worker_store import Catalogs, WorkerStore, begin
+from cellstore.transaction.write_log import WriteLog
+
+if TYPE_CHECKING:
+    from cellstore.schema.definition import TableDefinition
+    from cellstore.storage.contract import Reader, Storage
+
+__all__ = ["Engine", "WorkerStore", "prepare_bulk"]
+
+T = TypeVar("T")
+_IDLE_READERS_MAX = 8
+
+
+class Engine:
+    """A storage, its committer, and the door to both.
+
+    Order      any thread; commits happen one group at a time
+    Errors     StoreLocked when another process has the store; FatalError when the store had to stop: open it again
+    """
+
+    def __init__(
+        self, storage: Storage, *, clock: Clock | None = None, knobs: Knobs = DEFAULTS, path: str = ""
+    ) -> None:
+        self.path = path  # of the store file; empty when it is in memory
+        self.storage = storage
+        self.clock = clock or SystemClock()
+        self.knobs = knobs
+        self.committer = Committer(storage, self.clock, knobs)
+        self._catalogs = Catalogs()
+        self._idle: list[Reader] = []
+        self._lock = threading.Lock()
+        self._definitions = Definitions(self.committer, storage, self.begin)
+        self._definitions.clean_up()
+
+    @classmethod
+    def open(cls, path: str | Path, *, clock: Clock | None = None, knobs: Knobs = DEFAULTS) -> Engine:
+        """The store in the file at `path`, created if there is none."""
+        from cellstore.storage.sqlite import SqliteStorage
+
+        storage = SqliteStorage.open(path)
+        try:
+            return cls(storage, clock=clock, knobs=knobs, path=str(path))
+        except BaseException:
+            storage.close()
+            raise
+
+    @classmethod
+    def memory(cls, *, clock: Clock | None = None, knobs: Knobs = DEFAULTS) -> Engine:
+        """A store that lives as long as this object."""
+        from cellstore.storage.memory import MemoryStorage
+
+        return cls(MemoryStorage(), clock=clock, knobs=knobs)
+
+    @property
+    def catalog(self) -> Catalog:
+        """Tables and indexes as of the newest commit."""
+        return self.committer.catalog
+
+    @property
+    def published_ts(self) -> int:
+        """The newest commit that is durable and whose listeners have been told."""
+        return self.committer.published_ts
+
+    @property
+    def write_log(self) -> WriteLog:
+        """Recent commits."""
+        return self.committer.write_log
+
+    def begin(
+        self,
+        ts: int | None = None,
+        overlay: Overlay | None = None,
+        *,
+        now_ms: float | None = None,
+        random: Callable[[int], bytes] = system_random,
+    ) -> Transaction:
+        """A transaction at the newest state, or at `ts`. Close it, or use it as a context manager."""
+        with self._lock:
+            reader = self._idle.pop() if self._idle else self.storage.reader()
+        reader.refresh()
+        try:
+            return begin(
+                reader,
+                self._catalogs,
+                now_ms=self.clock.now_ns() / 1e6 if now_ms is None else now_ms,
+                random=random,
+                ts=ts,
+                overlay=overlay,
+                knobs=self.knobs,
+                on_close=lambda: self._give_back(reader),
+            )
+        except BaseException:
+            self._give_back(reader)
+            raise
+
+    def run(self, function: Callable[[Transaction], T], source: str = "") -> tuple[T, int]:
+        """Run `function` in a transaction and commit it: (what it returned, commit timestamp).
+
+        Runs again after a conflict, so the function must have no other effects. Errors: what it raised, and ConflictError
+        after commit_retries_max attempts in vain
+        """
+        last: CellstoreError | None = None
+        for _ in range(self.knobs.commit_retries_max):
+            with self.begin() as transaction:
+                value = function(transaction)
+                request = transaction.freeze(source)
+            (answer,) = self.commit([request])
+            if isinstance(answer, Committed | Replayed):
+                return value, answer.ts
+            if not isinstance(answer, TransientError):
+                raise answer
+            last = answer
+        raise ConflictError(
+            f"{source or 'this transaction'} met another commit on each of {self.knobs.commit_retries_max} attempts; read "
+            f"less, or in smaller steps: {last}"
+        )
+
+    def commit(self, requests: Sequence[CommitRequest]) -> list[CommitResult]:
+        """One group commit; see `Committer.commit`."""
+        return self.committer.commit(requests)
+
+    def request(self, session: str, request: int) -> bytes | None:
+        """The stored result of a client's request, if it committed."""
+        replayed = self.committer.replay(session, request)
+        return None if replayed is None else replayed.result
+
+    def apply_definitions(
+        self, definitions: Iterable[TableDefinition]
+    ) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        """Bring tables and indexes in line with `definitions`, behind live traffic; see `backfill.Definitions.apply`."""
+        return self._definitions.apply(list(definitions))
+
+    def define(self, *definitions: TableDefinition) -> dict[str, Any]:
+        """`apply_definitions`, in one go; its report."""
+        steps = self.apply_definitions(definitions)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                report: dict[str, Any] = end.value
+                return report
+
+    def bulk_insert(self, table: str, rows: Rows, *, keep_system_fields: bool = False) -> tuple[int, int]:
+        """Insert many documents in one commit: (how many, timestamp)."""
+        rows = rows if isinstance(rows, bytes) else list(rows)
+        for _ in range(self.knobs.commit_retries_max):
+            with self.begin() as transaction:
+                request = prepare_bulk(transaction, table, rows, keep_system_fields=keep_system_fields)
+            (answer,) = self.commit([request])
+            if isinstance(answer, Committed):
+                return int(request.result), answer.ts
+            if isinstance(answer, CellstoreError) and not isinstance(answer, TransientError):
+                raise answer
+        raise ConflictError(f"the table {table!r} was redefined on every attempt to insert into it; try again")
+
+    def close(self) -> None:
+        """Let go of the store."""
+        with self._lock:
+            readers, self._idle = self._idle, []
+        for reader in readers:
+            reader.close()
+        self.committer.close()
+        self.storage.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _give_back(self, reader: Reader) -> None:
+        reader.release()
+        with self._lock:
+            if len(self._idle) < _IDLE_READERS_MAX:
+                self._idle.append(reader)
+                return
+        reader.close()

@@ -1,0 +1,118 @@
+"""Walking an index through the layers: stored documents, the lane's pending ones, the transaction's own.
+
+Which documents a walk meets and in which order is settled at its first pull; what they contain is current at each pull,
+and a document deleted meanwhile is skipped. So a loop may write what it walks over without meeting a document twice.
+
+Stored documents are fetched in chunks that grow, exactly as many as wanted where that is known. Fetching ahead is not
+reading: whoever consumes the walk records what was handed out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import NamedTuple
+
+from cellstore.transaction.catalog import IndexMeta
+from cellstore.transaction.snapshot import Snapshot
+from cellstore.transaction.write_set import WriteSet
+from cellstore.values.json import loads
+
+FIRST_CHUNK, NEXT_CHUNK = 64, 512
+
+
+class Found(NamedTuple):
+    """One document met on a walk; `key` is where it stood when the walk began."""
+
+    key: bytes
+    id: bytes
+    body: bytes
+
+
+class Span(NamedTuple):
+    """A piece of one index of a table: its keys in [lo, hi), in one direction."""
+
+    meta: IndexMeta
+    table: int
+    lo: bytes
+    hi: bytes
+    descending: bool = False
+
+
+def walk(snapshot: Snapshot, own: WriteSet, span: Span, want: int | None = None) -> Iterator[Found]:
+    """The documents of a span. `want` tells how many will be pulled at most, if that is known."""
+    start = own.writes
+    layered = _layered(snapshot, own, span)
+    stored: Iterator[Found] = _stored(snapshot, own, span, start, want)
+    merged = heapq.merge(layered, stored, key=itemgetter(0), reverse=span.descending) if layered else stored
+    for found in merged:
+        if own.writes == start:
+            yield found
+            continue
+        pending = own.get(span.table, found.id)
+        if pending is None:
+            yield found
+        elif pending.body is not None:
+            yield Found(found.key, found.id, pending.body)
+
+
+def _layered(snapshot: Snapshot, own: WriteSet, span: Span) -> list[Found]:
+    """Pending documents of the span in walking order, the upper layer hiding the lower."""
+    meta, table, lo, hi, descending = span
+    found = []
+    for key, id in own.span(meta.number, table, lo, hi):
+        pending = own.get(table, id)
+        assert pending is not None
+        assert pending.body is not None
+        found.append(Found(key, id, pending.body))
+    overlay = snapshot.overlay
+    if overlay is not None:
+        for key, id in overlay.span(meta.number, table, lo, hi):
+            if own.get(table, id) is None:
+                body = snapshot.body(table, id)
+                assert body is not None
+                found.append(Found(key, id, body))
+    found.sort(reverse=descending)
+    return found
+
+
+def _stored(snapshot: Snapshot, own: WriteSet, span: Span, start: int, want: int | None) -> Iterator[Found]:
+    """Stored documents of the span that no layer hid when the walk began."""
+    meta, table, lo, hi, descending = span
+    chunk = FIRST_CHUNK if want is None else min(want, NEXT_CHUNK)
+    while True:
+        rows = snapshot.rows(meta.number, table, lo, hi, descending, chunk)
+        for row in rows:
+            if not _hidden(snapshot, own, table, row.id, start):
+                yield Found(row.key, row.id, row.body)
+        if len(rows) < chunk:
+            return
+        if descending:
+            hi = rows[-1].key
+        else:
+            lo = rows[-1].key + b"\0"
+        chunk = min(chunk * 8, NEXT_CHUNK) if want is None else min(max(want, FIRST_CHUNK), NEXT_CHUNK)
+
+
+def _hidden(snapshot: Snapshot, own: WriteSet, table: int, id: bytes, start: int) -> bool:
+    if snapshot.pending(table, id) is not None:
+        return True
+    pending = own.get(table, id)
+    return pending is not None and pending.since <= start
+
+
+def count(snapshot: Snapshot, own: WriteSet, span: Span) -> int:
+    """How many documents a span holds; the storage counts, pending documents are settled one by one."""
+    meta, table, lo, hi, _ = span
+    total = snapshot.reader.count(meta.number, lo, hi, snapshot.at)
+    pending = set(own.tables.get(table, ()))
+    if snapshot.overlay is not None:
+        pending |= set(snapshot.overlay.tables.get(table, ()))
+    return total + len(_layered(snapshot, own, span)) - sum(_stands_in(snapshot, span, id) for id in pending)
+
+
+def _stands_in(snapshot: Snapshot, span: Span, id: bytes) -> bool:
+    """Whether the stored state of a document is inside the span."""
+    row = snapshot.row(span.table, id)
+    return row is not None and span.lo <= span.meta.key(loads(row.body), id) < span.hi

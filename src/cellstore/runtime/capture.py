@@ -125,7 +125,9 @@ _installed = _Installed()
 
 
 def install() -> None:
-    """Capture for the rest of this process (workers)."""
+    """Capture for the rest of this process (workers): from INFO up, and a warning in every call that gives it."""
+    logging.getLogger().setLevel(logging.INFO)
+    warnings.simplefilter("always", UserWarning)
     _installed.acquire()
 
 

@@ -108,10 +108,6 @@ class Executor:
         In the lane (`overlay` given) a failure, too, may rest on writes that will never be: then it comes with a
         commit request without writes, and counts only if that is accepted.
         """
-        if call.request is not None:
-            stored = self._request(*call.request)
-            if stored is not None:
-                return Ran(replayed(stored, transaction.begin_ts))
         if call.job is not None and not self._job_is_due(call, transaction):
             return Ran(Outcome.failed(CellstoreError("the job was cancelled or has run already", code="JobIsOver")))
         outcome, _, _ = self._run(call, transaction, now_ns)
@@ -119,6 +115,10 @@ class Executor:
         commit = None
         if outcome.ok:
             outcome, commit = self._freeze(call, transaction, outcome, now_ns)
+        if not outcome.ok and call.request is not None:
+            stored = self._request(*call.request)  # it may have failed because it has succeeded before
+            if stored is not None:
+                return Ran(replayed(stored, transaction.begin_ts))
         if not outcome.ok and overlay is not None and not overlay.empty:
             commit = transaction.freeze(source=call.path, writes=False)
         if commit is not None and overlay is not None:

@@ -31,7 +31,7 @@ from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import LogSink
 from cellstore.runtime.scheduler import Scheduler, schedule
-from cellstore.transaction.database import Engine, prepare_bulk
+from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed, Replayed
 
 
@@ -195,19 +195,7 @@ class InlineRunner:
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
         """See `Runner.bulk`."""
         thread = self._check_running()
-        return await self._loop.run_in_executor(thread, self._bulk, table, ndjson)
-
-    def _bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
-        for _ in range(100):
-            with self._engine.begin() as transaction:
-                request = prepare_bulk(transaction, table, ndjson)
-            [result] = self._engine.commit([request])
-            if isinstance(result, Committed):
-                return sum(1 for write in request.writes if write.table > 10_000), result.ts
-            if not isinstance(result, TransientError):
-                break
-        assert isinstance(result, CellstoreError)
-        raise result
+        return await self._loop.run_in_executor(thread, self._engine.bulk_insert, table, ndjson)
 
     # Deploying
 
@@ -241,7 +229,7 @@ class InlineRunner:
         return self._thread
 
     def _stored(self, session: str, request: int) -> bytes | None:
-        return self._engine.stored_request(session, request)
+        return self._engine.request(session, request)
 
     async def _in_thread(self, path: str, kind: str, internal: bool, work: Callable[[Deployed], Outcome]) -> Outcome:
         thread = self._check_running()

@@ -34,9 +34,10 @@ from cellstore.runtime.calls import Message
 from cellstore.runtime.execute import Call, Executor, OutOfTime
 from cellstore.runtime.loaded import LoadedModules
 from cellstore.runtime.outcome import Outcome
-from cellstore.transaction.database import WorkerStore, prepare_bulk
+from cellstore.transaction.database import prepare_bulk
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest
+from cellstore.transaction.worker_store import WorkerStore
 from cellstore.values.json import decode
 
 _real_perf_counter = time.perf_counter
@@ -124,10 +125,10 @@ class Worker:
         self._out_since = 0.0
         self._generation = 0
         self.modules = LoadedModules()
-        self._store = WorkerStore(settings["store"])
+        self._store = WorkerStore(settings["store"], random=_real_urandom, knobs=knobs)
         self._envelope = sandbox.install()
         self._stopwatch = Stopwatch(self, self._envelope, knobs)
-        self._executor = Executor(self.modules, self._stopwatch, knobs, _real_urandom)
+        self._executor = Executor(self.modules, self._stopwatch, knobs, _real_urandom, self._store.request)
         self._overlay: Overlay | None = None  # while this worker is the lane
 
     def run(self) -> None:
@@ -264,11 +265,11 @@ class Worker:
 
     def _query(self, call: Call) -> Outcome:
         now_ns = self._now()
-        return self._executor.query(call, self._store.begin(ts=call.ts), now_ns)
+        return self._executor.query(call, self._store.begin(ts=call.ts, now_ms=now_ns / 1e6), now_ns)
 
     def _mutation(self, call: Call, overlay: Overlay | None) -> tuple[Outcome, CommitRequest | None]:
         now_ns = self._now()
-        ran = self._executor.mutation(call, self._store.begin(overlay=overlay), now_ns, overlay)
+        ran = self._executor.mutation(call, self._store.begin(overlay=overlay, now_ms=now_ns / 1e6), now_ns, overlay)
         return ran.outcome, ran.commit
 
     def _bulk(self, message: Message) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import close_at_exit, wait
+from cellstore.client.recording import note
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
 from cellstore.client.transport import Link, LinkState
@@ -86,11 +87,14 @@ class Database:
         """Run a query once, on the newest state. Documents come back as `Document`s."""
         with doorway():
             path = self._path(path_or_fn, "query")
+            call = note(self, path, self._checked(args))
             try:
-                answer, octets = self._control("query", {"path": path}, native.dumps(self._checked(args)))
+                answer, octets = self._control("query", {"path": path}, native.dumps(args))
             except NotFound as error:
                 raise self._with_suggestion(error, path) from None
-            return self._value(path, read_answer(answer, octets))
+            outcome = read_answer(answer, octets)
+            call.answer = octets or native.dumps(outcome.value)
+            return self._value(path, outcome)
 
     def mutation(self, path_or_fn: str | Function, /, **args: Any) -> Any:
         """Run a mutation exactly once; returns when it is durable and every live view here shows it."""
@@ -179,6 +183,17 @@ class Database:
         with doorway():
             reports = {module: self._shipper.ensure(module) for module in modules_of(what)}
             return {module: report for module, report in reports.items() if report is not None}
+
+    def ship(self, module: str) -> dict[str, Any] | None:
+        """Pack a registered module and deploy it if anything in it changed, in place too; None when nothing did.
+
+        What a notebook does after every cell. Costs a pickle of the module's functions; `deploy` compares first.
+        Errors: as `deploy`.
+        """
+        from cellstore.functions import registry
+
+        with doorway():
+            return self._shipper.ship(module, registry.handles(module), registry.tables(module))
 
     # the connection
 

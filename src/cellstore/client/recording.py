@@ -1,0 +1,53 @@
+"""Which queries a block of code asks, and what it was told.
+
+    with recording() as asked:
+        chart()
+    asked                        one `Recorded` per question, in order
+
+A view runs its block inside of this and follows what was asked. Answers are kept as native JSON, because the block may
+change the objects it was given. Only the present context records; other threads and tasks do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellstore.client.database import Database
+
+
+@dataclass(slots=True)
+class Recorded:
+    """One question. `answer` is None while it is open and when it failed."""
+
+    database: Database
+    path: str
+    args: dict[str, Any]
+    answer: bytes | None = None  # native JSON
+
+
+_asked: ContextVar[list[Recorded] | None] = ContextVar("cellstore_asked", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[Recorded]]:
+    """Collect the queries asked inside. Nested recordings each see their own."""
+    asked: list[Recorded] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+def note(database: Database, path: str, args: dict[str, Any]) -> Recorded:
+    """A query is about to be asked; set `answer` on what this returns."""
+    call = Recorded(database, path, args)
+    asked = _asked.get()
+    if asked is not None:
+        asked.append(call)
+    return call

@@ -1,6 +1,7 @@
 """Which Jupyter server is ours. A ladder; the first rung that holds wins and is named; between two nobody guesses.
 
-    environment     CELLSTORE_SERVER_URL and CELLSTORE_SERVER_SECRET, set by the server extension for its kernels
+    environment     CELLSTORE_SERVER_URL and CELLSTORE_SERVER_SECRET, set by the server extension for its kernels;
+                    a person may set CELLSTORE_SERVER_URL and CELLSTORE_SERVER_TOKEN for what runs elsewhere
     parent          jpserver-$JPY_PARENT_PID.json in Jupyter's runtime directory
     kernel id       the running server that lists this very kernel
     directory       the one running server whose root directory holds the working directory
@@ -27,7 +28,7 @@ from cellstore.client.transport import Address
 from cellstore.client.wire import PROTOCOL
 from cellstore.errors import CallerError, CellstoreError, Disconnected
 
-ENV_URL, ENV_SECRET = "CELLSTORE_SERVER_URL", "CELLSTORE_SERVER_SECRET"
+ENV_URL, ENV_SECRET, ENV_TOKEN = "CELLSTORE_SERVER_URL", "CELLSTORE_SERVER_SECRET", "CELLSTORE_SERVER_TOKEN"
 SECRET_HEADER = "X-Cellstore-Kernel"
 RUNGS = {
     "environment": "the server that started this kernel (environment)",
@@ -109,8 +110,9 @@ def direct_rungs(around: Surroundings) -> Iterator[Address]:
     """The addresses that need no search."""
     url = around.environ.get(ENV_URL)
     if url:
-        secret = around.environ.get(ENV_SECRET, "")
-        yield Address(with_slash(url), {SECRET_HEADER: secret} if secret else {}, "environment")
+        secret, token = around.environ.get(ENV_SECRET), around.environ.get(ENV_TOKEN)
+        headers = {SECRET_HEADER: secret} if secret else {"Authorization": f"token {token}"} if token else {}
+        yield Address(with_slash(url), headers, "environment")
     parent = around.environ.get("JPY_PARENT_PID", "")
     for server in around.servers:
         if str(server.pid) == parent:

@@ -1,0 +1,223 @@
+"""The `cellstore` command. Each subcommand opens one door and goes away; what is behind the door is told elsewhere.
+
+`lab` and `demo` are the tour; `serve` is the server alone; the rest look at a store that a server is serving (found by the same
+ladder a kernel uses, or named with --url) or, for `check`, at the file of a store nobody has open.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cellstore.client.database import Database
+
+from cellstore.errors import CellstoreError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cellstore")
+def main() -> None:
+    """A reactive document database under your notebook cells."""
+
+
+@main.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default="cellstore-tour")
+@click.option("--port", type=int, default=0, help="Port on the loopback interface; 0 takes a free one.")
+@click.option("--no-browser", is_flag=True, help="Only print the URL.")
+def lab(directory: Path, port: int, no_browser: bool) -> None:
+    """Open JupyterLab on a copy of the tour, in DIRECTORY."""
+    from cellstore import tour
+
+    sys.exit(tour.lab(directory, port=port, open_browser=not no_browser))
+
+
+@main.command()
+@click.option("--months", default="1", help="Months of 2013 to load, as 1 or 1-12.", show_default=True)
+def demo(months: str) -> None:
+    """Run the tour's story in this terminal: a server, a kernel that commits, a client that watches."""
+    from cellstore import tour
+
+    first, _, last = months.partition("-")
+    try:
+        chosen = range(int(first), int(last or first) + 1)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{months!r} is neither a month nor a span like 1-12", param_hint="--months"
+        ) from error
+    sys.exit(tour.demo(chosen))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, default=3210, show_default=True)
+@click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), default=".", help="Data goes to ROOT/.cellstore."
+)
+@click.option("--token", default=None, help="Token that clients present; made up and printed when not given.")
+@click.option("--allow-anonymous", is_flag=True, help="Let clients without credentials call public functions.")
+def serve(host: str, port: int, root: Path, token: str | None, allow_anonymous: bool) -> None:
+    """Serve a store without JupyterLab."""
+    from cellstore.server.serve import main as serve_main
+
+    serve_main(host=host, port=port, root=str(root), token=token, allow_anonymous=allow_anonymous)
+
+
+@main.command()
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=".", help="The server's root.")
+@click.option("--deployment", default="default", show_default=True)
+def admin_key(root: Path, deployment: str) -> None:
+    """Print the admin key of a deployment, for official clients and their command line."""
+    from cellstore.server.identity import admin_key as key
+
+    click.echo(key(root / ".cellstore" / deployment))
+
+
+def _address(command: Any) -> Any:
+    command = click.option("--url", default=None, help="Server to talk to; found as a kernel finds it when not given.")(
+        command
+    )
+    return click.option("--token", default=None, help="Its token.")(command)
+
+
+@contextmanager
+def _connected(url: str | None, token: str | None) -> Iterator[Database]:
+    from cellstore.client.connect import connect
+
+    try:
+        with connect(url, token) as db:
+            yield db
+    except CellstoreError as error:
+        raise click.ClickException(error.message) from error
+
+
+def _print_json(value: Any) -> None:
+    from cellstore.values.json import dumps
+
+    text = json.dumps(json.loads(dumps(value)), indent=2, ensure_ascii=False)
+    click.echo(text)
+
+
+@main.command()
+@click.argument("path")
+@click.argument("arguments", default="{}")
+@_address
+def run(path: str, arguments: str, url: str | None, token: str | None) -> None:
+    """Run the function PATH (module:name) with ARGUMENTS, a JSON object."""
+    try:
+        args = json.loads(arguments)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="ARGUMENTS") from error
+    if not isinstance(args, dict):
+        raise click.BadParameter('give one JSON object, like {"limit": 5}', param_hint="ARGUMENTS")
+    with _connected(url, token) as db:
+        kinds = {f["path"]: f["kind"] for f in db.functions()}
+        call = {"query": db.query, "mutation": db.mutation, "action": db.action}[kinds.get(path, "query")]
+        _print_json(call(path, **args))
+
+
+@main.command()
+@click.argument("table", required=False)
+@click.option("--limit", type=int, default=20, show_default=True)
+@_address
+def data(table: str | None, limit: int, url: str | None, token: str | None) -> None:
+    """List the tables, or the newest documents of TABLE."""
+    with _connected(url, token) as db:
+        if table is None:
+            _print_rows(
+                [
+                    {"table": t["name"], "documents": t["count"], "indexes": ", ".join(i["name"] for i in t["indexes"])}
+                    for t in db.tables()
+                ]
+            )
+        else:
+            name = table.replace('"', '""')
+            statement = f'select * from "{name}" order by _creationTime desc limit {limit:d}'
+            _print_rows(db.sql(statement).rows())
+
+
+@main.command()
+@_address
+def functions(url: str | None, token: str | None) -> None:
+    """List the deployed functions."""
+    with _connected(url, token) as db:
+        _print_rows([{k: f.get(k) for k in ("path", "kind", "visibility", "version")} for f in db.functions()])
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@_address
+def deploy(file: Path, url: str | None, token: str | None) -> None:
+    """Deploy the functions and tables of FILE, or of every .py file in a directory."""
+    files = sorted(file.glob("*.py")) if file.is_dir() else [file]
+    with _connected(url, token) as db:
+        for each in files:
+            db.deploy(str(each))
+            click.echo(f"deployed {each}")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@_address
+def export(path: Path, url: str | None, token: str | None) -> None:
+    """Write one consistent snapshot of every table to PATH (.zip, or a directory)."""
+    with _connected(url, token) as db:
+        db.export(str(path))
+
+
+@main.command("import")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@_address
+def import_(path: Path, url: str | None, token: str | None) -> None:
+    """Read PATH, written by export, into the store."""
+    with _connected(url, token) as db:
+        db.import_(str(path))
+
+
+@main.command()
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=".", help="The server's root.")
+@click.option("--deployment", default="default", show_default=True)
+def check(root: Path, deployment: str) -> None:
+    """Walk the whole store and report every broken invariant."""
+    from cellstore.transaction.database import Engine
+
+    path = root / ".cellstore" / deployment / "store.db"
+    if not path.exists():
+        raise click.ClickException(f"there is no store at {path}; name the server's root with --root")
+    try:
+        engine = Engine.open(path)
+    except CellstoreError as error:
+        raise click.ClickException(error.message) from error
+    try:
+        broken = 0
+        for problem in engine.check():
+            broken += 1
+            click.echo(problem)
+    finally:
+        engine.close()
+    if broken:
+        raise click.ClickException(f"{broken} broken invariants in {path}")
+    click.echo(f"{path}: every invariant holds")
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        click.echo("nothing there")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0].keys(), box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

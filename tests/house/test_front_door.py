@@ -1,0 +1,71 @@
+"""The door users come in by: quick to open, complete, documented."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cellstore
+
+SOURCES = Path(cellstore.__file__).parent
+
+# Design §2. Adding a name is a decision; losing one breaks people.
+PROMISED = {
+    "Table", "Index", "Id", "UNSET", "query", "mutation", "action", "cron", "every", "live", "grid", "form", "button", "view",
+    "snapshot", "sql", "connect", "open", "current", "insert_df", "tables", "deploy", "Database", "Document",
+    "ApplicationError", "FunctionError", "ValidationError", "CellstoreError",
+}  # fmt: skip
+
+HEAVY = {
+    "pandas",
+    "numpy",
+    "duckdb",
+    "pyarrow",
+    "polars",
+    "IPython",
+    "ipywidgets",
+    "tornado",
+    "jupyter_server",
+    "pydantic",
+    "apsw",
+}
+
+
+def test_every_promised_name_is_there() -> None:
+    assert set(cellstore.__all__) >= PROMISED
+    for name in cellstore.__all__:
+        assert getattr(cellstore, name) is not None
+
+
+def test_importing_cellstore_loads_nothing_heavy() -> None:
+    code = "import sys, cellstore; print(*{m.split('.')[0] for m in sys.modules})"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not loaded & HEAVY
+
+
+def public_definitions(path: Path) -> list[tuple[str, ast.AST]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: list[tuple[str, ast.AST]] = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found.append((node.name, node))
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCES)))
+def test_every_file_and_every_public_class_and_function_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.name} has no docstring"
+    silent = [name for name, node in public_definitions(path) if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert not silent
+
+
+def test_every_method_of_a_database_is_documented() -> None:
+    silent = [n for n, m in inspect.getmembers(cellstore.Database, callable) if not n.startswith("_") and not m.__doc__]
+    assert not silent

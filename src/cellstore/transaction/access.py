@@ -20,7 +20,7 @@ from cellstore.errors import CallerError, Forbidden, ValidationError
 from cellstore.transaction.catalog import BY_CREATION_TIME, FILES, FIRST_TABLE, JOBS
 from cellstore.transaction.ranges import Range, interval
 from cellstore.transaction.scan import Span
-from cellstore.transaction.transaction import Transaction, id_class
+from cellstore.transaction.transaction import Transaction
 from cellstore.values.document import Document
 from cellstore.values.ids import Id, decode_id
 from cellstore.values.json import loads
@@ -316,7 +316,7 @@ class DatabaseReader:
         except ValidationError:
             return None
         meta = self._transaction.table(table_name(table))
-        return id_class(meta.name)(text) if meta is not None and meta.number == number else None
+        return meta.id_class(text) if meta is not None and meta.number == number else None
 
 
 class DatabaseWriter(DatabaseReader):

@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellstore.errors import NotFound, ValidationError
+from cellstore.values.ids import Id
 from cellstore.values.index_key import END, encode_key, encode_value
 from cellstore.values.json import loads
 from cellstore.values.value import MISSING
@@ -74,6 +75,10 @@ class IndexMeta:
         roots = frozenset(path.partition(".")[0] for path in paths)
         return cls(number, name, paths, unique, state, roots, _key_maker(paths))
 
+    def values(self, fields: Fields) -> list[Any]:
+        """The values of the indexed fields; MISSING where a document has none."""
+        return [value_at(fields, tuple(path.split("."))) for path in self.fields]
+
 
 def _key_maker(paths: tuple[str, ...]) -> Callable[[Fields, bytes], bytes]:
     """The function from a document to its key. Separate shapes because this runs for each index of each write."""
@@ -125,10 +130,15 @@ class TableMeta:
 
         return Rules(self.name, self.schema)
 
-    @property
+    @cached_property
     def is_system(self) -> bool:
         """Whether users may not write it."""
         return self.name.startswith("_")
+
+    @cached_property
+    def id_class(self) -> type[Id]:
+        """The class of its ids: `Id["users"]`."""
+        return Id.__class_getitem__(self.name)
 
     def keys(self, fields: Fields, id: bytes) -> dict[int, bytes]:
         """Where a document stands in each index but by_id."""

@@ -74,7 +74,8 @@ class Overlay(Layer):
         self._position += 1
         position = self._position
         if request.lane is not None:
-            request.lane = request.lane._replace(position=position)
+            id, _, seen, cleared = request.lane
+            request.lane = Lane(id, position, seen, cleared)
         if request.writes:
             self._pending.append((position, request.writes))
             self._show(position, request.writes)

@@ -57,12 +57,16 @@ class ReadSet:
         self.rows = 0
         self.size_bytes = 0
 
-    def point(self, index: int, key: bytes) -> None:
-        """One key was looked up, whether or not something was there."""
-        keys = self._points.setdefault(index, set())
-        if key not in keys:
-            keys.add(key)
-            self._count_interval()
+    def point(self, index: int, key: bytes, size_bytes: int = 0) -> None:
+        """One key was looked up, whether or not a document (of that size) was there. Again costs nothing."""
+        keys = self._points.get(index)
+        if keys is None:
+            keys = self._points[index] = set()
+        elif key in keys:
+            return
+        keys.add(key)
+        self._count_interval()
+        self.consumed(size_bytes)
 
     def open(self, index: int, lo: bytes, hi: bytes, descending: bool = False) -> RangeRead:
         """A scan begins. The caller moves `reach` with each document it hands out and sets `done` at the end."""
@@ -79,16 +83,20 @@ class ReadSet:
         """A document of that size was handed out."""
         self.rows += 1
         self.size_bytes += size_bytes
-        if self.rows > self._knobs.read_rows_max:
-            raise self._exceeded("read_rows_max", self._knobs.read_rows_max, self.rows, "documents")
-        if self.size_bytes > self._knobs.read_size_bytes:
-            raise self._exceeded("read_size_bytes", self._knobs.read_size_bytes, self.size_bytes, "bytes")
+        knobs = self._knobs
+        if self.rows > knobs.read_rows_max:
+            raise self._exceeded("read_rows_max", knobs.read_rows_max, self.rows, "documents")
+        if self.size_bytes > knobs.read_size_bytes:
+            raise self._exceeded("read_size_bytes", knobs.read_size_bytes, self.size_bytes, "bytes")
 
     def intervals(self) -> ReadIntervals:
         """Everything read so far: index number to sorted, disjoint intervals."""
+        # keys of by_id have one length, so points neither overlap nor touch
         found: dict[int, list[tuple[bytes, bytes]]] = {
-            index: [(key, key + b"\0") for key in keys] for index, keys in self._points.items()
+            index: [(key, key + b"\0") for key in sorted(keys)] for index, keys in self._points.items()
         }
+        if not self._implied and not self._ranges:
+            return found
         for index, implied in self._implied.items():
             found.setdefault(index, []).extend(implied)
         for read in self._ranges:

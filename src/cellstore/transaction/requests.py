@@ -52,7 +52,7 @@ class CommitRequest:
             [[index, *(key.hex() for span in spans for key in span)] for index, spans in self.reads.items()],
             [_write_to_wire(write) for write in self.writes],
             self.catalog_ts,
-            self.lane,
+            None if self.lane is None else list(self.lane),  # orjson takes no named tuples
             self.request,
             self.source,
             self.result.decode(),

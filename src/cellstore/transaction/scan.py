@@ -70,7 +70,9 @@ def _layered(snapshot: Snapshot, own: WriteSet, span: Span) -> list[Found]:
     if overlay is not None:
         for key, id in overlay.span(meta.number, table, lo, hi):
             if own.get(table, id) is None:
-                body = snapshot.body(table, id)
+                pending = overlay.get(table, id)
+                assert pending is not None
+                body = pending.body
                 assert body is not None
                 found.append(Found(key, id, body))
     found.sort(reverse=descending)

@@ -22,35 +22,31 @@ class Snapshot:
     reader: Reader
     at: int | None = None
     overlay: Overlay | None = None
-    _rows: dict[tuple[int, bytes], Row | None] = field(default_factory=dict)
+    _rows: dict[int, dict[bytes, Row | None]] = field(default_factory=dict)  # by table, by id
 
     def pending(self, table: int, id: bytes) -> Pending | None:
         """What the overlay says about a document, if anything."""
-        return None if self.overlay is None else self.overlay.get(table, id)
-
-    def body(self, table: int, id: bytes) -> bytes | None:
-        """A document's bytes, or None when there is none."""
-        pending = self.pending(table, id)
-        if pending is not None:
-            return pending.body
-        row = self.row(table, id)
-        return None if row is None else row.body
+        overlay = self.overlay
+        if overlay is None or table not in overlay.tables:
+            return None
+        return overlay.tables[table].get(id)
 
     def row(self, table: int, id: bytes) -> Row | None:
         """A document as the storage has it."""
-        place = (table, id)
-        if place in self._rows:
-            return self._rows[place]
+        rows = self._rows.get(table)
+        if rows is None:
+            rows = self._rows[table] = {}
+        elif id in rows:
+            return rows[id]
         row = self.reader.get(table, id, self.at)
-        if len(self._rows) < _ROWS_KEPT:
-            self._rows[place] = row
+        if len(rows) < _ROWS_KEPT:
+            rows[id] = row
         return row
 
     def rows(self, index: int, table: int, lo: bytes, hi: bytes, descending: bool, limit: int) -> list[Row]:
         """Up to `limit` stored documents in index order."""
         found = list(self.reader.scan(index, table, lo, hi, ts=self.at, descending=descending, limit=limit))
-        rows = self._rows
-        if len(rows) < _ROWS_KEPT:
-            for row in found:
-                rows[table, row.id] = row
+        kept = self._rows.setdefault(table, {})
+        if len(kept) < _ROWS_KEPT:
+            kept.update((row.id, row) for row in found)
         return found

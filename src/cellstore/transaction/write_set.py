@@ -144,8 +144,13 @@ class WriteSet(Layer):
     def freeze(self) -> list[DocWrite]:
         """The writes as they are to be committed: definitions first, then in the order of first writes."""
         changed = [pending for pending in self if pending.body != pending.base_body]
-        changed.sort(key=lambda pending: (pending.table not in (512, 513), pending.since))
+        if len(changed) > 1:
+            changed.sort(key=_definitions_first)
         return [doc_write(pending) for pending in changed]
+
+
+def _definitions_first(pending: Pending) -> tuple[bool, int]:
+    return pending.table not in (512, 513), pending.since
 
 
 def doc_write(pending: Pending) -> DocWrite:

@@ -194,6 +194,9 @@ class Storage(Protocol):
     def trim(self, before_ts: int, budget: int) -> int:
         """Give up history before `before_ts`: revisions whose successor is not newer than it.
 
+        The newest commit stays readable at its own timestamp whatever `before_ts` says, and a storage may keep history
+        for as long as a view that can see it is held.
+
         Looks at no more than `budget` rows; returns at how many it looked. 0: nothing is left to do.
         """
         ...

@@ -105,23 +105,24 @@ SCAN: Final = """SELECT e.key, d.id, d.ts, l.body FROM entries e
     CROSS JOIN docs d ON d.tbl = ?5 AND d.id = substr(e.key, -16) CROSS JOIN log l ON l.seq = d.seq
     WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 ORDER BY e.key {order} LIMIT ?4"""
 
-# both halves come in key order, so SQLite merges them without sorting
-SCAN_IDS_AT: Final = """SELECT l.id, l.id, l.ts, l.body FROM (
-        SELECT id, seq FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND ts <= ?5
-        UNION ALL
-        SELECT id, seq FROM dead_docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND from_ts <= ?5 AND to_ts > ?5
-        ORDER BY 1 {order}
-    ) s CROSS JOIN log l ON l.seq = s.seq LIMIT ?4"""
-SCAN_AT: Final = """SELECT s.key, l.id, l.ts, l.body FROM (
-        SELECT key FROM entries WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND ts <= ?6
-        UNION ALL
-        SELECT key FROM dead_entries WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND from_ts <= ?6 AND to_ts > ?6
-        ORDER BY 1 {order}
-    ) s CROSS JOIN log l ON l.seq = coalesce(
-        (SELECT seq FROM docs WHERE tbl = ?5 AND id = substr(s.key, -16) AND ts <= ?6),
+# A compound with its ORDER BY outside runs both halves as coroutines, in key order, and merges them: nothing is sorted
+# and the limit stops both. (An ORDER BY inside a subquery promises nothing to the query around it.)
+SCAN_IDS_AT: Final = """SELECT d.id, d.id, d.ts, l.body FROM docs d CROSS JOIN log l ON l.seq = d.seq
+    WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.ts <= ?5
+    UNION ALL
+    SELECT d.id, d.id, d.from_ts, l.body FROM dead_docs d CROSS JOIN log l ON l.seq = d.seq
+    WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.from_ts <= ?5 AND d.to_ts > ?5
+    ORDER BY 1 {order} LIMIT ?4"""
+_SEQ_AT = """coalesce(
+        (SELECT seq FROM docs WHERE tbl = ?5 AND id = substr(e.key, -16) AND ts <= ?6),
         (SELECT CASE WHEN from_ts <= ?6 THEN seq END FROM dead_docs
-         WHERE tbl = ?5 AND id = substr(s.key, -16) AND to_ts > ?6 ORDER BY to_ts LIMIT 1))
-    LIMIT ?4"""
+         WHERE tbl = ?5 AND id = substr(e.key, -16) AND to_ts > ?6 ORDER BY to_ts LIMIT 1))"""
+SCAN_AT: Final = f"""SELECT e.key, l.id, l.ts, l.body FROM entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
+    WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.ts <= ?6
+    UNION ALL
+    SELECT e.key, l.id, l.ts, l.body FROM dead_entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
+    WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.from_ts <= ?6 AND e.to_ts > ?6
+    ORDER BY 1 {{order}} LIMIT ?4"""
 
 COUNT_IDS: Final = "SELECT count(*) FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3"
 COUNT: Final = "SELECT count(*) FROM entries WHERE idx = ?1 AND key >= ?2 AND key < ?3"

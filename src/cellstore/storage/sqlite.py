@@ -270,7 +270,9 @@ class SqliteStorage:
     def trim(self, before_ts: int, budget: int) -> int:
         """Give up history before `before_ts`, looking at no more than `budget` rows; at how many it looked."""
         with self._guard:
-            return self._transact(lambda cursor: _trim(cursor, before_ts, budget))
+            # an idle store is never trimmed past its newest commit, which must stay readable at its own timestamp
+            floor = min(before_ts, self._last_ts)
+            return self._transact(lambda cursor: _trim(cursor, floor, budget))
 
     def check(self, keys_of: KeysOf | None = None) -> Iterator[str]:
         """Walk everything; a sentence for each broken invariant."""

@@ -1,0 +1,149 @@
+"""`%cellstore` and `%%cellstore sql`. Magics are synchronous: IPython awaits none.
+
+%cellstore status                         %cellstore tables
+%cellstore connect URL [--token T]        %cellstore functions
+%cellstore open PATH                      %cellstore sql select …
+%%cellstore sql [--at TS]                 the cell is the statement; [--live] runs it again as data change
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+
+from cellstore.client import connect
+from cellstore.client.errors_render import doorway
+from cellstore.errors import CallerError
+from cellstore_kernel.display import Listing, moment
+
+USAGE = """%cellstore status | tables | functions | connect URL [--token T] [--deployment D] | open PATH | sql STATEMENT
+%%cellstore sql [--live] [--at TS]"""
+
+
+@magics_class
+class CellstoreMagics(Magics):
+    """The magics of one shell."""
+
+    @line_cell_magic
+    def cellstore(self, line: str, cell: str | None = None) -> Any:
+        """Look at the store and choose another. `%cellstore` alone lists what it can do."""
+        with doorway():
+            word, _, rest = line.strip().partition(" ")
+            if cell is not None:
+                if word != "sql":
+                    raise CallerError(f"the cell magic is %%cellstore sql, not %%cellstore {word}", code="UnknownMagic")
+                return run_sql(cell, parsed(SQL, rest))
+            if word == "sql":
+                return run_sql(rest, parsed(SQL, ""))
+            if word in ("", "help"):
+                print(USAGE)
+                return None
+            return command(word)(shlex.split(rest))
+
+
+def command(word: str) -> Callable[[list[str]], Any]:
+    """What a word does. Errors: CallerError with the nearest known word."""
+    known = {"status": status, "tables": tables, "functions": functions, "connect": connect_to, "open": open_store}
+    if word in known:
+        return known[word]
+    near = difflib.get_close_matches(word, [*known, "sql"], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known)} and sql"
+    raise CallerError(f"%cellstore does not know {word!r}; {hint}", code="UnknownMagic")
+
+
+def status(_words: list[str]) -> None:
+    """Where we are connected, and what is there."""
+    from cellstore_kernel.extension import describe
+
+    database = connect.current()
+    ts = database.link.ts
+    print(describe(database))
+    print(f"  {database.state}{f', {moment(ts)} (ts {ts})' if ts else ''}")
+    if database.link.problem is not None:
+        print(f"  {database.link.problem.message}")
+    if database.state == "connected":
+        print(f"  {len(database.tables())} tables, {len(database.functions())} functions")
+
+
+def tables(_words: list[str]) -> Listing:
+    """The tables of the store."""
+    shown = []
+    for each in connect.current().tables():
+        row: dict[str, Any] = {"table": each.get("name"), "documents": each.get("count")}
+        indexes = each.get("indexes") or {}
+        names = indexes if isinstance(indexes, dict) else [index.get("name") for index in indexes]
+        shown.append({**row, "indexes": ", ".join(map(str, names))})
+    return Listing(shown)
+
+
+def functions(_words: list[str]) -> Listing:
+    """The deployed functions."""
+    return Listing(
+        {
+            "function": each.get("path"),
+            "kind": each.get("kind"),
+            "arguments": ", ".join((each.get("args") or {}).get("fields") or {}),
+            "says": (str(each.get("doc") or "").strip().splitlines() or [""])[0],
+        }
+        for each in connect.current().functions()
+    )
+
+
+def connect_to(words: list[str]) -> None:
+    """Use another server."""
+    from cellstore_kernel.extension import adopt, describe
+
+    given = parsed(CONNECT, words)
+    database = connect.connect(given.url, token=given.token, deployment=given.deployment)
+    adopt(database)
+    print(describe(database))
+
+
+def open_store(words: list[str]) -> None:
+    """Use a store in this process."""
+    from cellstore_kernel.extension import adopt, describe
+
+    database = connect.open(parsed(OPEN, words).path)
+    adopt(database)
+    print(describe(database))
+
+
+def run_sql(statement: str, options: argparse.Namespace) -> Any:
+    """One statement as a dataframe, or as a live view. Errors: CallerError for an empty one."""
+    if not statement.strip():
+        raise CallerError("there is no SQL: write the statement under %%cellstore sql, or after %cellstore sql")
+    if options.live:
+        from cellstore_kernel.widgets.sql import live_sql
+
+        return live_sql(statement)
+    return connect.current().sql(statement, at=options.at).df()
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose complaints are ours, not an exit of the kernel."""
+
+    def error(self, message: str) -> NoReturn:
+        """Errors: CallerError with the usage."""
+        usage = self.format_usage()[len("usage: ") :].strip()
+        raise CallerError(f"%cellstore {self.prog}: {message}. Usage: {usage}", code="BadMagic")
+
+
+def parsed(parser: Arguments, words: list[str] | str) -> argparse.Namespace:
+    """The options in a magic's line. Errors: CallerError."""
+    return parser.parse_args(shlex.split(words) if isinstance(words, str) else words)
+
+
+CONNECT = Arguments("connect", add_help=False)
+CONNECT.add_argument("url")
+CONNECT.add_argument("--token")
+CONNECT.add_argument("--deployment", default="default")
+OPEN = Arguments("open", add_help=False)
+OPEN.add_argument("path")
+SQL = Arguments("sql", add_help=False)
+SQL.add_argument("--live", action="store_true")
+SQL.add_argument("--at", type=int, help="a timestamp in ns")

@@ -1,0 +1,88 @@
+/**
+ * The quiet frame around every widget: what it shows, how it hears of it, whether it is current, and what went wrong.
+ */
+
+import { STYLE } from "./style.js";
+import { h, literal, timeText } from "./values.js";
+
+const TRANSPORTS = {
+  direct: "This page talks to the server itself: it stays current while the kernel is busy or gone.",
+  relay: "Values come through the kernel, because this page was not served by the store's server.",
+  embedded: "There is no server: the store runs inside the kernel.",
+  kernel: "Drawn by the kernel whenever a query it used changes.",
+};
+
+/** @param {HTMLElement} el @param {string} kind @param {{label: string, link: any, signal?: AbortSignal}} options */
+export class Frame {
+  constructor(el, kind, { label, link, transport = link.transport }) {
+    this.link = link;
+    this.transport = transport;
+    this.note = "";
+    this.body = h("div", { class: "cs-body" });
+    this._label = h("span", { class: "cs-label", title: label }, label);
+    this._time = h("time", { class: "cs-time" });
+    this._badge = h("span", { class: "cs-badge", role: "status" });
+    this._error = h("div", { class: "cs-error", role: "alert", hidden: true });
+    this.head = h("div", { class: "cs-head" }, this._label, h("span", { class: "cs-space" }), this._time, this._badge);
+    this.root = h(
+      "div",
+      { class: `cellstore cs-${kind}`, "data-lm-suppress-shortcuts": "true", "data-transport": transport },
+      this.head,
+      this._error,
+      this.body,
+    );
+    style(el);
+    el.append(this.root);
+    this._stop = link.onState(() => this.showState());
+    this.showState();
+  }
+
+  close() {
+    this._stop();
+    this.root.remove();
+  }
+
+  /** Of which moment is what stands here? */
+  showTime(ts, verb = "as of") {
+    if (!ts) return;
+    this._time.textContent = timeText(ts);
+    this._time.title = `${verb} ${timeText(ts)}, timestamp ${ts}`;
+    this.root.dataset.ts = String(ts);
+  }
+
+  showState() {
+    const { state, problem } = this.link;
+    const live = state === "connected";
+    const word = live ? this.note || problem || this.transport : state === "connecting" ? "connecting" : "reconnecting";
+    this._badge.textContent = word;
+    this._badge.dataset.state = live ? (this.note || problem ? "waiting" : "live") : state;
+    this._badge.title = live ? TRANSPORTS[this.transport] : problem || "looking for the server";
+    this.root.dataset.state = state;
+    if (state === "closed") this.showFailure({ code: "Closed", message: problem, traceback: "", function: "" });
+  }
+
+  /** @param {import("./machine.js").Failure | null} failure */
+  showFailure(failure) {
+    this.root.classList.toggle("cs-failed", failure !== null);
+    this._error.hidden = failure === null;
+    if (failure === null) return;
+    const own = failure.traceback.trim();
+    const where = failure.function ? `In ${failure.function}` : "In the function";
+    const data = failure.data !== undefined && typeof failure.data !== "string" ? literal(failure.data) : "";
+    this._error.replaceChildren(
+      h("div", { class: "cs-error-head" }, h("b", {}, failure.code), h("span", {}, failure.message)),
+      own ? h("pre", { "aria-label": where }, own) : "",
+      data && !failure.message.includes(data) ? h("pre", {}, data) : "",
+    );
+  }
+}
+
+/** The style sheet, once per document (or shadow tree, which some hosts use). */
+function style(el) {
+  const root = el.getRootNode();
+  const home = root instanceof ShadowRoot ? root : document.head;
+  if (home.querySelector("style[data-cellstore]")) return;
+  const sheet = h("style", { "data-cellstore": true });
+  sheet.textContent = STYLE;
+  home.append(sheet);
+}

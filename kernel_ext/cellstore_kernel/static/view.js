@@ -1,0 +1,91 @@
+/**
+ * `cs.view`: what the kernel drew, and whether it is still true.
+ *
+ * The kernel runs the block again when a query it used changes. This page hears of those changes itself, so while the
+ * kernel is busy it can say that the drawing is older than the data.
+ */
+
+import { Frame } from "./frame.js";
+import { linkFor, queriesOf } from "./page.js";
+import { h } from "./values.js";
+
+const PATIENCE_MS = 700; // a block may take a while; only then is the drawing called behind
+
+export function renderView({ model, el }) {
+  const link = linkFor(model);
+  const frame = new Frame(el, "view", { label: model.get("label"), link, transport: "kernel" });
+  const out = h("div", { class: "cs-view-out cs-place" });
+  frame.body.append(out);
+  let changedAt = 0n;
+  let timer = 0;
+  let stops = [];
+
+  const judge = () => {
+    clearTimeout(timer);
+    const drawnAt = BigInt(model.get("ts") || "0");
+    if (changedAt <= drawnAt) frame.note = "";
+    else timer = setTimeout(() => ((frame.note = "changed; waiting for the kernel"), frame.showState()), PATIENCE_MS);
+    frame.showState();
+  };
+  const watch = () => {
+    for (const stop of stops) stop();
+    stops = queriesOf(model).map(([path, args]) => {
+      let first = true;
+      return link.watch(path, args, (_result, ts) => {
+        if (!first && ts > changedAt) changedAt = ts;
+        first = false;
+        judge();
+      });
+    });
+  };
+  const draw = () => {
+    const failure = model.get("failure");
+    frame.showFailure(failure ? { function: "", ...failure } : null);
+    out.replaceChildren(...(model.get("outputs") ?? []).map(drawn));
+    frame.showTime(BigInt(model.get("ts") || "0"), "drawn from the data of");
+    judge();
+  };
+
+  model.on("change:outputs", draw);
+  model.on("change:failure", draw);
+  model.on("change:ts", draw);
+  model.on("change:queries", watch);
+  draw();
+  watch();
+  return () => {
+    clearTimeout(timer);
+    for (const stop of stops) stop();
+    model.off("change:outputs", draw);
+    model.off("change:failure", draw);
+    model.off("change:ts", draw);
+    model.off("change:queries", watch);
+    frame.close();
+  };
+}
+
+/** One output of the block: [mime, text, width?]; images are base64. */
+function drawn([mime, text, width]) {
+  if (mime === "image/png") {
+    return h("img", { src: `data:image/png;base64,${text}`, alt: "", width: width ? String(width) : null });
+  }
+  if (mime === "image/svg+xml") {
+    return h("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`, alt: "" });
+  }
+  if (mime === "text/html") return h("div", {}, ...harmless(text));
+  return h("pre", {}, text);
+}
+
+/** HTML without anything that acts: what a block shows may hold text that somebody else put into the store. */
+export function harmless(text) {
+  const page = new DOMParser().parseFromString(text, "text/html");
+  for (const each of page.querySelectorAll("script, iframe, object, embed, link, meta, base, form")) each.remove();
+  for (const element of page.querySelectorAll("*")) {
+    for (const { name, value } of [...element.attributes]) {
+      const address = /^(href|src|xlink:href|action|formaction|srcdoc)$/i.test(name);
+      if (/^on/i.test(name) || (address && !/^(https?:|data:image\/|#|[^:]*$)/i.test(value.trim()))) {
+        element.removeAttribute(name);
+      }
+    }
+  }
+  return [...page.head.querySelectorAll("style"), ...page.body.childNodes];
+}

@@ -1,0 +1,5 @@
+"""Live views in cells. Each is an anywidget without CDN, bundler or node; the page's half is in `static`.
+
+base   what they share: where the store is, static fallbacks, messages        live   `live` and `grid`: one query
+view   a block of the user's own, run again when its queries change           form   `form` and `button`: one mutation
+"""

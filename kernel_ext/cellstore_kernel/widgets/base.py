@@ -1,0 +1,174 @@
+"""What all widgets share: how their page finds the store, what readers without us see, messages from the page.
+
+Few traits cross to the page: configuration, and a snapshot of bounded size that is saved with the notebook. Live
+values do not; they take the page's own socket, or a relay's steps.
+
+Invariant: traits and the channel are touched under `_lock` (Jupyter delivers a widget's messages on threads of its
+           own); nothing secret is in a trait, because notebooks save them.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import anywidget
+import traitlets
+
+from cellstore.client.database import Database
+from cellstore.errors import CallerError
+from cellstore.values import json as native
+from cellstore_kernel import assets
+from cellstore_kernel.bridge import is_own, relay_of
+from cellstore_kernel.display import as_html, as_text
+
+SAVED_BYTES_MAX = 32 << 10  # of a value, in the notebook's file
+RELAYED_BYTES_MAX = 256 << 10  # where the page has nothing but what we send
+
+
+class StoreWidget(anywidget.AnyWidget):
+    """A widget that shows something of a database."""
+
+    _esm = assets.loader()
+
+    kind = traitlets.Unicode().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    server = traitlets.Dict().tag(sync=True)
+    release = traitlets.Unicode().tag(sync=True)
+    source = traitlets.Unicode().tag(sync=True)  # all modules, where no server serves them
+    queries: Any = traitlets.List().tag(sync=True)  # of [path, arguments in native JSON]
+    options = traitlets.Dict().tag(sync=True)
+    snapshot = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, database: Database, **traits: Any) -> None:
+        self._lock = threading.RLock()
+        self._database = database
+        self._relay = relay_of(database)
+        own = is_own(database)
+        embedded = database.rung == "embedded"
+        super().__init__(
+            server={
+                "url": "" if embedded else database.where,
+                "own": own,
+                "deployment": database.deployment,
+                "relay": self._relay.id,
+            },
+            release=assets.release(),
+            source="" if own else assets.bundle(),
+            **traits,
+        )
+        self._relay.join(self)
+        self.on_msg(self._heard)
+
+    # what readers without us see
+
+    def _fallback(self) -> tuple[Any, int | None, str]:
+        """(value, timestamp, error text) to show statically."""
+        return None, None, ""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is None:
+            return None
+        data, metadata = bundle
+        value, ts, error = self._fallback()
+        data["text/plain"] = as_text(self.label, value, ts, error)
+        data["text/html"] = as_html(self.label, value, ts, error)
+        return data, metadata
+
+    def __repr__(self) -> str:
+        value, ts, error = self._fallback()
+        return as_text(self.label, value, ts, error)
+
+    # the page
+
+    def carry(self, content: dict[str, Any], octets: bytes) -> bool:
+        """Send one message to every page that shows this widget; False when it is closed."""
+        with self._lock:
+            if self.comm is None:
+                return False
+            self.send(content, [octets])
+            return True
+
+    def _heard(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        """A message from a page. On any thread; must not block."""
+        match content:
+            case {"kind": "source"}:
+                with self._lock:
+                    self.send({"kind": "source", "source": assets.bundle()})
+            case {"kind": "want", "keys": [*keys]}:
+                self._relay.want([str(key) for key in keys])
+            case {"kind": "want"}:
+                self._relay.want(None)
+            case {"kind": "call", "id": str(call), "call": str(kind), "path": str(path), "args": str(args)}:
+                self._relay.call(self, call, kind, path, args)
+            case _:  # a page of another release
+                pass
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The traits a page is opened with; the snapshot is taken now."""
+        state: dict[str, Any] = super().get_state(key, drop_defaults)
+        if "snapshot" in state:
+            value, ts, error = self._saved()
+            bytes_max = SAVED_BYTES_MAX if is_own(self._database) else RELAYED_BYTES_MAX
+            state["snapshot"] = bounded(value, ts, error, bytes_max)
+        return state
+
+    def _saved(self) -> tuple[Any, int | None, dict[str, Any] | None]:
+        """(value, timestamp, failure) that a page starts from."""
+        return None, None, None
+
+    def close(self) -> None:
+        """End the widget and what feeds it. Again is fine, and so is one that never came to be."""
+        if hasattr(self, "_relay"):
+            with self._lock:
+                super().close()
+            self._relay.leave(self)
+
+
+def bounded(value: Any, ts: int | None, error: dict[str, Any] | None, bytes_max: int) -> dict[str, Any]:
+    """A snapshot for the page: everything, or of a list the first items that fit.
+
+    Shape: {ts, value?: native JSON, error?: native JSON, partial?: true, total?: items}
+    """
+    if ts is None:
+        return {}
+    shot: dict[str, Any] = {"ts": str(ts)}
+    if error is not None:
+        shot["error"] = native.dumps(error).decode()
+        return shot
+    text = native.dumps(value)
+    if len(text) <= bytes_max:
+        return {**shot, "value": text.decode()}
+    if not isinstance(value, list):
+        return {}
+    fitting = value[: max(1, len(value) * bytes_max // (2 * len(text)))]
+    while fitting and len(text := native.dumps(fitting)) > bytes_max:
+        fitting = fitting[: len(fitting) // 2]
+    return {**shot, "value": text.decode(), "partial": True, "total": len(value)} if fitting else {}
+
+
+def handle_of(path_or_fn: Any, *kinds: str) -> Any:
+    """The function meant, if it is of one of these kinds; a path stays a path.
+
+    Errors: CallerError saying what was expected.
+    """
+    from cellstore.functions import Function, registry
+
+    if isinstance(path_or_fn, str):
+        return registry.find(path_or_fn) or path_or_fn
+    wanted = " or ".join(kinds)
+    if not isinstance(path_or_fn, Function):
+        raise CallerError(
+            f"{path_or_fn!r} is no function of the store; decorate it with "
+            f"{' or '.join(f'@cs.{kind}' for kind in kinds)}, or give a path like 'tasks:open_tasks'",
+            code="NotAFunction",
+        )
+    if path_or_fn.kind not in kinds:
+        raise CallerError(f"{path_or_fn.path} is a {path_or_fn.kind}; this needs a {wanted}", code="WrongKind")
+    return path_or_fn
+
+
+def label_of(path: str, args: dict[str, Any]) -> str:
+    """`tasks:open_tasks(limit=5)`."""
+    return f"{path}({', '.join(f'{name}={value!r}' for name, value in args.items())})"

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import apsw
 
+from cellstore.errors import CellstoreError
 from cellstore.storage.contract import KeysOf
 
 _SHOWN_MAX = 20  # of one kind; a broken tree breaks everything above it
@@ -127,7 +128,8 @@ CREATE TEMP TABLE ends (tbl INTEGER NOT NULL, id BLOB NOT NULL, ts INTEGER NOT N
 INSERT INTO ends SELECT tbl, id, ts, prev FROM log WHERE prev IS NOT NULL ORDER BY tbl, id, ts;
 """
 
-_LIVE: Final = "SELECT d.tbl, d.id, l.body FROM docs d CROSS JOIN log l ON l.seq = d.seq ORDER BY d.seq"
+_LIVE: Final = """SELECT d.tbl, d.id, l.body FROM docs d CROSS JOIN log l ON l.seq = d.seq
+    WHERE l.body IS NOT NULL ORDER BY d.seq"""
 _EXPECT: Final = "INSERT OR IGNORE INTO expected (idx, key) VALUES (?, ?)"
 _MISSING: Final = """SELECT idx, hex(key) FROM expected x WHERE NOT EXISTS
     (SELECT 1 FROM entries e WHERE e.idx = x.idx AND e.key = x.key)"""
@@ -179,7 +181,11 @@ def _check_keys(connection: apsw.Connection, keys_of: KeysOf) -> Iterator[str]:
     writer = connection.cursor()
     for found in connection.execute(_LIVE):
         table, id, body = _typed(found)
-        keys = keys_of(table, id, body)
+        try:
+            keys = keys_of(table, id, body)
+        except CellstoreError as error:
+            yield f"document {id.hex()} of table {table} cannot be read: {error}"
+            continue
         indexes.update(index for index, _ in keys)
         rows += keys
         if len(rows) > 5000:

@@ -53,7 +53,9 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
 
 def test_no_value_is_parsed_as_html_but_the_users_own_drawings() -> None:
     for path in assets.STATIC.glob("*.js"):
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", path.read_text()), path.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", path.read_text()), (
+            path.name
+        )
 
 
 def test_what_every_widget_carries_is_small() -> None:

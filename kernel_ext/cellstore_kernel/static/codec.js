@@ -25,12 +25,12 @@ export function decode(text) {
 /** Native JSON of a value. @param {any} value @returns {string} */
 export function encode(value) {
   if (value === null || value === undefined) return "null";
-  if (value instanceof Float) return floatText(+value);
+  if (value instanceof Float) return floatToken(+value);
   switch (typeof value) {
     case "bigint":
       return value.toString();
     case "number":
-      return Number.isInteger(value) && !Object.is(value, -0) ? BigInt(value).toString() : floatText(value);
+      return Number.isInteger(value) && !Object.is(value, -0) ? BigInt(value).toString() : floatToken(value);
     case "boolean":
     case "string":
       return JSON.stringify(value);
@@ -66,7 +66,7 @@ export function encodeTs(ts) {
   return toBase64(bytes);
 }
 
-function floatText(number) {
+function floatToken(number) {
   if (Number.isFinite(number)) {
     if (Object.is(number, -0)) return "-0.0";
     const text = String(number);

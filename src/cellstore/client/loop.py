@@ -145,13 +145,18 @@ def close_at_exit(thing: Closeable) -> None:
     _open.add(thing)
 
 
-@atexit.register
 def _close_all() -> None:
     for thing in list(_open):
         with contextlib.suppress(Exception):  # the interpreter is going away; nobody is left to tell
             thing.close()
     if _shared is not None:
         _shared.stop()
+
+
+# Ordinary exit handlers run after executors have been shut down, which closing an engine still needs; handlers of
+# `threading` run before, the latest registered first.
+_at_exit: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
+_at_exit(_close_all)
 
 
 def _after_fork_in_child() -> None:

@@ -26,14 +26,15 @@ from cellstore.protocol.messages import Action, Authenticate, Mutation
 from cellstore.protocol.path import canonical
 from cellstore.reactivity import session as machine
 from cellstore.reactivity.principal import Principal
-from cellstore.reactivity.query_cache import LiveQuery, Log, QueryCache
+from cellstore.reactivity.query_cache import LiveQuery, QueryCache
 from cellstore.reactivity.result import Query, Result
 from cellstore.reactivity.session import Effects, Session
-from cellstore.reactivity.subscriptions import CommitLike, Subscriptions
+from cellstore.reactivity.subscriptions import Subscriptions
 from cellstore.runtime.outcome import ErrorInfo, Outcome
 
 if TYPE_CHECKING:
     from cellstore.runtime.runner import Runner
+    from cellstore.transaction.requests import Commit
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,6 @@ class Hub:
     def __init__(
         self,
         runner: Runner,
-        write_log: Log,
         published_ts: int,
         knobs: Knobs,
         *,
@@ -67,8 +67,8 @@ class Hub:
     ) -> None:
         self.knobs, self.runner = knobs, runner
         self.observe, self.on_fatal = observe, on_fatal
-        self.subscriptions: Subscriptions[LiveQuery] = Subscriptions(self._wake, published_ts)
-        self.cache = QueryCache(runner, write_log, self.subscriptions, knobs)
+        self.subscriptions: Subscriptions[LiveQuery] = Subscriptions(self._wake, published_ts, knobs)
+        self.cache = QueryCache(runner, self.subscriptions, knobs)
         self.subscriptions.listen(self.cache.invalidate, self._committed)
         self.connections: set[Connection] = set()
         self.running_calls = 0
@@ -173,7 +173,7 @@ class Hub:
         self._dirty.add(connection)
         self._wake()
 
-    def _committed(self, commit: CommitLike) -> None:
+    def _committed(self, commit: Commit) -> None:
         for connection in self._mutating.get(commit.source, ()):
             connection.committed(commit.ts)
 

@@ -24,7 +24,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cellstore.errors import FatalError
 from cellstore.knobs import Knobs
@@ -32,6 +32,8 @@ from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import Query, Result
 from cellstore.reactivity.subscriptions import Subscriptions
 from cellstore.runtime.outcome import ErrorInfo, Outcome, ReadIntervals
+from cellstore.transaction.catalog import MODULES_BY_PATH
+from cellstore.values.index_key import END, encode_value
 
 if TYPE_CHECKING:
     from cellstore.runtime.runner import Runner
@@ -41,18 +43,19 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 60.0
 
 
-class Log(Protocol):
-    """The committer's memory of recent commits."""
-
-    def first_hit(self, reads: ReadIntervals, after_ts: int) -> int | None:
-        """The timestamp of the first commit after `after_ts` that touched `reads`."""
-        ...
-
-
 Done = Callable[["LiveQuery", Result], None]
 Landed = Callable[[Result], None]
 OnStale = Callable[["LiveQuery"], None]
 Key = tuple[str, bytes, bytes | None, str | None, bool]
+
+
+NO_SUCH_FUNCTION = frozenset({"NotFound", "WrongFunctionKind"})
+
+
+def module_reads(path: str) -> ReadIntervals:
+    """What the answer "there is no such function" depends on: a deploy of its module revives the query."""
+    prefix = encode_value(path.rpartition(":")[0])
+    return {MODULES_BY_PATH: [(prefix, prefix + END)]}
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +77,8 @@ class LiveQuery:
 class QueryCache:
     """All queries of a deployment, asked for once or watched."""
 
-    def __init__(self, runner: Runner, write_log: Log, subscriptions: Subscriptions[LiveQuery], knobs: Knobs) -> None:
-        self._runner, self._log, self._subscriptions, self._knobs = runner, write_log, subscriptions, knobs
+    def __init__(self, runner: Runner, subscriptions: Subscriptions[LiveQuery], knobs: Knobs) -> None:
+        self._runner, self._subscriptions, self._knobs = runner, subscriptions, knobs
         self._entries: dict[Key, LiveQuery] = {}
         self._idle: OrderedDict[LiveQuery, int] = OrderedDict()  # unwatched and fresh, with their size in bytes
         self._idle_bytes = 0
@@ -175,12 +178,12 @@ class QueryCache:
             result.invalid_at = result.ts  # it answers one caller alone, so nobody who waits here
             self._let_go(entry)
             return result
-        if not outcome.ok and not outcome.reads:
-            return self._accept_system_failure(entry, result)
+        if outcome.error is not None and not outcome.reads:
+            if outcome.error.code not in NO_SUCH_FUNCTION:
+                return self._accept_system_failure(entry, result)
+            outcome.reads = module_reads(entry.query.path)
         entry.failures = 0
-        hit = self._log.first_hit(outcome.reads, result.ts)
-        # A hit not yet processed will be found like any other, once it is.
-        result.invalid_at = hit if hit is not None and hit <= self._subscriptions.processed_ts else None
+        result.invalid_at = self._subscriptions.ended(outcome.reads, result.ts)
         if entry.result is None or result.ts >= entry.result.ts:
             if entry.result is not None and entry.result.digest == result.digest:
                 result.share(entry.result)

@@ -123,11 +123,17 @@ def failure_text(error: ErrorInfo) -> str:
 
 
 def structured(error: ErrorInfo) -> Message:
-    """The error as an object, for connections that asked for exact values."""
-    message: Message = {"code": error.code, "message": error.message}
+    """The error as a JSON object, for connections that asked for exact values."""
+    message = plain(error)
     if error.has_data:
         message["data"] = fragment(native.dumps(error.data))
-    for name, text in (("traceback", error.traceback), ("function", error.function), ("request_id", error.request_id)):
-        if text:
-            message[name] = text
     return message
+
+
+def plain(error: ErrorInfo) -> dict[str, Any]:
+    """The error as a value: code, message, data if the function gave some, and whatever else is known."""
+    message: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.has_data:
+        message["data"] = error.data
+    more = {"traceback": error.traceback, "function": error.function, "request_id": error.request_id}
+    return message | {name: text for name, text in more.items() if text}

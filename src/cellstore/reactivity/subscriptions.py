@@ -13,45 +13,41 @@ Invariant: `processed_ts` never falls, and every subscriber still registered rea
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
+from cellstore.errors import OutOfRetention
+from cellstore.knobs import Knobs
 from cellstore.reactivity.interval_map import IntervalMap
+from cellstore.transaction.requests import Commit
+from cellstore.transaction.write_log import WriteLog
+from cellstore.values.interval import ReadIntervals
 
 S = TypeVar("S", bound=Hashable)
-Reads = Mapping[int, Sequence[tuple[bytes, bytes]]]
-
-
-class CommitLike(Protocol):
-    """What is needed of a commit: its place, its keys, and who made it."""
-
-    @property
-    def ts(self) -> int: ...
-    @property
-    def keys(self) -> Mapping[int, Sequence[bytes]]: ...
-    @property
-    def source(self) -> str: ...
 
 
 class Subscriptions(Generic[S]):
     """Read sets with somebody interested in them.
 
+    Keeps a write log of its own, of what it has processed, because the committer's may be ahead and on another thread.
+
     Order: everything but `on_commit` happens on the event loop's thread.
     """
 
-    def __init__(self, wake: Callable[[], None], published_ts: int = 0) -> None:
+    def __init__(self, wake: Callable[[], None], published_ts: int, knobs: Knobs) -> None:
         self.processed_ts = published_ts
+        self._log = WriteLog(published_ts, knobs)
         self._wake = wake  # asks the loop to call catch_up soon; safe from any thread
-        self._pending: deque[CommitLike] = deque()
+        self._pending: deque[Commit] = deque()
         self._indexes: dict[int, IntervalMap[S]] = {}
         self._on_hit: Callable[[S, int], None] = lambda _subscriber, _ts: None
-        self._on_commit: Callable[[CommitLike], None] = lambda _commit: None
+        self._on_commit: Callable[[Commit], None] = lambda _commit: None
 
-    def listen(self, on_hit: Callable[[S, int], None], on_commit: Callable[[CommitLike], None]) -> None:
+    def listen(self, on_hit: Callable[[S, int], None], on_commit: Callable[[Commit], None]) -> None:
         """Call `on_commit` for every commit, then `on_hit(subscriber, commit_ts)` for each read set it touched."""
         self._on_hit, self._on_commit = on_hit, on_commit
 
-    def on_commit(self, commits: Sequence[CommitLike]) -> None:
+    def on_commit(self, commits: Sequence[Commit]) -> None:
         """The committer's listener."""
         self._pending.extend(commits)
         self._wake()
@@ -60,13 +56,28 @@ class Subscriptions(Generic[S]):
         """Match everything published so far; returns `processed_ts`."""
         while self._pending:
             commit = self._pending.popleft()
+            if commit.ts <= self.processed_ts:
+                continue  # committed before we began to follow
+            self._log.append(commit)
+            if self._log.needs_trim():
+                self._log.trim()
+            self.processed_ts = commit.ts
             self._on_commit(commit)
-            self.processed_ts = max(self.processed_ts, commit.ts)
             for subscriber in self.touched(commit):
                 self._on_hit(subscriber, commit.ts)
         return self.processed_ts
 
-    def touched(self, commit: CommitLike) -> set[S]:
+    def ended(self, reads: ReadIntervals, since_ts: int) -> int | None:
+        """When, after `since_ts`, the first processed commit touched `reads`; None when none did.
+
+        Of a moment older than what is remembered only that moment itself is vouched for.
+        """
+        try:
+            return self._log.first_hit(reads, since_ts)
+        except OutOfRetention:
+            return since_ts + 1
+
+    def touched(self, commit: Commit) -> set[S]:
         """Whose read sets hold one of the commit's keys."""
         found: set[S] = set()
         for index, keys in commit.keys.items():
@@ -75,12 +86,12 @@ class Subscriptions(Generic[S]):
                 found |= intervals.hits(keys)
         return found
 
-    def add(self, reads: Reads, subscriber: S) -> None:
+    def add(self, reads: ReadIntervals, subscriber: S) -> None:
         """Watch `reads` on behalf of `subscriber`. The caller makes sure nothing in it changed up to `processed_ts`."""
         for index, intervals in reads.items():
             self._indexes.setdefault(index, IntervalMap()).add(intervals, subscriber)
 
-    def discard(self, reads: Reads, subscriber: S) -> None:
+    def discard(self, reads: ReadIntervals, subscriber: S) -> None:
         """Undo `add` with the same reads."""
         for index, intervals in reads.items():
             held = self._indexes.get(index)

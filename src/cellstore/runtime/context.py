@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from cellstore.errors import CallerError, LimitExceeded, NotDeterministic
+from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError
 from cellstore.knobs import Knobs
 from cellstore.runtime import jobs
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.schema.explain import TableOf
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.document import documents
@@ -121,6 +122,11 @@ class QueryContext:
 
     def _database(self) -> Any:
         return DatabaseReader(self._run.transaction)
+
+    def table_of(self, number: int) -> str | None:
+        """The name of a table by its number, for checking ids."""
+        table = self._run.transaction.catalog.by_number(number)
+        return None if table is None else table.name
 
     def _identity_was_used(self) -> None:
         self._run.used_identity = True
@@ -308,35 +314,36 @@ async def _awaited(answer: Future[Outcome]) -> Any:
 
 def invoke(loaded: Loaded, context: Any, args: dict[str, Any]) -> Any:
     """Check arguments, call, check the result. A coroutine is driven here: it has nothing to wait for."""
-    value = loaded.fn(context, **check_arguments(loaded, args))
+    table_of = context.table_of
+    value = loaded.fn(context, **check_arguments(loaded, args, table_of))
     if loaded.is_async:
         value = drive(value, loaded)
-    return check_result(loaded, value)
+    return check_result(loaded, value, table_of)
 
 
-def check_arguments(loaded: Loaded, args: dict[str, Any]) -> dict[str, Any]:
+def check_arguments(loaded: Loaded, args: dict[str, Any], table_of: TableOf | None = None) -> dict[str, Any]:
     """`args` as the function takes them. Errors: ValidationError with the code ArgumentValidationError."""
-    from cellstore.errors import ValidationError
-
     try:
-        checked: dict[str, Any] = loaded.check_args(args, loaded.path)
+        checked: dict[str, Any] = loaded.check_args(args, "", table_of)
     except ValidationError as error:
-        error.code = "ArgumentValidationError"
-        raise
+        raise _refused(error, loaded.path, "ArgumentValidationError") from None
     return checked
 
 
-def check_result(loaded: Loaded, value: Any) -> Any:
+def check_result(loaded: Loaded, value: Any, table_of: TableOf | None = None) -> Any:
     """`value` as the return annotation promises. Errors: ValidationError with the code ReturnsValidationError."""
-    from cellstore.errors import ValidationError
-
     if loaded.check_result is None:
         return value
     try:
-        return loaded.check_result(value, f"{loaded.path} returned")
+        return loaded.check_result(value, "", table_of)
     except ValidationError as error:
-        error.code = "ReturnsValidationError"
-        raise
+        raise _refused(error, f"the result of {loaded.path}", "ReturnsValidationError") from None
+
+
+def _refused(error: ValidationError, where: str, code: str) -> ValidationError:
+    return ValidationError(
+        f"{where}: {error.message}", path=error.path, expected=error.expected, got=error.got, code=code
+    )
 
 
 def drive(coroutine: Any, loaded: Loaded) -> Any:
@@ -350,6 +357,3 @@ def drive(coroutine: Any, loaded: Loaded) -> Any:
         f"{loaded.path} is a {loaded.kind} and awaited something that takes time; only `await ctx.…` is possible "
         "here. Do the waiting in an action (@cs.action)"
     )
-
-
-AwaitableValue = Awaitable[Any]

@@ -20,7 +20,11 @@ from cellstore.deploy.unit import Unit
 from cellstore.errors import CallerError, NotFound
 from cellstore.runtime.registry import canonical
 from cellstore.schema.arguments import FunctionSpec
+from cellstore.schema.explain import TableOf
 from cellstore.schema.types import validator
+
+Check = Callable[[Any, str, TableOf | None], Any]
+"""Value, where it stands, how to name an id's table: the value in its stored form, or ValidationError."""
 
 
 @dataclass(slots=True)
@@ -33,8 +37,8 @@ class Loaded:
     fn: Callable[..., Any]
     is_async: bool
     spec: FunctionSpec
-    check_args: Callable[[Any, str], Any]
-    check_result: Callable[[Any, str], Any] | None
+    check_args: Check
+    check_result: Check | None
 
 
 class LoadedModules:

@@ -113,6 +113,7 @@ class PoolRunner:
                 self._settings(),
                 self._on_arrived,
                 self._on_loaded,
+                lambda: self._engine.published_ts,
                 self._numbers.__next__,
             )
         return team
@@ -315,7 +316,7 @@ class PoolRunner:
             tenancy.durable(commit.lane.position, fate.ts)
         if isinstance(fate, TransientError) and call.attempts < _RETRIES_MAX:
             return False
-        call.resolve(_outcome(call, wire, commit, fate))
+        call.resolve(_outcome(call, wire, fate))
         return True
 
     def _fail(self, error: FatalError, arrived: list[_Item]) -> None:
@@ -384,7 +385,7 @@ class PoolRunner:
                 team.broadcast(["forget", module])
 
 
-def _outcome(call: Pending, wire: list[Any], commit: CommitRequest | None, result: CommitResult | None) -> Outcome:
+def _outcome(call: Pending, wire: list[Any], result: CommitResult | None) -> Outcome:
     """What a finished attempt comes to, now that its commit has a fate."""
     if isinstance(result, CellstoreError):
         if isinstance(result, ConflictError):
@@ -397,12 +398,7 @@ def _outcome(call: Pending, wire: list[Any], commit: CommitRequest | None, resul
         return replayed(result.result, result.ts)
     if isinstance(result, Committed):
         outcome.ts = result.ts
-        if call.kind == "bulk" and commit is not None:
-            outcome.value = b"%d" % sum(1 for write in commit.writes if write.table > _LAST_SYSTEM_TABLE)
     return outcome
-
-
-_LAST_SYSTEM_TABLE = 10_000
 
 
 def _is_transient(outcome: Outcome) -> bool:

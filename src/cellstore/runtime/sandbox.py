@@ -18,6 +18,7 @@ Invariant  outside of `enter`…`exit` the process sees real time, real chance a
 
 from __future__ import annotations
 
+import _random
 import hashlib
 import os
 import random
@@ -30,7 +31,8 @@ from typing import Any
 from cellstore.errors import NotDeterministic
 
 _real_urandom = os.urandom
-_real_perf_counter = time.perf_counter
+_shared_random: Any = random._inst  # type: ignore[attr-defined]
+_seed = _random.Random.seed
 
 REFUSED_EVENTS = frozenset(
     {
@@ -78,7 +80,8 @@ class Envelope:
         """Seed every source of chance with `seed` (16 bytes), refuse I/O. The clock stands already."""
         self._stream = _Stream(seed)
         number = int.from_bytes(seed, "big")
-        random.seed(number)
+        _seed(_shared_random, number)  # what random.seed does, without its detour for other types
+        _shared_random.gauss_next = None
         numpy_random = sys.modules.get("numpy.random")
         if numpy_random is not None:
             numpy_random.seed(number & 0xFFFFFFFF)

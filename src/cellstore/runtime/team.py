@@ -32,6 +32,7 @@ from cellstore.runtime.registry import Environment
 
 _KILL_GRACE_S = 0.5
 _FAILED_STARTS_MAX = 3
+_TELL_EVERY = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +89,7 @@ class Team:
         settings: dict[str, Any],
         on_arrived: Arrived,
         on_loaded: Callable[[Message, Link], None],
+        published_ts: Callable[[], int],
         next_number: Callable[[], int],
     ) -> None:
         self.environment = environment
@@ -97,6 +99,7 @@ class Team:
         self.waiting: deque[Pending] = deque()
         self.lane_waiting: deque[Pending] = deque()
         self._lane: Worker | None = None
+        self._alone: Pending | None = None  # the exclusive call that has the lane, until it is answered or taken back
         self._tenancies = 0
         self._failed_starts = 0
         self._stopping = False
@@ -104,6 +107,7 @@ class Team:
         self._settings = settings
         self._on_arrived = on_arrived
         self._on_loaded = on_loaded
+        self._published_ts = published_ts
         self._next_number = next_number
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -201,12 +205,17 @@ class Team:
             call = self.lane_waiting.popleft()
             call.tenancy = lane.tenancy
             self._send(lane, call)
+            if call.exclusive:
+                self._alone = call
 
     def _lane_has_room(self, lane: Worker) -> bool:
         if len(lane.flying) >= self._knobs.lane_pipeline_max:
             return False
-        alone = self.lane_waiting[0].exclusive or any(call.exclusive for call in lane.flying.values())
-        return not (alone and lane.flying)
+        if self._alone is not None:
+            if self._alone.number:
+                return False
+            self._alone = None
+        return not (self.lane_waiting[0].exclusive and lane.flying)
 
     def _new_lane(self) -> Worker | None:
         self._lane = None
@@ -222,9 +231,15 @@ class Team:
         lane.link.send(["lane", lane.tenancy.lane_id])
 
     def _tell_durable(self, lane: Worker) -> None:
+        """Let the worker move its snapshot on and forget what is in it.
+
+        Moving on costs it the pages it has cached, so it is told of its own commits in steps. Others' commits it has to
+        see soon: until then everything it reads of them is refused.
+        """
         tenancy = lane.tenancy
         assert tenancy is not None
-        if tenancy.told != tenancy.position:
+        behind = tenancy.position - tenancy.told
+        if behind and (behind >= _TELL_EVERY or not lane.flying or self._published_ts() != tenancy.ts):
             tenancy.told = tenancy.position
             lane.link.send(["at", tenancy.position, tenancy.ts])
 

@@ -27,7 +27,7 @@ from cellstore.errors import Forbidden, NotFound, OutOfRetention, ValidationErro
 from cellstore.protocol.codec import load_json
 from cellstore.reactivity.connection import Hub
 from cellstore.reactivity.principal import Principal
-from cellstore.reactivity.result import Query
+from cellstore.reactivity.result import Query, plain
 from cellstore.values import json as native
 
 if TYPE_CHECKING:
@@ -94,15 +94,13 @@ class Control:
         return {"functions": self._runner.functions()}, b""
 
     async def _tables(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
-        return {"tables": [_describe(table) for table in self._engine.catalog.user_tables()]}, b""
+        return {"tables": await asyncio.to_thread(_describe_tables, self._engine)}, b""
 
     async def _snapshot_ts(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         newest = self._hub.subscriptions.catch_up()
-        at = _integer(params, "at", newest)
-        with _reader(self._engine) as reader:
-            if at < newest:
-                reader.check_retention(at)
-        return {"ts": min(at, newest)}, b""
+        at = min(_integer(params, "at", newest), newest)
+        self._check_ts(at)
+        return {"ts": at}, b""
 
     async def _table_parquet(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         ts = self._moment(params)
@@ -119,7 +117,7 @@ class Control:
         return {"ts": ts}, octets
 
     async def _query(self, params: dict[str, Any], body: bytes, who: Principal) -> Answer:
-        """Params path, ts; the arguments are the body, or `args`. A failure raises as it would from a live query."""
+        """Params path, ts; arguments in the body, or `args`. A function that failed is an answer, under `error`."""
         args = native.loads(body) if body else native.decode(params.get("args") or {})
         if not isinstance(args, dict):
             raise ValidationError(path="args", expected="an object", got=type(args).__name__)
@@ -127,9 +125,10 @@ class Control:
         if ts is not None:
             self._check_ts(ts)
         outcome = await self._hub.query(Query.of(_text(params, "path"), args), who, ts)
+        answer: dict[str, Any] = {"ts": outcome.ts, "logLines": outcome.logs}
         if outcome.error is not None:
-            raise outcome.error.to_exception()
-        return {"ts": outcome.ts, "logs": outcome.logs}, outcome.value
+            return {**answer, "error": plain(outcome.error)}, b""
+        return answer, outcome.value
 
     async def _insert(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
         table = _text(params, "table")
@@ -167,8 +166,32 @@ class Control:
         newest = self._hub.subscriptions.catch_up()
         if ts > newest:
             raise OutOfRetention(f"timestamp {ts} is in the future; the newest is {newest}", ts=ts)
-        with _reader(self._engine) as reader:
-            reader.check_retention(ts)
+        if ts < newest:
+            self._engine.begin(ts).close()  # refuses what is no longer kept
+
+
+def _describe_tables(engine: Engine) -> list[dict[str, Any]]:
+    """Name, number, schema, indexes and number of documents of every user table, by name."""
+    with engine.begin() as transaction:
+        return [
+            {
+                "name": table.name,
+                "number": table.number,
+                "count": transaction.count(table.name),
+                "schema": table.schema,
+                "fields": fields_of(table.schema),
+                "indexes": {
+                    index.name: {"fields": list(index.fields), "unique": index.unique, "state": index.state}
+                    for index in table.indexes.values()
+                },
+            }
+            for table in transaction.catalog.user_tables()
+        ]
+
+
+def fields_of(schema: Any) -> dict[str, Any] | None:
+    """The declared fields of a table; None when it declares none."""
+    return schema.get("fields") if isinstance(schema, dict) else None
 
 
 def _integer(params: dict[str, Any], name: str, default: int | None = None) -> int:

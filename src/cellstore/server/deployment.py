@@ -100,7 +100,6 @@ class Deployment:
             self._runner = runner = self._make_runner(engine)
             self._hub = Hub(
                 runner,
-                engine.write_log,
                 engine.published_ts,
                 self.knobs,
                 observe=self._clock.observe,

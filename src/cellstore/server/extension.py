@@ -76,12 +76,13 @@ class CellstoreApp(ExtensionApp):
         self._secret = new_secret()
         self._deployments: dict[str, Deployment] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._admin_keys: dict[str, str] = {}
         self._address = ""
 
     def initialize_handlers(self) -> None:
         """Our routes, at the prefix and at the origin's root."""
         assert self.serverapp is not None
-        web_app = self.serverapp.web_app
+        web_app: Any = self.serverapp.web_app
         web_app.add_handlers(".*$", routes(web_app.settings["base_url"], self))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
@@ -134,7 +135,14 @@ class CellstoreApp(ExtensionApp):
 
     def doorkeeper(self, name: str) -> Doorkeeper:
         """Who decides who is who, for one deployment."""
-        return Doorkeeper(self._secret, lambda: admin_key(self.directory(name), name), self.allow_anonymous)
+        return Doorkeeper(self._secret, lambda: self.admin_key(name), self.allow_anonymous)
+
+    def admin_key(self, name: str) -> str:
+        """The admin key of a deployment; made on first use."""
+        key = self._admin_keys.get(name)
+        if key is None:
+            key = self._admin_keys[name] = admin_key(self.directory(name), name)
+        return key
 
     def directory(self, name: str) -> Path:
         """Where the data of a deployment lie."""

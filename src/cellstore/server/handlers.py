@@ -155,28 +155,8 @@ def describe(error: CellstoreError) -> dict[str, Any]:
     return problem
 
 
-class CallHandler(HttpHandler):
-    """One function, called once."""
-
-    @allow_unauthenticated
-    async def post(self, kind: str, **_named: str) -> None:
-        """`{"path", "args", "format"}`; kind is query, mutation, action, function or query_at_ts."""
-        with self.refusing():
-            who = await self.identify()
-            body = self.json_body()
-            self.answer(await self.run(kind, body, who))
-
-    @allow_unauthenticated
-    async def get(self, kind: str, **_named: str) -> None:
-        """A query by URL: path, args (JSON), format."""
-        with self.refusing():
-            if kind != "query":
-                raise CallerError(f"{kind} must be called with POST", code="MethodNotAllowed")
-            who = await self.identify()
-            args = load_json(self.get_query_argument("args", "{}"), "args")
-            body = {"path": self.get_query_argument("path", ""), "args": args}
-            body["format"] = self.get_query_argument("format", "json")
-            self.answer(await self.run("query", body, who))
+class FunctionHandler(HttpHandler):
+    """What the routes that call functions share."""
 
     async def run(self, kind: str, body: dict[str, Any], who: Principal) -> dict[str, Any]:
         """The answer of a function that ran. Errors: of a request that never ran."""
@@ -208,7 +188,31 @@ class CallHandler(HttpHandler):
         return await deployment.query(path, args, who, ts)
 
 
-class RunHandler(CallHandler):
+class CallHandler(FunctionHandler):
+    """One function, called once."""
+
+    @allow_unauthenticated
+    async def post(self, kind: str, **_named: str) -> None:
+        """`{"path", "args", "format"}`; kind is query, mutation, action, function or query_at_ts."""
+        with self.refusing():
+            who = await self.identify()
+            body = self.json_body()
+            self.answer(await self.run(kind, body, who))
+
+    @allow_unauthenticated
+    async def get(self, kind: str, **_named: str) -> None:
+        """A query by URL: path, args (JSON), format."""
+        with self.refusing():
+            if kind != "query":
+                raise CallerError(f"{kind} must be called with POST", code="MethodNotAllowed")
+            who = await self.identify()
+            args = load_json(self.get_query_argument("args", "{}"), "args")
+            body = {"path": self.get_query_argument("path", ""), "args": args}
+            body["format"] = self.get_query_argument("format", "json")
+            self.answer(await self.run("query", body, who))
+
+
+class RunHandler(FunctionHandler):
     """`api/run/<module path>/<function>`: any public function, named by the URL."""
 
     @allow_unauthenticated
@@ -219,13 +223,8 @@ class RunHandler(CallHandler):
             module, _, name = identifier.strip("/").rpartition("/")
             self.answer(await self.run("run", {**self.json_body(), "path": f"{module}:{name}"}, who))
 
-    @allow_unauthenticated
-    async def get(self, identifier: str, **_named: str) -> None:
-        """Not offered: a GET may not change anything."""
-        self.refuse(405, {"code": "MethodNotAllowed", "message": f"call {identifier} with POST"})
 
-
-class BatchHandler(CallHandler):
+class BatchHandler(FunctionHandler):
     """`api/query_batch`: several queries at one timestamp."""
 
     @allow_unauthenticated
@@ -347,4 +346,3 @@ def kind_of(deployment: Deployment, path: str, who: Principal) -> str:
         if function["path"] == path and (who.internal or function["visibility"] == "public"):
             return str(function["kind"])
     return "query"  # whose answer is that there is no such function
-

@@ -84,8 +84,9 @@ class Doorkeeper:
         if presented is not None:
             return self.kernel(presented)
         scheme, _, credential = handler.request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "convex":
-            return self.admin(credential.strip())
+        credential = credential.strip()
+        if scheme.lower() == "convex" or (scheme and same_secret(credential, self._admin_key())):
+            return self.admin(credential)
         if handler.current_user is not None:
             return await self.user(handler)
         if scheme or handler.get_argument("token", ""):

@@ -85,7 +85,8 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
         """A refused upgrade: plain text, no page."""
         error = kwargs.get("exc_info", (None, None))[1]
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish(str(error.log_message % error.args) if isinstance(error, web.HTTPError) else "the upgrade failed")
+        said = error.log_message % error.args if isinstance(error, web.HTTPError) and error.log_message else ""
+        self.finish(said or "the upgrade was refused")
 
     async def _verify(self, request: Authenticate) -> Principal:
         return await self.app.doorkeeper(self.deployment_name).verify(self, request)

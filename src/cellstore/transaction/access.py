@@ -376,8 +376,7 @@ def table_name(table: object) -> str:
     """The name in `query("tasks")`; also of a `cs.Table` class. Errors: CallerError"""
     if isinstance(table, str):
         return table
-    definition = getattr(table, "definition", None)
-    name = getattr(definition, "name", None)
+    name = getattr(getattr(table, "__cellstore__", None), "name", None)
     if isinstance(name, str):
         return name
     raise CallerError(f"a table is named by a string, not by {table!r}")

@@ -25,14 +25,12 @@ from cellstore.transaction.committer import Committer
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
 from cellstore.transaction.transaction import Transaction
-from cellstore.transaction.worker_store import Catalogs, WorkerStore, begin
+from cellstore.transaction.worker_store import Catalogs, begin
 from cellstore.transaction.write_log import WriteLog
 
 if TYPE_CHECKING:
     from cellstore.schema.definition import TableDefinition
     from cellstore.storage.contract import Reader, Storage
-
-__all__ = ["Engine", "WorkerStore", "prepare_bulk"]
 
 T = TypeVar("T")
 _IDLE_READERS_MAX = 8

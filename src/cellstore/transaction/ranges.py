@@ -9,9 +9,11 @@ field; a lone upper bound includes them and None, because both sort first. Contr
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, NamedTuple, Self
 
 from cellstore.errors import ValidationError
+from cellstore.schema.moments import date_text, datetime_text
 from cellstore.transaction.catalog import BY_ID, IndexMeta
 from cellstore.values.ids import decode_id
 from cellstore.values.index_key import END, encode_value
@@ -136,9 +138,18 @@ def _encoded(field: str, value: Any) -> bytes:
     if value is UNSET:
         value = MISSING
     try:
-        return encode_value(value)
+        return encode_value(_stored(value))
     except ValidationError as error:
         raise ValidationError(path=field, expected=error.expected, got=error.got) from None
+    except ValueError as error:
+        raise ValidationError(path=field, expected="a datetime with a time zone", got=f"{value!r}: {error}") from None
+
+
+def _stored(value: Any) -> Any:
+    """A moment or day as the text it is stored as; anything else as it is."""
+    if isinstance(value, dt.datetime):
+        return datetime_text(value)
+    return date_text(value) if isinstance(value, dt.date) else value
 
 
 def _wrong(what: str, code: str) -> ValidationError:

@@ -11,21 +11,15 @@ import orjson
 
 from cellstore.errors import NotFound
 from cellstore.runtime.outcome import Outcome
+from cellstore.transaction.requests import Commit
 
 TABLE = 7
 Interval = tuple[bytes, bytes]
 
 
 @dataclass
-class FakeCommit:
-    ts: int
-    keys: dict[int, list[bytes]]
-    source: str = ""
-
-
-@dataclass
 class FakeStore:
-    """The history of a dict; also the write log and the runner.
+    """The history of a dict; also the runner.
 
     Queries: `get` {"key"} reads one key, `all` every key; `who` returns the caller's subject; `broken` never works.
     Mutations: `set` {"key", "value"}. `gate` holds queries back until the test lets them go.
@@ -33,17 +27,15 @@ class FakeStore:
 
     history: list[tuple[int, str, Any]] = field(default_factory=list)
     ts: int = 0
-    listeners: list[Callable[[list[FakeCommit]], None]] = field(default_factory=list)
+    listeners: list[Callable[[list[Commit]], None]] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
-    commits: list[FakeCommit] = field(default_factory=list)
 
     def set(self, key: str, value: Any, source: str = "") -> int:
         """Commit one key."""
         self.ts += 10
         self.history.append((self.ts, key, value))
-        commit = FakeCommit(self.ts, {TABLE: [key.encode()]}, source)
-        self.commits.append(commit)
+        commit = Commit(self.ts, {TABLE: [key.encode()]}, source)
         for listener in self.listeners:
             listener([commit])
         return self.ts
@@ -51,18 +43,6 @@ class FakeStore:
     def at(self, ts: int) -> dict[str, Any]:
         """The dict as of `ts`."""
         return {key: value for when, key, value in self.history if when <= ts}
-
-    def first_hit(self, reads: dict[int, list[Interval]], after_ts: int) -> int | None:
-        """The write log."""
-        for commit in self.commits:
-            if commit.ts > after_ts and any(
-                lo <= key < hi
-                for index, spans in reads.items()
-                for lo, hi in spans
-                for key in commit.keys.get(index, [])
-            ):
-                return commit.ts
-        return None
 
     async def query(
         self, path: str, args: dict[str, Any], *, identity: Any, ts: int, journal: str | None, internal: bool

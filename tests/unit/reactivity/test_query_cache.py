@@ -24,7 +24,7 @@ def query(name: str, **args: Any) -> Query:
 def with_hub(test: Callable[[FakeStore, Hub], Coroutine[Any, Any, None]], **knobs: Any) -> Callable[[], None]:
     async def run() -> None:
         store = FakeStore()
-        hub = Hub(store, store, 0, replace(DEFAULTS, **knobs))
+        hub = Hub(store, 0, replace(DEFAULTS, **knobs))
         store.listeners.append(hub.subscriptions.on_commit)
         try:
             await test(store, hub)

@@ -1,0 +1,153 @@
+"""A real Jupyter server with the extension, in this process, on a base URL that catches forgotten prefixes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import HTTPRequest, HTTPResponse
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+CHAT = Path(__file__).parents[1] / "interop" / "chat.py"
+
+
+@pytest.fixture
+def jp_server_config(extension_config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ServerApp": {"jpserver_extensions": {"cellstore": True}, "reraise_server_extension_failures": True},
+        "CellstoreApp": extension_config,
+    }
+
+
+@pytest.fixture
+def extension_config() -> dict[str, Any]:
+    """Traits of CellstoreApp; a test module may override this."""
+    return {}
+
+
+@pytest.fixture
+def served(jp_serverapp: Any, jp_asyncio_loop: Any, jp_base_url: str, jp_http_port: int) -> Iterator[Served]:
+    """The running extension. pytest-jupyter does not run start hooks, so this does."""
+    jp_asyncio_loop.run_until_complete(jp_serverapp._post_start())
+    (app,) = jp_serverapp.extension_manager.extension_apps["cellstore"]
+    yield Served(app, jp_serverapp, f"http://localhost:{jp_http_port}", jp_base_url)
+    jp_asyncio_loop.run_until_complete(app.stop_extension())
+
+
+@pytest.fixture
+def chat(served: Served, jp_asyncio_loop: Any) -> Served:
+    """The running extension with the functions of tests/interop/chat.py deployed."""
+    jp_asyncio_loop.run_until_complete(served.deploy(CHAT))
+    return served
+
+
+class Served:
+    """What tests ask of a running server."""
+
+    def __init__(self, app: Any, serverapp: Any, origin: str, base_url: str) -> None:
+        self.app, self.serverapp, self.origin, self.base_url = app, serverapp, origin, base_url
+        self.token = serverapp.identity_provider.token
+
+    async def deploy(self, path: Path) -> dict[str, Any]:
+        from cellstore.deploy.pack import pack
+        from cellstore.functions import registry
+
+        from cellstore.client.sources import modules_of
+
+        (module,) = modules_of(path)
+        unit = pack(module, registry.handles(module), registry.tables(module))
+        deployment = await self.app.deployment("default")
+        report, _ = await deployment.control("deploy", {}, json.dumps(unit.to_json()).encode())
+        return report
+
+    def url(self, path: str) -> str:
+        """An address: absolute paths at the origin's root, others under the extension's prefix."""
+        return self.origin + (path if path.startswith("/") else f"{self.base_url}cellstore/{path}")
+
+    @property
+    def token_header(self) -> dict[str, str]:
+        return {"Authorization": f"token {self.token}"}
+
+    @property
+    def kernel_header(self) -> dict[str, str]:
+        return {"X-Cellstore-Kernel": self.app._secret}
+
+    async def fetch(self, path: str, body: Any = None, headers: dict[str, str] | None = None, **more: Any) -> Answer:
+        """POST JSON (GET without a body); never raises for a status."""
+        from tornado.httpclient import AsyncHTTPClient
+
+        octets = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        method = more.pop("method", "GET" if body is None else "POST")
+        request = HTTPRequest(self.url(path), method, headers=headers or {}, body=octets, **more)
+        return Answer(await AsyncHTTPClient().fetch(request, raise_error=False))
+
+    async def socket(self, path: str = "api/sync", headers: dict[str, str] | None = None) -> Wire:
+        """A WebSocket. Raises HTTPClientError when the upgrade is refused."""
+        address = self.url(path).replace("http", "ws", 1)
+        return Wire(await websocket_connect(HTTPRequest(address, headers=headers or {})))
+
+
+class Answer:
+    """An HTTP response, read."""
+
+    def __init__(self, response: HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.code, response.headers, response.body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Wire:
+    """A client's end of a socket."""
+
+    def __init__(self, socket: WebSocketClientConnection) -> None:
+        self.socket = socket
+        self._query_set = self._requests = 0
+
+    async def say(self, kind: str, **fields: Any) -> None:
+        await self.socket.write_message(json.dumps({"type": kind, **fields}))
+
+    async def subscribe(self, query_id: int, path: str, args: dict[str, Any] | None = None) -> None:
+        base, self._query_set = self._query_set, self._query_set + 1
+        add = {"type": "Add", "queryId": query_id, "udfPath": path, "args": [args or {}]}
+        await self.say("ModifyQuerySet", baseVersion=base, newVersion=self._query_set, modifications=[add])
+
+    async def call(self, kind: str, path: str, args: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A mutation or action; its response."""
+        request, self._requests = self._requests, self._requests + 1
+        await self.say(kind, requestId=request, udfPath=path, args=[args or {}])
+        return await self.until(lambda m: m["type"] == f"{kind}Response" and m["requestId"] == request)
+
+    async def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that is wanted; others are dropped."""
+        while True:
+            text = await self.socket.read_message()
+            assert text is not None, f"closed with {self.socket.close_code} {self.socket.close_reason}"
+            message = json.loads(text)
+            if wanted(message):
+                return message
+
+    async def result(self, query_id: int) -> dict[str, Any]:
+        """The next update of a query."""
+
+        def updates(message: dict[str, Any]) -> bool:
+            return message["type"] == "Transition" and any(
+                change["queryId"] == query_id for change in message["modifications"]
+            )
+
+        transition = await self.until(updates)
+        (found,) = [change for change in transition["modifications"] if change["queryId"] == query_id]
+        return found
+
+    async def closed(self) -> tuple[int | None, str | None]:
+        """Wait for the other side to close: code and reason."""
+        while await self.socket.read_message() is not None:
+            pass
+        return self.socket.close_code, self.socket.close_reason
+
+    def close(self) -> None:
+        self.socket.close()

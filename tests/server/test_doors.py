@@ -1,0 +1,205 @@
+"""Who may come in, and as whom."""
+
+import base64
+import json
+import os
+import stat
+from typing import Any
+
+import pytest
+from conftest import Served
+from tornado.httpclient import HTTPClientError
+
+QUERY = {"path": "chat:who", "args": {}, "format": "json"}
+FOREIGN = {"Origin": "http://evil.example"}
+
+
+async def status(served: Served, headers: dict[str, str]) -> int:
+    return (await served.fetch("api/query", QUERY, headers)).status
+
+
+async def refused(served: Served, headers: dict[str, str]) -> int:
+    with pytest.raises(HTTPClientError) as error:
+        await served.socket(headers=headers)
+    return error.value.code
+
+
+async def cookies(served: Served) -> dict[str, str]:
+    """What a browser holds after it came with the token in its URL."""
+    answer = await served.fetch(f"{served.base_url}api/status?token={served.token}")
+    jar = dict(line.split(";")[0].split("=", 1) for line in answer.headers.get_list("Set-Cookie"))
+    page = await served.fetch(f"{served.base_url}login", headers={"Cookie": as_header(jar)}, follow_redirects=False)
+    jar |= dict(line.split(";")[0].split("=", 1) for line in page.headers.get_list("Set-Cookie"))
+    return jar
+
+
+def as_header(jar: dict[str, str]) -> str:
+    return "; ".join(f"{name}={value}" for name, value in jar.items())
+
+
+async def test_nobody_is_told_to_sign_in(chat: Served) -> None:
+    answer = await chat.fetch("api/query", QUERY)
+    assert answer.status == 401
+    assert answer.json["code"] == "Unauthenticated"
+    assert (await chat.fetch("x/hello", b"")).status == 401
+
+
+@pytest.mark.parametrize("header", ["token wrong", "Bearer wrong", "Convex default|wrong", "Basic x"])
+async def test_a_wrong_credential_is_refused(chat: Served, header: str) -> None:
+    assert await status(chat, {"Authorization": header}) == 401
+    assert await refused(chat, {"Authorization": header}) == 403
+
+
+async def test_a_wrong_kernel_secret_is_refused_and_says_what_to_do(chat: Served) -> None:
+    answer = await chat.fetch("api/query", QUERY, {"X-Cellstore-Kernel": "wrong"})
+    assert answer.status == 401
+    assert "%load_ext" in answer.json["message"]
+
+
+async def test_each_credential_has_its_identity(chat: Served) -> None:
+    async def who(headers: dict[str, str]) -> Any:
+        return (await chat.fetch("api/query", QUERY, headers)).json["value"]
+
+    key = chat.app.admin_key("default")
+    acting = base64.b64encode(json.dumps({"issuer": "i", "subject": "ann"}).encode()).decode()
+    assert await who(chat.token_header) == "token"
+    assert await who({"Authorization": f"Bearer {chat.token}"}) == "token"
+    assert await who(chat.kernel_header) == "kernel"
+    assert await who({"Authorization": f"Convex {key}"}) is None
+    assert await who({"Authorization": f"Bearer {key}"}) is None
+    assert await who({"Authorization": f"convex {key}:{acting}"}) == "ann"
+
+
+async def test_the_kernel_is_told_where_the_server_is_until_it_stops(served: Served) -> None:
+    assert os.environ["CELLSTORE_SERVER_URL"].endswith(served.base_url)
+    assert os.environ["CELLSTORE_SERVER_SECRET"] == served.app._secret
+    await served.app.stop_extension()
+    assert "CELLSTORE_SERVER_SECRET" not in os.environ
+
+
+async def test_the_admin_key_is_for_its_owner_only(served: Served) -> None:
+    key = served.app.admin_key("default")
+    path = served.app.directory("default") / "admin.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert key.startswith("default|")
+    assert ":" not in key.partition("|")[2]
+
+
+async def test_only_admin_keys_reach_internal_functions(chat: Served) -> None:
+    body = {"path": "chat:secret", "args": {}}
+    for headers in (chat.token_header, chat.kernel_header):
+        assert (await chat.fetch("api/query", body, headers)).json["status"] == "error"
+    admin = {"Authorization": f"Convex {chat.app.admin_key('default')}"}
+    assert (await chat.fetch("api/query", body, admin)).json["value"] == "secret"
+
+
+async def test_a_cookie_counts_only_with_its_xsrf_token(chat: Served) -> None:
+    jar = await cookies(chat)
+    assert await status(chat, {"Cookie": as_header(jar)}) == 403
+    assert await status(chat, {"Cookie": as_header(jar), "X-XSRFToken": jar["_xsrf"]}) == 200
+    foreign = {"Cookie": as_header(jar), "X-XSRFToken": jar["_xsrf"], **FOREIGN}
+    assert await status(chat, foreign) == 403
+
+
+async def test_a_socket_with_a_cookie_opens_from_the_same_origin_only(chat: Served) -> None:
+    jar = await cookies(chat)
+    wire = await chat.socket(headers={"Cookie": as_header(jar), "Origin": chat.origin})
+    await wire.subscribe(0, "chat:count")
+    assert (await wire.result(0))["value"] == 0.0
+    wire.close()
+    assert await refused(chat, {"Cookie": as_header(jar), **FOREIGN}) == 403
+
+
+async def test_a_socket_with_a_token_opens_from_anywhere(chat: Served) -> None:
+    wire = await chat.socket(headers={**chat.token_header, **FOREIGN})
+    await wire.subscribe(0, "chat:count")
+    assert (await wire.result(0))["value"] == 0.0
+    wire.close()
+
+
+async def test_a_socket_without_credentials_is_told_so_until_it_authenticates(chat: Served) -> None:
+    wire = await chat.socket(headers=FOREIGN)
+    await wire.subscribe(0, "chat:who")
+    assert "not signed in" in (await wire.result(0))["errorMessage"]
+    response = await wire.call("Mutation", "chat:send", {"author": "x", "body": "y"})
+    assert response["success"] is False
+    assert "not signed in" in response["result"]
+    await wire.say("Authenticate", baseVersion=0, tokenType="User", value=chat.token)
+    assert (await wire.result(0))["value"] == "token"
+    wire.close()
+
+
+async def test_a_wrong_token_in_a_socket_is_an_auth_error_and_the_end(chat: Served) -> None:
+    wire = await chat.socket()
+    await wire.say("Authenticate", baseVersion=0, tokenType="User", value="wrong")
+    error = await wire.until(lambda message: message["type"] == "AuthError")
+    assert error["authUpdateAttempted"] is True
+    assert error["baseVersion"] == 0
+    assert (await wire.closed())[0] == 1000
+    wire.close()
+
+
+async def test_an_admin_may_act_as_somebody_in_a_socket(chat: Served) -> None:
+    wire = await chat.socket()
+    await wire.subscribe(0, "chat:who")
+    key = chat.app.admin_key("default")
+    await wire.say(
+        "Authenticate", baseVersion=0, tokenType="Admin", value=key, impersonating={"issuer": "i", "subject": "bo"}
+    )
+    assert "errorMessage" in await wire.result(0)
+    assert (await wire.result(0))["value"] == "bo"
+    wire.close()
+
+
+async def test_a_foreign_host_is_refused(chat: Served) -> None:
+    assert await status(chat, {**chat.token_header, "Host": "evil.example"}) == 403
+
+
+async def test_cors_is_off_unless_configured(chat: Served) -> None:
+    answer = await chat.fetch("api/query", method="OPTIONS", headers=FOREIGN)
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+class TestAnonymous:
+    """With allow_anonymous, strangers call public functions, and see no more than they must."""
+
+    @pytest.fixture
+    def extension_config(self) -> dict[str, Any]:
+        return {"allow_anonymous": True, "cors_allow_origins": ["http://app.example"]}
+
+    async def test_strangers_call_public_functions_and_nothing_else(self, chat: Served) -> None:
+        assert (await chat.fetch("api/query", QUERY)).json["value"] is None
+        body = {"path": "chat:send", "args": {"author": "a", "body": "b"}}
+        assert (await chat.fetch("api/mutation", body)).json["status"] == "success"
+        assert (
+            "Could not find public function"
+            in (await chat.fetch("api/query", {"path": "chat:secret", "args": {}})).json["errorMessage"]
+        )
+        for op in ("hello", "tables", "deploy", "sql", "table_parquet", "insert"):
+            assert (await chat.fetch(f"x/{op}", b"")).status == 403
+
+    async def test_strangers_see_neither_tracebacks_nor_logs(self, chat: Served) -> None:
+        failed = (await chat.fetch("api/mutation", {"path": "chat:fail", "args": {}})).json
+        assert failed["errorMessage"].startswith("[Request ID: ")
+        assert failed["errorMessage"].endswith("] Server Error")
+        sent = await chat.fetch("api/mutation", {"path": "chat:send", "args": {"author": "a", "body": "b"}})
+        assert sent.json["logLines"] == []
+
+    async def test_strangers_do_not_learn_what_is_deployed(self, chat: Served) -> None:
+        missing = (await chat.fetch("api/query", {"path": "chat:nothing", "args": {}})).json["errorMessage"]
+        assert "chat:send" not in missing
+
+    async def test_a_wrong_token_is_still_wrong(self, chat: Served) -> None:
+        assert await status(chat, {"Authorization": "Bearer wrong"}) == 401
+
+    async def test_pages_of_configured_origins_may_call(self, chat: Served) -> None:
+        headers = {"Origin": "http://app.example", "Access-Control-Request-Headers": "content-type,convex-client"}
+        preflight = await chat.fetch("api/query", method="OPTIONS", headers=headers)
+        assert preflight.status == 204
+        assert preflight.headers["Access-Control-Allow-Origin"] == "http://app.example"
+        assert preflight.headers["Access-Control-Allow-Headers"] == "content-type,convex-client"
+        other = await chat.fetch("api/query", method="OPTIONS", headers=FOREIGN)
+        assert "Access-Control-Allow-Origin" not in other.headers
+        wrong = await chat.fetch("api/query", {"path": 5}, headers)
+        assert wrong.status == 400
+        assert wrong.headers["Access-Control-Allow-Origin"] == "http://app.example"

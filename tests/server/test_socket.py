@@ -1,0 +1,134 @@
+"""The sync protocol over a real WebSocket, a real store and real workers."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from conftest import Served
+
+
+async def test_a_live_query_follows_a_mutation_of_another_client(chat: Served) -> None:
+    reader, writer = (await chat.socket(headers=chat.token_header) for _ in range(2))
+    reader, writer = await reader, await writer
+    await reader.say("Connect", sessionId="r", connectionCount=0)
+    await reader.subscribe(0, "chat:list")
+    assert (await reader.result(0))["value"] == []
+    response = await writer.call("Mutation", "chat:send", {"author": "ann", "body": "hello"})
+    assert response["success"] is True
+    assert response["logLines"] == ["[LOG] sending hello"]
+    assert (await reader.result(0))["value"] == [{"author": "ann", "body": "hello"}]
+
+
+@pytest.mark.parametrize("path", ["api/sync", "/api/sync", "/api/1.48.0/sync", "//api/sync", "api/1.48.0/sync"])
+async def test_every_address_clients_derive_is_served(chat: Served, path: str) -> None:
+    wire = await chat.socket(path, headers=chat.token_header)
+    await wire.subscribe(0, "chat:count")
+    assert (await wire.result(0))["value"] == 0.0
+    wire.close()
+
+
+async def test_exact_connections_see_ints_and_structured_errors(chat: Served) -> None:
+    wire = await chat.socket(headers=chat.kernel_header)
+    await wire.say("Connect", sessionId="s", exact=True)
+    await wire.subscribe(0, "chat:count")
+    await wire.subscribe(1, "chat:broken_query")
+    await wire.subscribe(2, "chat:echo", {"value": [1, 1.0, {"$bytes": "AQI="}]})
+    value = (await wire.result(0))["value"]
+    assert (value, type(value)) == (0, int)
+    error = (await wire.result(1))["error"]
+    assert "KeyError" in error["traceback"]
+    assert 'return {}["missing"]' in error["traceback"]
+    echoed = (await wire.result(2))["value"]
+    assert [type(item) for item in echoed] == [int, float, dict]
+    refusal = await wire.call("Mutation", "chat:refuse", {"data": {"code": 7}})
+    assert refusal["error"]["data"] == {"code": 7}
+    wire.close()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "{nonsense",
+        "[]",
+        '{"type":"Mutation","requestId":"x","udfPath":"a:b","args":[{}]}',
+        '{"type":"ModifyQuerySet","baseVersion":7,"newVersion":8,"modifications":[]}',
+        "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+        '{"type":"Connect","sessionId":"s","maxObservedTimestamp":"/////////38="}',
+        "[" * 100_000,
+    ],
+)
+async def test_a_malformed_frame_closes_with_a_reason_and_harms_nobody(chat: Served, frame: str) -> None:
+    good, bad = await chat.socket(headers=chat.token_header), await chat.socket(headers=chat.token_header)
+    await bad.socket.write_message(frame)
+    code, reason = await bad.closed()
+    assert code == 1008
+    assert reason
+    await good.subscribe(0, "chat:count")
+    assert (await good.result(0))["value"] == 0.0
+
+
+async def test_a_binary_frame_is_refused(chat: Served) -> None:
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.socket.write_message(b"\x00\x01", binary=True)
+    assert (await wire.closed())[0] == 1003
+
+
+async def test_a_repeated_request_of_a_session_runs_once(chat: Served) -> None:
+    first = await chat.socket(headers=chat.token_header)
+    await first.say("Connect", sessionId="the-session")
+    answer = await first.call("Mutation", "chat:send", {"author": "a", "body": "once"})
+    first.close()
+    again = await chat.socket(headers=chat.token_header)
+    await again.say("Connect", sessionId="the-session", connectionCount=1)
+    repeated = await again.call("Mutation", "chat:send", {"author": "a", "body": "once"})
+    assert repeated["result"] == answer["result"]
+    await again.subscribe(0, "chat:count")
+    assert (await again.result(0))["value"] == 1.0
+
+
+async def test_redeploying_a_function_reruns_its_live_queries(chat: Served, tmp_path: Path) -> None:
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "late:answer")
+    assert "late:answer" in (await wire.result(0))["errorMessage"]
+    source = "import cellstore as cs\n\n@cs.query\ndef answer(ctx):\n    return {}\n"
+    path = tmp_path / "late.py"
+    for value in (41.0, 42.0):
+        path.write_text(source.format(value))
+        await chat.deploy(path)
+        assert (await wire.result(0))["value"] == value
+
+
+async def test_hundreds_of_clients_on_one_query_all_hear_of_a_commit(chat: Served) -> None:
+    wires = await asyncio.gather(*(chat.socket(headers=chat.token_header) for _ in range(200)))
+    for wire in wires:
+        await wire.subscribe(0, "chat:count")
+    await asyncio.gather(*(wire.result(0) for wire in wires))
+    await wires[0].call("Mutation", "chat:send", {"author": "a", "body": "b"})
+    updates = await asyncio.gather(*(wire.result(0) for wire in wires))
+    assert {update["value"] for update in updates} == {1.0}
+
+
+async def test_activity_is_reported_while_somebody_is_connected(chat: Served) -> None:
+    assert chat.app.current_activity() is None
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "chat:count")
+    await wire.result(0)
+    assert chat.app.current_activity() == {"default": {"connections": 1, "calls": 0}}
+
+
+async def test_stopping_the_server_closes_sockets_so_that_clients_come_back(chat: Served) -> None:
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "chat:count")
+    await wire.result(0)
+    await chat.app.stop_extension()
+    assert await wire.closed() == (1012, "ServerRestart")
+
+
+async def test_a_second_server_on_the_same_store_says_who_has_it(chat: Served) -> None:
+    from cellstore.errors import StoreLocked
+    from cellstore.server.deployment import Deployment
+
+    second = Deployment(chat.app.directory("default") / "store.db")
+    with pytest.raises(StoreLocked):
+        await second.start()
+    assert not second.running

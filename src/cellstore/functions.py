@@ -115,7 +115,8 @@ class _Callable:
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ctx = running.get()
         if ctx is None:
-            return current_database().call(self, self.bind(args, kwargs))
+            bound = self.bind(args, kwargs)
+            return current_database().call(self, bound)
         if args and args[0] is ctx:  # passing ctx along is a natural mistake, and harmless
             args = args[1:]
         return getattr(ctx, f"run_{self.kind}")(self, self.bind(args, kwargs))

@@ -15,7 +15,7 @@ import difflib
 import enum
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cellstore.errors import ValidationError
 from cellstore.schema import moments
@@ -25,6 +25,9 @@ from cellstore.values.value import INT_MAX, INT_MIN, same
 
 TableOf = Callable[[int], str | None]
 """Table number to table name, None when there is no such table."""
+
+N = TypeVar("N", int, float)
+S = TypeVar("S", str, bytes, list[Any])
 
 _SHOWN_CHARS = 60
 _SHOWN_NAMES = 12
@@ -141,7 +144,7 @@ def _float(expr: TypeExpr, value: object, _table_of: TableOf | None) -> float:
         _refuse(expr, value)
 
 
-def _in_limits(expr: TypeExpr, value: Any) -> Any:
+def _in_limits(expr: TypeExpr, value: N) -> N:
     fits = (
         ("ge" not in expr or value >= expr["ge"])
         and ("gt" not in expr or value > expr["gt"])
@@ -167,7 +170,7 @@ def _bytes(expr: TypeExpr, value: object, _table_of: TableOf | None) -> bytes:
     return _of_length(expr, bytes(value)) if isinstance(value, bytes) else _refuse(expr, value)
 
 
-def _of_length(expr: TypeExpr, value: Any) -> Any:
+def _of_length(expr: TypeExpr, value: S) -> S:
     if not expr.get("min_length", 0) <= len(value) <= expr.get("max_length", len(value)):
         _refuse(expr, value)
     return value
@@ -228,7 +231,7 @@ def _array(expr: TypeExpr, value: object, table_of: TableOf | None) -> list[Any]
     if not isinstance(value, list):
         _refuse(expr, value)
     made = [_step(expr["items"], item, table_of, at) for at, item in enumerate(value)]
-    return list(_of_length(expr, made))
+    return _of_length(expr, made)
 
 
 def _record(expr: TypeExpr, value: object, table_of: TableOf | None) -> dict[str, Any]:

@@ -48,9 +48,9 @@ _SCALARS: dict[Any, TypeExpr] = {
     dt.datetime: {"type": "datetime"},
     dt.date: {"type": "date"},
 }
-_ARRAYS = {list, typing.Sequence, collections.abc.Sequence, collections.abc.MutableSequence}
+_ARRAYS: set[Any] = {list, typing.Sequence, collections.abc.Sequence, collections.abc.MutableSequence}
 _ARRAYS |= {collections.abc.Iterable, collections.abc.Collection}
-_RECORDS = {dict, Document, collections.abc.Mapping, collections.abc.MutableMapping}
+_RECORDS: set[Any] = {dict, Document, collections.abc.Mapping, collections.abc.MutableMapping}
 _TUPLES = "tuples are stored as lists and would come back as such; use list[…], or a dataclass for named parts"
 _ADVICE: dict[str, str] = {
     "builtins.tuple": _TUPLES,
@@ -94,7 +94,7 @@ def resolved_hints(owner: Any, names: Names | None = None) -> dict[str, Any]:
         raise DeployError(
             f"an annotation of {owner.__qualname__} names {error.name!r}, which is not defined (yet): define it first"
         ) from None
-    except Exception as error:  # noqa: BLE001 — annotations may be any expression
+    except Exception as error:
         raise DeployError(f"the annotations of {owner.__qualname__} cannot be read: {error}") from error
 
 

@@ -1,0 +1,93 @@
+"""What travels: one module's functions and tables, and everything needed to run them elsewhere.
+
+Invariant  `hash` and `hashes` depend on what the functions do, not on where or when they were packed: executing an
+           unchanged cell again, in another kernel too, gives the same ones. They do depend on the Python version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cellstore.schema.arguments import FunctionSpec
+from cellstore.schema.definition import TableDefinition
+from cellstore.values.json import dumps, loads
+
+STAMP = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""The Python version whose bytecode this process understands."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module, packed. Everything in it is data; nothing is executed before `load`."""
+
+    module: str
+    functions: list[FunctionSpec] = field(default_factory=list)
+    tables: list[TableDefinition] = field(default_factory=list)
+    crons: list[dict[str, Any]] = field(default_factory=list)  # {path, name?} and {cron, tz} or {every_s}
+    source: str = ""  # text that defines the functions in an empty namespace
+    source_missing: list[str] = field(default_factory=list)  # why that text is not whole; empty when it is
+    sources: dict[str, str] = field(default_factory=dict)  # file name to text, for tracebacks
+    payload: str | None = None  # base64 of a cloudpickle; only for Pythons of this stamp
+    stamp: str = STAMP
+    python: str = ""  # the interpreter to run it
+    cwd: str = ""
+    path_entries: list[str] = field(default_factory=list)  # of sys.path, beyond the interpreter's own
+    hashes: dict[str, str] = field(default_factory=dict)  # function name to the hash of its code and captures
+    cells: dict[str, str] = field(default_factory=dict)  # file name to "Cell In[3]"
+
+    @cached_property
+    def hash(self) -> str:
+        """The version of the whole module: hex digits."""
+        parts = [
+            self.module,
+            [[spec.path, spec.kind, spec.visibility, spec.args, spec.returns, spec.doc] for spec in self.functions],
+            [table.to_json() for table in self.tables],
+            self.crons,
+            sorted(self.hashes.items()),
+            [self.stamp, self.python, self.cwd, self.path_entries],
+        ]
+        return hashlib.sha256(dumps(_listed(parts))).hexdigest()[:32]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON. What may hold any stored value (defaults) is native JSON, as text inside."""
+        definitions = {
+            "functions": [spec.to_json() for spec in self.functions],
+            "tables": [table.to_json() for table in self.tables],
+        }
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        return {**plain, "definitions": dumps(definitions).decode(), "hash": self.hash}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Unit:
+        """What `to_json` made."""
+        definitions = loads(data["definitions"].encode())
+        return cls(
+            functions=[FunctionSpec.from_json(spec) for spec in definitions["functions"]],
+            tables=[TableDefinition.from_json(table) for table in definitions["tables"]],
+            **{name: data[name] for name in _PLAIN},
+        )
+
+
+_PLAIN = (
+    "module",
+    "crons",
+    "source",
+    "source_missing",
+    "sources",
+    "payload",
+    "stamp",
+    "python",
+    "cwd",
+    "path_entries",
+    "hashes",
+    "cells",
+)
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, for the JSON."""
+    return [_listed(each) for each in value] if isinstance(value, list | tuple) else value

@@ -22,12 +22,11 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import close_at_exit, wait
-from cellstore.client.recording import note
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
 from cellstore.client.transport import Link, LinkState
@@ -40,11 +39,17 @@ if TYPE_CHECKING:
 
     from cellstore.client.snapshot import Snapshot
     from cellstore.deploy.unit import Unit
-    from cellstore.functions import Function
+    from cellstore.functions import Function, FunctionReference
 
 WAIT_STEP_S = 0.25
 Moment = int | datetime | timedelta | None
 """A timestamp in ns, a moment, or a span before now; None is now."""
+
+
+Deployable: TypeAlias = "ModuleType | str | Path | Function[..., Any] | list[Function[..., Any]] | None"
+FunctionKind = Literal["query", "mutation", "action"]
+Callee: TypeAlias = "str | Function[..., Any] | FunctionReference"
+"""A path like 'tasks:open_tasks', or the function itself."""
 
 
 class Control(Protocol):
@@ -83,45 +88,40 @@ class Database:
 
     # functions
 
-    def query(self, path_or_fn: str | Function, /, **args: Any) -> Any:
+    def query(self, path_or_fn: Callee, /, **args: Any) -> Any:
         """Run a query once, on the newest state. Documents come back as `Document`s."""
         with doorway():
-            path = self._path(path_or_fn, "query")
-            call = note(self, path, self._checked(args))
-            try:
-                answer, octets = self._control("query", {"path": path}, native.dumps(args))
-            except NotFound as error:
-                raise self._with_suggestion(error, path) from None
-            outcome = read_answer(answer, octets)
-            call.answer = octets or native.dumps(outcome.value)
-            return self._value(path, outcome)
+            return self._query(*self._prepared(path_or_fn, "query", args))
 
-    def mutation(self, path_or_fn: str | Function, /, **args: Any) -> Any:
+    def mutation(self, path_or_fn: Callee, /, **args: Any) -> Any:
         """Run a mutation exactly once; returns when it is durable and every live view here shows it."""
         with doorway():
-            return self._request("mutation", self._path(path_or_fn, "mutation"), self._checked(args))
+            return self._request("mutation", *self._prepared(path_or_fn, "mutation", args))
 
-    def action(self, path_or_fn: str | Function, /, **args: Any) -> Any:
+    def action(self, path_or_fn: Callee, /, **args: Any) -> Any:
         """Run an action at most once; it may touch the world."""
         with doorway():
-            return self._request("action", self._path(path_or_fn, "action"), self._checked(args))
+            return self._request("action", *self._prepared(path_or_fn, "action", args))
 
-    def call(self, handle: Function, args: dict[str, Any]) -> Any:
-        """Run whatever kind of function `handle` is; what `handle(…)` does outside of functions."""
-        run = {"query": self.query, "mutation": self.mutation, "action": self.action}[handle.kind]
-        return run(handle, **args)
+    def call(self, handle: Function[..., Any] | FunctionReference, args: dict[str, Any]) -> Any:
+        """Run whatever kind of function `handle` is, with arguments it has bound: what `handle(…)` does."""
+        with doorway():
+            self._ship(handle)
+            if handle.kind == "query":
+                return self._query(handle.path, args)
+            return self._request(handle.kind, handle.path, args)
 
     def subscribe(
-        self, path_or_fn: str | Function, callback: Callable[[Any], object] | None = None, /, **args: Any
+        self, path_or_fn: Callee, callback: Callable[[Any], object] | None = None, /, **args: Any
     ) -> Subscription:
         """Follow a query. `callback(value)` is called with every new result, one at a time, on another thread.
 
         With a callback the subscription lives until it is closed; without one, as long as somebody holds it.
         """
         with doorway():
+            path, checked = self._prepared(path_or_fn, "query", args)
             self._check_open()
-            path = self._path(path_or_fn, "query")
-            return Subscription(self.link, path, self._checked(args), callback, self.dispatch)
+            return Subscription(self.link, path, checked, callback, self.dispatch)
 
     # data in and out
 
@@ -172,7 +172,7 @@ class Database:
 
     # definitions
 
-    def deploy(self, what: ModuleType | str | Path | Function | list[Function] | None = None) -> dict[str, Any]:
+    def deploy(self, what: Deployable = None) -> dict[str, Any]:
         """Ship functions and tables: a module, a .py file, a directory of them, handles, or all that changed.
 
         Returns the store's report by module; modules the store knows already in this form are not in it.
@@ -233,31 +233,43 @@ class Database:
     def _deploy_unit(self, unit: Unit) -> dict[str, Any]:
         return self._control("deploy", {}, native.dumps(unit.to_json()))[0]
 
-    def _path(self, path_or_fn: str | Function, kind: Literal["query", "mutation", "action"]) -> str:
-        """The path to call; a handle is shipped first if the store has not seen it in its present form."""
-        from cellstore.functions import Function, registry
+    def _prepared(self, path_or_fn: Callee, kind: FunctionKind, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """(path, arguments) to send. A function defined here is shipped first if the store has not seen it so.
+
+        Errors: ValidationError naming the argument; DeployError; CallerError for what is no function of that kind.
+        """
+        from cellstore.functions import Function, FunctionReference, registry
+        from cellstore.values.value import check_value
 
         handle = registry.find(path_or_fn) if isinstance(path_or_fn, str) else path_or_fn
         if handle is None:
-            return str(path_or_fn)
-        if not isinstance(handle, Function):
+            check_value(args, "")
+            return str(path_or_fn), args
+        if not isinstance(handle, Function | FunctionReference):
             raise CallerError(
                 f"{handle!r} is neither a path like 'tasks:open_tasks' nor a function decorated with @cs.{kind}",
                 code="NotAFunction",
             )
         if handle.kind != kind:
             raise CallerError(f"{handle.path} is {a(handle.kind)}; call db.{handle.kind}(…)", code="WrongKind")
+        bound = handle.bind((), args)
+        self._ship(handle)
+        return handle.path, bound
+
+    def _ship(self, handle: Any) -> None:
+        """Deploy the handle's module if it is not there in its present form. A reference has been shipped elsewhere."""
+        from cellstore.functions import Function
+
         self._check_open()
-        self._shipper.ensure(handle.module)
-        return handle.path
+        if isinstance(handle, Function):
+            self._shipper.ensure(handle.module)
 
-    def _checked(self, args: dict[str, Any]) -> dict[str, Any]:
-        """The arguments, if each is a value that can be stored. Errors: ValidationError with the path."""
-        from cellstore.values.value import check_value
-
-        for name, value in args.items():
-            check_value(value, name)
-        return args
+    def _query(self, path: str, args: dict[str, Any]) -> Any:
+        try:
+            answer, octets = self._control("query", {"path": path}, native.dumps(args))
+        except NotFound as error:
+            raise self._with_suggestion(error, path) from None
+        return self._value(path, read_answer(answer, octets))
 
     def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
         self._check_open()

@@ -1,10 +1,9 @@
 """Errors as the caller meets them: the right type, the user's own lines, nothing of ours in between.
 
 A failure crosses the wire as code, message, data and a text traceback of the user's function. `error_from` makes the
-exception of our hierarchy again. `doorway` stands around everything a user calls: an error that leaves through it
-prints in a cell as the user's own call lines, the user's own function lines, and the reason.
-
-In a plain interpreter the function's lines follow as a note of the exception.
+exception of our hierarchy again. In a cell, errors a user can do something about print as the user's own call lines,
+the user's own function lines, and the reason; our own bugs print in full. In a plain interpreter the function's lines
+follow as a note of the exception, which `doorway`, around everything a user calls, sees to.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import sys
 import traceback as tracebacks
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -63,14 +61,12 @@ def error_from_json(payload: object, fallback: str) -> CellstoreError:
 
 @contextmanager
 def doorway() -> Iterator[None]:
-    """Around what a user calls: errors that pass print as the user's own lines and the reason."""
+    """Around what a user calls: a function's error that passes carries the function's own lines as a note."""
     try:
         yield
     except CellstoreError as error:
         if isinstance(error, FunctionError) and error.traceback and not hasattr(error, "__notes__"):
             error.add_note(function_lines(error.traceback, error.function))  # raised in this process, by an inline run
-        if not isinstance(error, errors.FatalError) or isinstance(error, errors.StoreLocked):
-            error._render_traceback_ = partial(render, error)  # type: ignore[attr-defined]
         raise
 
 
@@ -119,3 +115,6 @@ _CLASSES: dict[str, type[CellstoreError]] = {
     for name, value in vars(errors).items()
     if inspect.isclass(value) and issubclass(value, CellstoreError) and value is not ApplicationError
 }
+
+for _class in (errors.CallerError, errors.FunctionError, errors.TransientError, errors.StoreLocked):
+    setattr(_class, "_render_traceback_", render)  # noqa: B010  IPython's hook; the ground layer knows no notebooks

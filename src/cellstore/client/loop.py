@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from concurrent.futures.thread import ThreadPoolExecutor  # noqa: F401  has its exit handler registered before ours
 from typing import Any, Protocol, TypeVar
 
 from cellstore.errors import CallerError, Disconnected

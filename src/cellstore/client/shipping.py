@@ -37,8 +37,9 @@ class Shipper:
         from cellstore.functions import registry
 
         with self._lock:
-            handles, tables = registry.handles(module), registry.tables(module)
-            parts = [*watched(handle.fn for handle in handles), *tables]
+            handles: list[Any] = list(registry.handles(module))
+            tables = registry.tables(module)
+            parts = [*watched(handle.fn for handle in handles), *(handle.crons for handle in handles), *tables]
             if same_objects(parts, self._seen.get(module)):
                 return None
             report = self.ship(module, handles, tables)

@@ -87,6 +87,5 @@ def modules_of_cells() -> list[str]:
     return [
         module
         for module in registry.modules()
-        if module == registry.notebook
-        or any(getattr(handle.fn, "__module__", "") == "__main__" for handle in registry.handles(module))
+        if module == registry.notebook or any(handle.fn.__module__ == "__main__" for handle in registry.handles(module))
     ]

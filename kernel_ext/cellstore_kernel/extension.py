@@ -12,7 +12,6 @@ Invariant: `unload` takes back everything `load` did: hooks, magics, the connect
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +112,4 @@ def name_notebook(shell: Any) -> None:
 
     path = os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
     if path:
-        registry.notebook = module_name(str(path))
-
-
-def module_name(path: str) -> str:
-    """A function path's module for a notebook: 'notes/My tasks (2).ipynb' → 'My_tasks_2'."""
-    stem = Path(path.rpartition(":")[2] if path.startswith("RTC:") else path).stem
-    return re.sub(r"[^A-Za-z0-9_]+", "_", stem).strip("_")[:64] or "notebook"
+        registry.notebook = Path(str(path)).stem

@@ -16,7 +16,7 @@ export function renderForm({ model, el }) {
   const link = linkFor(model);
   const { path, kind, fields, text } = model.get("options");
   const frame = new Frame(el, "form", { label: model.get("label"), link });
-  const inputs = fields.map(field);
+  const inputs = decode(fields).map(field);
   const rows = inputs.flatMap(({ name, element, hint, id }) => [
     h("label", { for: id }, name, hint ? h("span", { class: "cs-hint" }, hint) : null),
     element,
@@ -115,8 +115,8 @@ function field(spec) {
   const type = plainType(spec.type);
   const id = `cs-field-${(fieldCount += 1)}`;
   const optional = spec.optional || isNullable(spec.type);
-  const initial = spec.default === undefined ? undefined : decode(spec.default);
-  const make = MAKERS[type.type] ?? (type.type === "literal" || type.members ? choice : anything);
+  const initial = spec.default;
+  const make = MAKERS[type.type] ?? (type.type === "literal" || type.type === "choice" ? choice : anything);
   const { element, get, set } = make(type, id);
   set(initial);
   return {

@@ -169,6 +169,11 @@ def handle_of(path_or_fn: Any, *kinds: str) -> Any:
     return path_or_fn
 
 
+def bound(function: Any, args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as they are sent; checked here if we hold the function. Errors: ValidationError naming one."""
+    return args if isinstance(function, str) else dict(function.bind((), args))
+
+
 def label_of(path: str, args: dict[str, Any]) -> str:
     """`tasks:open_tasks(limit=5)`."""
     return f"{path}({', '.join(f'{name}={value!r}' for name, value in args.items())})"

@@ -44,7 +44,12 @@ def form(function: str | Function, /, label: str | None = None) -> Form:
         called = described(handle_of(function, "mutation", "action"), database)
         fields = [field_json(name, each) for name, each in called["args"]["fields"].items()]
         text = label or called["name"].replace("_", " ").capitalize()
-        options = {"path": called["path"], "kind": called["kind"], "fields": fields, "text": text}
+        options = {
+            "path": called["path"],
+            "kind": called["kind"],
+            "fields": native.dumps(fields).decode(),  # types and defaults hold stored values
+            "text": text,
+        }
         return Form(database, kind="form", label=called["path"], options=options)
 
 
@@ -110,8 +115,5 @@ def described(function: str | Function, database: Database) -> dict[str, Any]:
 
 
 def field_json(name: str, each: dict[str, Any]) -> dict[str, Any]:
-    """One field of the form: {name, type, optional, default?: native JSON}."""
-    shape = {"name": name, "type": each["type"], "optional": bool(each.get("optional"))}
-    if "default" in each:
-        shape["default"] = native.dumps(each["default"]).decode()
-    return shape
+    """One field of the form: {name, type, optional, default?}."""
+    return {"name": name, **each}

@@ -20,7 +20,7 @@ from cellstore.client.results import QueryResult
 from cellstore.errors import CellstoreError
 from cellstore.values import json as native
 from cellstore_kernel.bridge import failure_json, main_loop, query_key
-from cellstore_kernel.widgets.base import StoreWidget, handle_of, label_of
+from cellstore_kernel.widgets.base import StoreWidget, bound, handle_of, label_of
 
 if TYPE_CHECKING:
     from cellstore.functions import Function
@@ -127,7 +127,8 @@ def live(query: str | Function, /, **args: Any) -> LiveWidget:
     Errors: CallerError, NotFound, DeployError at once; a query that fails says so in the view, and recovers there.
     """
     with doorway():
-        return LiveWidget(current(), handle_of(query, "query"), args, kind="live")
+        asked = handle_of(query, "query")
+        return LiveWidget(current(), asked, bound(asked, args), kind="live")
 
 
 def grid(query: str | Function, /, edit: str | Function | None = None, height: int = 420, **args: Any) -> Grid:
@@ -144,7 +145,8 @@ def grid(query: str | Function, /, edit: str | Function | None = None, height: i
         options: dict[str, Any] = {"height": height}
         if edit is not None:
             options["edit"] = editing(handle_of(edit, "mutation"), database)
-        return Grid(database, handle_of(query, "query"), args, kind="grid", options=options)
+        asked = handle_of(query, "query")
+        return Grid(database, asked, bound(asked, args), kind="grid", options=options)
 
 
 def current() -> Database:

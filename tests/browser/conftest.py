@@ -1,0 +1,60 @@
+"""One JupyterLab and one browser for all tests, one page per test. Skipped where there is no Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lab import BROWSER, TOKEN, Lab, Page, chromium
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = pytest.mark.skip(reason="needs a Chromium: set CELLSTORE_CHROMIUM, or have one on the PATH")
+    for item in items:
+        if "tests/browser" in item.path.as_posix():
+            item.add_marker(pytest.mark.browser)
+            if chromium() is None:
+                item.add_marker(missing)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium(), headless=True, args=BROWSER)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    started = Lab(tmp_path_factory.mktemp("lab"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def notebook(browser: Any, lab: Lab) -> Iterator[Callable[..., Page]]:
+    """Open a notebook of the given cells."""
+    contexts: list[Any] = []
+
+    def opened(name: str, *cells: str, in_lab: Lab = lab) -> Page:
+        if cells:
+            in_lab.write(name, *cells)
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
+        return Page(contexts[-1], in_lab, name)
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def outside(lab: Lab) -> Iterator[Any]:
+    """A database in this process, which is neither the kernel nor the page."""
+    import cellstore as cs
+
+    with cs.connect(lab.url, token=TOKEN) as database:
+        yield database

@@ -1,0 +1,221 @@
+"""A real kernel: the extension, functions in cells, what is shown when something is wrong. No server, so: embedded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+
+class Kernel:
+    """One kernel; `run` gives what a cell printed, its result, its errors."""
+
+    def __init__(self, cwd: Path) -> None:
+        hidden = ("CELLSTORE_SERVER", "JPY_", "JUPYTER_")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        env |= {"JPY_SESSION_NAME": str(cwd / "tasks.ipynb"), "JUPYTER_RUNTIME_DIR": str(cwd / "runtime")}
+        env |= {"IPYTHONDIR": str(cwd / "ipython")}
+        (cwd / "runtime").mkdir(exist_ok=True)
+        self.manager, self.client = start_new_kernel(cwd=str(cwd), env=env, startup_timeout=60)
+
+    def run(self, code: str, timeout: float = 60) -> Cell:
+        cell = Cell()
+        reply = self.client.execute_interactive(code, output_hook=cell.take, timeout=timeout, allow_stdin=False)
+        cell.status = reply["content"]["status"]
+        return cell
+
+    def stop(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=False)
+
+
+class Cell:
+    """What came of one cell."""
+
+    def __init__(self) -> None:
+        self.printed, self.status = "", ""
+        self.shown: list[dict[str, Any]] = []
+        self.errors: list[str] = []
+
+    def take(self, message: dict[str, Any]) -> None:
+        content = message["content"]
+        match message["header"]["msg_type"]:
+            case "stream":
+                self.printed += content["text"]
+            case "execute_result" | "display_data":
+                self.shown.append(content["data"])
+            case "error":
+                self.errors.append("\n".join(content["traceback"]))
+
+    @property
+    def text(self) -> str:
+        return str(self.shown[-1]["text/plain"])
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    started = Kernel(tmp_path_factory.mktemp("kernel"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def loaded(kernel: Kernel) -> Kernel:
+    """The kernel, extension loaded, two functions deployed."""
+    cell = kernel.run("%load_ext cellstore\nimport cellstore as cs")
+    assert "embedded" in cell.printed, cell.printed + "".join(cell.errors)
+    kernel.run(
+        """
+@cs.query
+def texts(ctx):
+    return [task.text for task in ctx.db.query("tasks")]
+
+@cs.mutation
+def add(ctx, text: str) -> cs.Id["tasks"]:
+    return ctx.db.insert("tasks", {"text": text, "completed": False})
+"""
+    )
+    return kernel
+
+
+def test_loading_says_what_is_used_and_may_be_repeated(loaded: Kernel) -> None:
+    again = loaded.run(
+        "%load_ext cellstore\nimport cellstore_kernel; cellstore_kernel.load_ipython_extension(get_ipython())"
+    )
+    assert ".cellstore/default/store.db" in again.printed
+    status = loaded.run("%cellstore status").printed
+    assert "embedded" in status
+    assert "connected" in status
+
+
+def test_a_function_runs_in_the_very_cell_that_defines_it(loaded: Kernel) -> None:
+    cell = loaded.run("@cs.query\ndef one(ctx):\n    return 1\none()")
+    assert (cell.text, cell.errors) == ("1", [])
+
+
+def test_a_definition_deploys_quietly(loaded: Kernel) -> None:
+    cell = loaded.run("@cs.query\ndef two(ctx):\n    return 2")
+    assert (cell.printed, cell.shown, cell.errors) == ("", [], [])
+    assert "tasks:two" in loaded.run("[f['path'] for f in cs.current().functions()]").text
+
+
+def test_calls_come_back_as_plain_python(loaded: Kernel) -> None:
+    loaded.run("add(text='milk')")
+    assert loaded.run("texts()").text == "['milk']"
+
+
+def test_a_helper_redefined_in_a_later_cell_is_deployed_again(loaded: Kernel) -> None:
+    loaded.run("FACTOR = 2\ndef helper():\n    return 21\n@cs.query\ndef answer(ctx):\n    return helper() * FACTOR")
+    assert loaded.run("cs.current().query('tasks:answer')").text == "42"
+    loaded.run("def helper():\n    return 50")
+    assert loaded.run("cs.current().query('tasks:answer')").text == "100"
+    loaded.run("LIST = [1]\n@cs.query\ndef listed(ctx):\n    return LIST")
+    loaded.run("LIST.append(2)")
+    assert loaded.run("cs.current().query('tasks:listed')").text == "[1, 2]"
+
+
+def test_a_live_view_of_a_redefined_function_runs_again_at_once(loaded: Kernel) -> None:
+    loaded.run("@cs.query\ndef version(ctx):\n    return 'old'\nwidget = cs.live(version)")
+    assert loaded.run("widget.value").text == "'old'"
+    loaded.run("@cs.query\ndef version(ctx):\n    return 'new'")
+    assert loaded.run("widget._sub.wait(lambda v: v == 'new', timeout=5); widget.value").text == "'new'"
+
+
+def test_what_cannot_travel_is_named_in_the_cell_and_the_old_version_serves_on(loaded: Kernel) -> None:
+    loaded.run("import threading\n@cs.query\ndef guarded(ctx):\n    return 'fine'")
+    loaded.run("lock = threading.Lock()")
+    cell = loaded.run("@cs.query\ndef guarded(ctx):\n    return lock.locked()")
+    assert cell.status == "error"
+    [error] = cell.errors
+    assert "DeployError" in error
+    assert "lock" in error
+    assert len(error.splitlines()) < 12
+    assert loaded.run("1 + 1").errors == []  # not said again under every later cell
+    assert loaded.run("cs.current().query('tasks:texts')").errors == []
+    healed = loaded.run("@cs.query\ndef guarded(ctx):\n    return 'healed'\nguarded()")
+    assert (healed.text, healed.errors) == ("'healed'", [])
+
+
+def test_a_schema_the_data_refuse_is_named_in_the_cell(loaded: Kernel) -> None:
+    loaded.run("add(text='bread')")
+    cell = loaded.run("class Task(cs.Table, name='tasks'):\n    text: int\n    completed: bool = False")
+    assert cell.status == "error"
+    assert "text" in cell.errors[0]
+    assert "int" in cell.errors[0]
+    fine = loaded.run("class Task(cs.Table, name='tasks'):\n    text: str\n    completed: bool = False")
+    assert fine.errors == []
+
+
+def test_an_error_in_a_function_shows_the_users_own_lines(loaded: Kernel) -> None:
+    loaded.run("@cs.query\ndef broken(ctx):\n    rows = {}\n    return rows['delay']")
+    cell = loaded.run("broken()")
+    assert "return rows['delay']" in cell.errors[0]
+    assert "cellstore_kernel" not in cell.errors[0]
+    assert "site-packages" not in cell.errors[0]
+
+
+def test_a_live_widget_has_a_static_side(loaded: Kernel) -> None:
+    cell = loaded.run("cs.live(texts)")
+    bundle = cell.shown[-1]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "tasks:texts()" in bundle["text/plain"]
+    assert "as of 20" in bundle["text/html"]
+
+
+def test_values_are_fresh_inside_a_running_cell_and_observers_come_after_it(loaded: Kernel) -> None:
+    loaded.run(
+        "seen = []\nw = cs.live(texts)\nw.observe(lambda c: seen.append(len(c.new)), 'value')\nbefore = len(w.value)"
+    )
+    cell = loaded.run("add(text='tea')\n(len(w.value) - before, seen)")
+    assert cell.text == "(1, [])"
+    assert loaded.run("import asyncio; await asyncio.sleep(0.2); seen == [len(w.value)]").text == "True"
+
+
+def test_a_view_shows_itself_and_draws_again(loaded: Kernel) -> None:
+    cell = loaded.run("@cs.view\ndef total():\n    return f'{len(texts())} tasks'")
+    assert len(cell.shown) == 1
+    before = loaded.run("total.outputs").text
+    loaded.run("add(text='salt')")
+    loaded.run("import asyncio; await asyncio.sleep(0.3)")
+    assert loaded.run("total.outputs").text != before
+
+
+def test_magics_list_and_query(loaded: Kernel) -> None:
+    assert "tasks" in loaded.run("%cellstore tables").text
+    assert "tasks:add" in loaded.run("%cellstore functions").text
+    wrong = loaded.run("%cellstore tabels")
+    assert "tables" in wrong.errors[0]
+    assert len(wrong.errors[0].splitlines()) < 8
+    assert "usage" in loaded.run("%cellstore connect").errors[0].lower()
+
+
+def test_sql_in_a_cell(loaded: Kernel) -> None:
+    pytest.importorskip("cellstore.analytics.service")
+    cell = loaded.run("%%cellstore sql\nselect count(*) as n from tasks")
+    assert cell.errors == []
+    assert "n" in cell.text
+
+
+def test_unloading_takes_everything_back_and_loading_works_again(kernel: Kernel, loaded: Kernel) -> None:
+    kernel.run("%unload_ext cellstore")
+    assert "not found" in "".join(kernel.run("%cellstore status").errors) + kernel.run("%cellstore status").printed
+    assert kernel.run("@cs.query\ndef three(ctx):\n    return 3").errors == []
+    assert "embedded" in kernel.run("%load_ext cellstore").printed
+    assert kernel.run("three()").text == "3"
+
+
+def test_a_store_open_elsewhere_is_said_and_nothing_is_used(kernel: Kernel, loaded: Kernel, tmp_path: Path) -> None:
+    cwd = Path(kernel.run("import os; print(os.getcwd())").printed.strip())
+    other = Kernel(cwd)
+    try:
+        said = other.run("%load_ext cellstore").printed
+        assert "not connected" in said
+        assert "open" in said
+        nothing = other.run("import cellstore as cs; cs.tables()")
+        assert "no database" in nothing.errors[0]
+    finally:
+        other.stop()

@@ -29,11 +29,20 @@ def extension_config() -> dict[str, Any]:
 
 
 @pytest.fixture
-def served(jp_serverapp: Any, jp_asyncio_loop: Any, jp_base_url: str, jp_http_port: int) -> Iterator[Served]:
+def served(
+    jp_serverapp: Any,
+    jp_asyncio_loop: Any,
+    jp_base_url: str,
+    jp_http_port: int,
+    http_server_client: Any,  # listens
+) -> Iterator[Served]:
     """The running extension. pytest-jupyter does not run start hooks, so this does."""
     jp_asyncio_loop.run_until_complete(jp_serverapp._post_start())
     (app,) = jp_serverapp.extension_manager.extension_apps["cellstore"]
-    yield Served(app, jp_serverapp, f"http://localhost:{jp_http_port}", jp_base_url)
+    served = Served(app, jp_serverapp, f"http://localhost:{jp_http_port}", jp_base_url)
+    yield served
+    for wire in served.wires:
+        wire.close()
     jp_asyncio_loop.run_until_complete(app.stop_extension())
 
 
@@ -50,12 +59,13 @@ class Served:
     def __init__(self, app: Any, serverapp: Any, origin: str, base_url: str) -> None:
         self.app, self.serverapp, self.origin, self.base_url = app, serverapp, origin, base_url
         self.token = serverapp.identity_provider.token
+        self.wires: list[Wire] = []
 
     async def deploy(self, path: Path) -> dict[str, Any]:
         from cellstore.deploy.pack import pack
-        from cellstore.functions import registry
 
         from cellstore.client.sources import modules_of
+        from cellstore.functions import registry
 
         (module,) = modules_of(path)
         unit = pack(module, registry.handles(module), registry.tables(module))
@@ -87,7 +97,9 @@ class Served:
     async def socket(self, path: str = "api/sync", headers: dict[str, str] | None = None) -> Wire:
         """A WebSocket. Raises HTTPClientError when the upgrade is refused."""
         address = self.url(path).replace("http", "ws", 1)
-        return Wire(await websocket_connect(HTTPRequest(address, headers=headers or {})))
+        wire = Wire(await websocket_connect(HTTPRequest(address, headers=headers or {})))
+        self.wires.append(wire)
+        return wire
 
 
 class Answer:

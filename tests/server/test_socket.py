@@ -8,8 +8,7 @@ from conftest import Served
 
 
 async def test_a_live_query_follows_a_mutation_of_another_client(chat: Served) -> None:
-    reader, writer = (await chat.socket(headers=chat.token_header) for _ in range(2))
-    reader, writer = await reader, await writer
+    reader, writer = await chat.socket(headers=chat.token_header), await chat.socket(headers=chat.token_header)
     await reader.say("Connect", sessionId="r", connectionCount=0)
     await reader.subscribe(0, "chat:list")
     assert (await reader.result(0))["value"] == []
@@ -24,7 +23,6 @@ async def test_every_address_clients_derive_is_served(chat: Served, path: str) -
     wire = await chat.socket(path, headers=chat.token_header)
     await wire.subscribe(0, "chat:count")
     assert (await wire.result(0))["value"] == 0.0
-    wire.close()
 
 
 async def test_exact_connections_see_ints_and_structured_errors(chat: Served) -> None:
@@ -42,7 +40,6 @@ async def test_exact_connections_see_ints_and_structured_errors(chat: Served) ->
     assert [type(item) for item in echoed] == [int, float, dict]
     refusal = await wire.call("Mutation", "chat:refuse", {"data": {"code": 7}})
     assert refusal["error"]["data"] == {"code": 7}
-    wire.close()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +53,7 @@ async def test_exact_connections_see_ints_and_structured_errors(chat: Served) ->
         '{"type":"Connect","sessionId":"s","maxObservedTimestamp":"/////////38="}',
         "[" * 100_000,
     ],
+    ids=["no JSON", "no object", "wrong type", "wrong version", "no UTF-8", "the far future", "deep"],
 )
 async def test_a_malformed_frame_closes_with_a_reason_and_harms_nobody(chat: Served, frame: str) -> None:
     good, bad = await chat.socket(headers=chat.token_header), await chat.socket(headers=chat.token_header)

@@ -131,6 +131,7 @@ class CellstoreApp(ExtensionApp):
                 running = Deployment(self.directory(name) / "store.db", name=name, knobs=self.limits)
                 await running.start()
                 self._deployments[name] = running
+                self.admin_key(name)
         return running
 
     def doorkeeper(self, name: str) -> Doorkeeper:

@@ -33,6 +33,8 @@ def test_a_traceback_holds_the_users_frames_only_and_names_the_cell() -> None:
 
 
 def test_a_dump_of_a_stuck_process_becomes_a_traceback_of_the_users_frames() -> None:
-    dump = f'Current thread 0x1 (most recent call first):\n  File "{CELL}", line 2 in f\n  File "/lib/x.py", line 9 in g\n'
+    dump = (
+        f'Current thread 0x1 (most recent call first):\n  File "{CELL}", line 2 in f\n  File "/lib/x.py", line 9 in g\n'
+    )
     text = from_dump(dump, {CELL}.__contains__, {CELL: "Cell In[5]"})
     assert text.splitlines() == ["Traceback (most recent call last):", "  Cell In[5], line 2, in f"]

@@ -148,6 +148,9 @@ class ActionWorker:
         self._out.append(message)
         self._outgoing.set()
 
+    def _from_any_thread(self, message: Message) -> None:
+        self._loop.call_soon_threadsafe(self._send, message)
+
     async def _sender(self) -> None:
         while True:
             await self._outgoing.wait()
@@ -191,7 +194,7 @@ class ActionWorker:
         except CallerError as error:
             self._done(number, Outcome.failed(error, function=path))
             return
-        lines = LogLines(self._knobs, lambda line: self._loop.call_soon_threadsafe(self._send, ["log", number, line]))
+        lines = LogLines(self._knobs, lambda line: self._from_any_thread(["log", number, line]))
         context = self._context(number, loaded, identity)
         run = ActionRun(loaded, decode(args) if wrapped else args, context, lines)
         self._runs[number] = run
@@ -217,8 +220,7 @@ class ActionWorker:
                 self._asked[ask_id] = answer
             check_value(args)
             text = dumps(args)
-            message = ["ask", ask_id, number, kind, path, orjson.Fragment(text), [b'{"$' in text]]
-            self._loop.call_soon_threadsafe(self._send, message)
+            self._from_any_thread(["ask", ask_id, number, kind, path, orjson.Fragment(text), [b'"$' in text]])
             return answer
 
         return ActionContext(loaded, identity, ask, lambda: time.time() * 1000)

@@ -39,8 +39,8 @@ class Ready:
         self.value = value
 
     def __await__(self) -> Generator[Any, None, Any]:
+        yield from ()
         return self.value
-        yield
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ Order      start, calls, stop on one event loop; functions run off it, so the lo
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 import uuid
@@ -33,6 +34,8 @@ from cellstore.runtime.runner import LogSink
 from cellstore.runtime.scheduler import Scheduler, schedule
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed, Replayed
+
+_RETRIES_MAX = 100
 
 
 class NoGuards:
@@ -114,11 +117,13 @@ class InlineRunner:
 
         def work(function: Deployed) -> Outcome:
             call = Call(0, "mutation", function.path, args, identity, request=request, job=job)
-            for _ in range(100):
+            refusal = TransientError()
+            for _ in range(_RETRIES_MAX):
                 outcome = self._attempt(call)
-                if not isinstance(outcome, TransientError):
+                if isinstance(outcome, Outcome):
                     return outcome
-            return Outcome.failed(outcome, function=function.path)
+                refusal = outcome
+            return Outcome.failed(refusal, function=function.path)
 
         return await self._in_thread(path, "mutation", internal, work)
 
@@ -155,8 +160,7 @@ class InlineRunner:
             loaded = self._modules.find(function.path)
         except CellstoreError as error:
             return _stamped(Outcome.failed(error, function=path))
-        loop = self._loop
-        sink = None if on_log is None else (lambda line: loop.call_soon_threadsafe(on_log, line))
+        sink = None if on_log is None else functools.partial(self._tell, on_log)
         context = ActionContext(loaded, identity, self._asker(identity), lambda: time.time() * 1000)
         run = ActionRun(loaded, args, context, LogLines(self._engine.knobs, sink))
 
@@ -174,6 +178,9 @@ class InlineRunner:
             raise
         outcome.ts = self._engine.published_ts
         return _stamped(outcome)
+
+    def _tell(self, on_log: LogSink, line: str) -> None:
+        self._loop.call_soon_threadsafe(on_log, line)
 
     def _asker(self, identity: Identity | None) -> Callable[[str, str, dict[str, Any]], Future[Outcome]]:
         def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
@@ -202,7 +209,9 @@ class InlineRunner:
     async def deploy(self, unit: Unit) -> dict[str, Any]:
         """See `Runner.deploy`."""
         self._check_running()
-        return await self._deploying.deploy(unit, self._try, self._install)
+        report = await self._deploying.deploy(unit, self._try, self._install)
+        self.scheduler.plan_crons()
+        return report
 
     async def _try(self, unit: Unit) -> str | None:
         try:

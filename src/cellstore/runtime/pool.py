@@ -334,7 +334,9 @@ class PoolRunner:
     async def deploy(self, unit: Unit) -> dict[str, Any]:
         """See `Runner.deploy`."""
         self._check_running()
-        return await self._deploying.deploy(unit, self._try, self._install)
+        report = await self._deploying.deploy(unit, self._try, self._install)
+        self.scheduler.plan_crons()
+        return report
 
     async def _try(self, unit: Unit) -> str | None:
         """Load `unit` in a worker without keeping it: what is wrong with it, if anything."""

@@ -31,7 +31,7 @@ from typing import Any
 from cellstore.errors import NotDeterministic
 
 _real_urandom = os.urandom
-_shared_random: Any = random._inst  # type: ignore[attr-defined]
+_shared_random: Any = random._inst
 _seed = _random.Random.seed
 
 REFUSED_EVENTS = frozenset(
@@ -171,7 +171,7 @@ def install() -> Envelope:
         setattr(time, f"{name}_ns", envelope.counter(getattr(time, f"{name}_ns"), unit * 1e9))
     real_sleep, real_start = time.sleep, threading.Thread.start
 
-    def sleep(seconds: float) -> None:
+    def sleep(seconds: Any) -> None:
         if envelope.kind:
             envelope.refuse(f"time.sleep({seconds!r})")
         real_sleep(seconds)
@@ -182,7 +182,7 @@ def install() -> Envelope:
         real_start(thread)
 
     time.sleep = sleep
-    threading.Thread.start = start  # type: ignore[method-assign]
+    threading.Thread.start = start  # type: ignore[method-assign, assignment]
     os.urandom = envelope.urandom
     random._urandom = envelope.urandom  # type: ignore[attr-defined]
     sys.addaudithook(envelope.audit)

@@ -5,8 +5,8 @@ log, so a commit with a new row wakes it; between commits it sleeps until the ne
 
     mutation   the row's completion is a write of the mutation's own transaction: exactly once, whatever crashes
     action     the row says `inProgress`, durably, before the action starts: at most once; found so at start, it failed
-    cron       one row per slot, inserted when the slot comes; the next is planned when the run is over, so runs of one
-               cron never overlap; slots that were missed meanwhile are skipped, and the next row says how many
+    cron       one pending row each; the next is planned when a run is over, so runs of one cron never overlap, and slots
+               that were missed meanwhile are skipped
 
 Order      on the host's event loop; jobs start in order of due time, a bounded number at once
 """
@@ -83,8 +83,8 @@ class Scheduler:
                     else:
                         message = "the server stopped while this action ran; it is not started again"
                         self._finish(row["_id"], "failed", message)
-        self.plan_crons()
         self._task = self._loop.create_task(self._run())
+        self.plan_crons()
 
     async def stop(self) -> None:
         """Start nothing more. Running jobs end with the runner."""
@@ -94,6 +94,7 @@ class Scheduler:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
 
     # What is due
 
@@ -105,6 +106,8 @@ class Scheduler:
             self._loop.call_soon_threadsafe(self._look_at, ids)
 
     def _look_at(self, ids: list[str]) -> None:
+        if self._task is None:
+            return
         with self._engine.begin() as transaction:
             for id in ids:
                 row = transaction.get(id)
@@ -235,7 +238,7 @@ class Scheduler:
         before = self._now_ms() - jobs.KEEP_MS
 
         def clean(transaction: Transaction) -> None:
-            old = []
+            old: list[str] = []
             for kind in sorted(jobs.ENDED):
                 for row in _rows(transaction, kind):
                     if row["scheduledTime"] > before or len(old) >= _CLEAN_ROWS:

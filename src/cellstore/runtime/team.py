@@ -138,7 +138,8 @@ class Team:
         self._to_front(calls)
 
     def _to_front(self, calls: Iterable[Pending]) -> None:
-        lane, other = [], []
+        lane: list[Pending] = []
+        other: list[Pending] = []
         for call in calls:
             call.number, call.tenancy = 0, None
             (lane if call.kind == "mutation" and call.in_lane else other).append(call)

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
+_OUR_ERROR = re.compile(r"^cellstore\.[\w.]*?(\w+)(?=:|$)", re.MULTILINE)
 _FILE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)? in (?P<name>.+)')
 
 IsUsers = Callable[[str], bool]
@@ -27,7 +28,7 @@ def user_traceback(error: BaseException, is_users: IsUsers, cells: Mapping[str, 
     whole = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
     for part in _chain(whole):
         part.stack[:] = [entry for entry in part.stack if is_users(entry.filename)]
-    return name_cells("".join(whole.format()).rstrip("\n"), cells)
+    return name_cells(_OUR_ERROR.sub(r"\1", "".join(whole.format()).rstrip("\n")), cells)
 
 
 def _chain(top: traceback.TracebackException) -> Iterable[traceback.TracebackException]:

@@ -139,6 +139,7 @@ class Worker:
         self._stopwatch = Stopwatch(self, self._envelope, knobs)
         self._executor = Executor(self.modules, self._stopwatch, knobs, _real_urandom, self._store.request)
         self._overlay: Overlay | None = None  # while this worker is the lane
+        self._warm_up()
 
     def run(self) -> None:
         """Until the host hangs up, or this worker has to go."""
@@ -153,6 +154,13 @@ class Worker:
                 self._flush()
                 self._poll()
         self._flush()  # a call was torn out of the middle of something: a fresh process is safer than this one
+
+    def _warm_up(self) -> None:
+        """Import and compile what the first calls would otherwise wait for."""
+        transaction = self._store.begin()
+        transaction.insert("warm_up", {"n": 1})
+        transaction.freeze()
+        self._store.release()
 
     # Socket
 

@@ -1,0 +1,107 @@
+"""Actions: they reach data only through calls, run at once, stream their lines, and end at most once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from .harness import Stage, play, value_of
+
+SOURCE = """
+    import asyncio, os, time
+
+    @cs.mutation
+    def add(ctx, n: int):
+        return ctx.db.insert("t", {"n": n})
+
+    @cs.query
+    def count(ctx):
+        return ctx.db.query("t").count()
+
+    @cs.action
+    def plain(ctx, n: int):
+        print("adding")
+        ctx.run_mutation(add, n=n)
+        add(n=n)
+        return ctx.run_query("m:count")
+
+    @cs.action
+    async def gently(ctx, n: int):
+        await asyncio.gather(ctx.run_mutation(add, n=n), add(n=n))
+        return await ctx.run_query(count)
+
+    @cs.action
+    async def nested(ctx):
+        return await ctx.run_action(plain, n=9)
+
+    @cs.action
+    def wait(ctx, s: float):
+        deadline = time.monotonic() + s
+        while time.monotonic() < deadline:
+            time.sleep(0.02)
+        add(n=1)
+
+    @cs.action
+    def die(ctx):
+        os._exit(4)
+
+    @cs.action
+    def fail(ctx):
+        raise ValueError("out there")
+
+    @cs.action
+    def touch(ctx):
+        return ctx.db.query("t").collect()
+"""
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+def test_an_action_reaches_data_through_calls_of_its_own(tmp_path: Path, inline: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        heard: list[str] = []
+        outcome = await stage.runner.action("m:plain", {"n": 1}, on_log=heard.append)
+        assert value_of(outcome) == 2
+        await asyncio.sleep(0)
+        assert outcome.logs == heard == ["[LOG] adding"]
+        assert value_of(await stage.runner.action("m:gently", {"n": 1})) == 4
+        assert value_of(await stage.runner.action("m:nested", {})) == 6
+        failed = await stage.runner.action("m:fail", {})
+        assert failed.error is not None
+        assert failed.error.message == "ValueError: out there"
+        assert 'raise ValueError("out there")' in failed.error.traceback
+        touched = await stage.runner.action("m:touch", {})
+        assert touched.error is not None
+        assert "ctx.run_query" in touched.error.message
+
+    play(tmp_path, SOURCE, scenario, inline=inline)
+
+
+def test_actions_run_at_once_and_one_that_is_cancelled_stops(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.action("m:wait", {"s": 0.0})
+        began = time.monotonic()
+        await asyncio.gather(*[stage.runner.action("m:wait", {"s": 0.3}) for _ in range(10)])
+        assert time.monotonic() - began < 1.5
+        task = asyncio.ensure_future(stage.runner.action("m:wait", {"s": 0.5}))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.sleep(1.0)
+        assert await stage.query("count") == 11, "the cancelled one never came to its mutation"
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_an_action_that_takes_its_process_down_or_too_long_is_an_error(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        dead = await stage.runner.action("m:die", {})
+        assert dead.error is not None
+        assert "status 4" in dead.error.message
+        late = await stage.runner.action("m:wait", {"s": 5.0})
+        assert late.error is not None
+        assert late.error.code == "LimitExceeded"
+        assert value_of(await stage.runner.action("m:plain", {"n": 1})) == 2
+
+    play(tmp_path, SOURCE, scenario, action_time_s=0.6)

@@ -1,0 +1,408 @@
+"""Functions in worker processes: what goes well, and everything that can go wrong with a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cellstore.runtime.execute import with_module
+
+from .harness import Stage, play, unit_of, value_of
+
+BASICS = """
+    @cs.query
+    def everything(ctx):
+        return ctx.db.query("t").collect()
+
+    @cs.query
+    def count(ctx):
+        return len(ctx.db.query("t").collect())
+
+    @cs.mutation
+    def add(ctx, n: int):
+        print("adding", n)
+        return ctx.db.insert("t", {"n": n})
+
+    @cs.mutation
+    def add_and_fail(ctx, n: int):
+        ctx.db.insert("t", {"n": n})
+        return {}["balence"]
+
+    @cs.mutation
+    def add_and_return_the_wrong_type(ctx) -> int:
+        ctx.db.insert("t", {"n": 1})
+        return "one"
+
+    @cs.mutation
+    def outer(ctx):
+        add(n=1)
+        try:
+            ctx.run_mutation("m:add_and_fail", n=2)
+        except KeyError:
+            pass
+        return ctx.run_query(count)
+
+    @cs.mutation(internal=True)
+    def hidden(ctx):
+        return 1
+
+    @cs.query
+    async def gently(ctx):
+        return await ctx.run_query(count)
+
+    @cs.query
+    def who(ctx):
+        return ctx.auth.identity()
+
+    @cs.mutation
+    def refuse(ctx):
+        raise cs.ApplicationError({"code": 7})
+"""
+
+
+def test_a_mutation_commits_and_its_output_and_result_reach_the_caller(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        outcome = await stage.runner.mutation("m:add", {"n": 5})
+        assert outcome.ok
+        assert outcome.logs == ["[LOG] adding 5"]
+        assert outcome.ts == stage.engine.published_ts
+        [row] = await stage.query("everything")
+        assert (row["n"], row["_id"]) == (5, value_of(outcome))
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_what_a_function_did_wrong_is_said_in_its_own_lines_and_nothing_is_written(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        failed = await stage.runner.mutation("m:add_and_fail", {"n": 1})
+        assert failed.error is not None
+        assert failed.error.message == "KeyError: 'balence'"
+        assert 'return {}["balence"]' in failed.error.traceback
+        assert "cellstore" not in failed.error.traceback
+        wrong = await stage.runner.mutation("m:add", {"n": "x"})
+        assert wrong.error is not None
+        assert wrong.error.code == "ArgumentValidationError"
+        assert "m:add: n: expected int" in wrong.error.message
+        broken = await stage.runner.mutation("m:add_and_return_the_wrong_type", {})
+        assert broken.error is not None
+        assert broken.error.code == "ReturnsValidationError"
+        assert await stage.query("count") == 0
+        told = await stage.runner.mutation("m:refuse", {})
+        assert told.error is not None
+        assert (told.error.data, told.error.has_data) == ({"code": 7}, True)
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_a_nested_mutation_that_fails_leaves_nothing_and_the_outer_one_goes_on(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert await stage.mutate("outer") == 1
+        assert await stage.query("gently") == 1
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_an_internal_function_answers_as_if_it_were_not_there(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        hidden = await stage.runner.mutation("m:hidden", {})
+        missing = await stage.runner.mutation("m:nowhere", {})
+        assert hidden.error is not None
+        assert missing.error is not None
+        assert hidden.error.code == missing.error.code == "NotFound"
+        assert (await stage.runner.mutation("m:hidden", {}, internal=True)).ok
+        wrong_kind = await stage.runner.query("m:add", {"n": 1})
+        assert wrong_kind.error is not None
+        assert "m:add is a mutation" in wrong_kind.error.message
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_a_query_that_asks_who_calls_says_so(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        asked = await stage.runner.query("m:who", {}, identity={"subject": "ada"})
+        assert (value_of(asked), asked.used_identity) == ({"subject": "ada"}, True)
+        assert not (await stage.runner.query("m:count", {})).used_identity
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_a_query_at_a_timestamp_sees_that_moment(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        first = await stage.runner.mutation("m:add", {"n": 1})
+        await stage.mutate("add", n=2)
+        then = await stage.runner.query("m:count", {}, ts=first.ts)
+        assert (value_of(then), then.ts) == (1, first.ts)
+        assert await stage.query("count") == 2
+
+    play(tmp_path, BASICS, scenario)
+
+
+# Processes that misbehave
+
+TROUBLE = """
+    import itertools, os
+
+    @cs.query
+    def pid(ctx):
+        return os.getpid()
+
+    @cs.query
+    def loop_for_ever(ctx):
+        while True:
+            pass
+
+    @cs.query
+    def stuck_in_c(ctx):
+        return sum(itertools.repeat(1))
+
+    @cs.query
+    def hog(ctx):
+        return len(bytearray(8 << 30))
+
+    @cs.mutation
+    def write_and_die(ctx):
+        ctx.db.insert("t", {"n": 1})
+        os._exit(3)
+
+    @cs.mutation
+    def bump(ctx):
+        row = ctx.db.query("t").first()
+        if row is None:
+            ctx.db.insert("t", {"n": 1})
+        else:
+            ctx.db.patch(row["_id"], {"n": row["n"] + 1})
+
+    @cs.query
+    def total(ctx):
+        row = ctx.db.query("t").first()
+        return 0 if row is None else row["n"]
+
+    @cs.mutation
+    def slow_bump(ctx):
+        row = ctx.db.query("t").first()
+        for _ in range(10_000_000):
+            pass
+        ctx.db.patch(row["_id"], {"n": row["n"] + 1})
+"""
+
+
+def test_killing_a_worker_under_a_call_gives_that_call_an_error_and_nobody_else(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        victim = asyncio.ensure_future(stage.runner.query("m:loop_for_ever", {}))
+        await asyncio.sleep(0.3)
+        [team] = stage.runner._teams.values()
+        [worker] = [worker for worker in team.workers if worker.flying]
+        others = [asyncio.ensure_future(stage.runner.query("m:total", {})) for _ in range(20)]
+        os.kill(worker.link.pid, signal.SIGKILL)
+        outcome = await asyncio.wait_for(victim, 5)
+        assert outcome.error is not None
+        assert "SIGKILL" in outcome.error.message
+        assert [value_of(await other) for other in others] == [0] * 20
+        assert await stage.query("pid") != worker.link.pid
+
+    play(tmp_path, TROUBLE, scenario, query_time_s=30)
+
+
+def test_an_endless_loop_is_stopped_at_its_line_while_others_go_on(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        endless = asyncio.ensure_future(stage.runner.query("m:loop_for_ever", {}))
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        for _ in range(20):
+            await stage.mutate("bump")
+        assert time.monotonic() - began < 0.9, "nobody waits for the endless one"
+        outcome = await asyncio.wait_for(endless, 20)
+        assert outcome.error is not None
+        assert outcome.error.code == "LimitExceeded"
+        assert "was stopped at" in outcome.error.message
+        assert "pass" in outcome.error.traceback or "while True" in outcome.error.traceback
+
+    play(tmp_path, TROUBLE, scenario)
+
+
+def test_a_call_stuck_in_c_code_is_killed_and_its_line_reported(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        stuck = asyncio.ensure_future(stage.runner.query("m:stuck_in_c", {}))
+        await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(stage.query("total"), 5) == 0
+        outcome = await asyncio.wait_for(stuck, 20)
+        assert outcome.error is not None
+        assert "did not stop" in outcome.error.message
+        assert "line" in outcome.error.traceback
+        assert "stuck_in_c" in outcome.error.traceback
+
+    play(tmp_path, TROUBLE, scenario, query_time_s=0.3)
+
+
+def test_a_memory_hog_is_told_so(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        outcome = await stage.runner.query("m:hog", {})
+        assert outcome.error is not None
+        assert "out of memory" in outcome.error.message
+        assert await stage.query("total") == 0
+
+    play(tmp_path, TROUBLE, scenario, memory_bytes=2 << 30)
+
+
+def test_a_mutation_that_takes_its_process_down_writes_nothing(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        dying = asyncio.ensure_future(stage.runner.mutation("m:write_and_die", {}))
+        others = [asyncio.ensure_future(stage.runner.mutation("m:bump", {})) for _ in range(30)]
+        outcome = await asyncio.wait_for(dying, 10)
+        assert outcome.error is not None
+        assert "status 3" in outcome.error.message
+        for other in others:
+            assert (await asyncio.wait_for(other, 10)).ok
+        assert await stage.query("total") == 30
+
+    play(tmp_path, TROUBLE, scenario)
+
+
+# The lane
+
+
+def test_contended_mutations_never_show_a_conflict_and_none_is_lost(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.mutate("bump")
+
+        async def stranger() -> None:
+            def bump(transaction):
+                [(_, row)] = list(transaction.scan("t"))
+                transaction.patch(row["_id"], {"n": row["n"] + 1})
+
+            for _ in range(50):
+                stage.engine.run(bump)
+                await asyncio.sleep(0.001)
+
+        async def client() -> None:
+            for _ in range(25):
+                await stage.mutate("bump")
+
+        await asyncio.gather(stranger(), *[client() for _ in range(16)])
+        assert await stage.query("total") == 1 + 50 + 16 * 25
+
+    play(tmp_path, TROUBLE, scenario)
+
+
+def test_a_slow_mutation_hands_the_lane_over_and_still_commits(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.mutate("bump")
+        finished = 0
+
+        async def client() -> None:
+            nonlocal finished
+            while not slow.done():
+                await stage.mutate("bump")
+                finished += 1
+
+        slow = asyncio.ensure_future(stage.runner.mutation("m:slow_bump", {}))
+        await asyncio.gather(*[client() for _ in range(4)])
+        outcome = await slow
+        assert outcome.ok, outcome.error
+        assert finished > 50, "the others did not wait for it"
+        assert await stage.query("total") == 1 + finished + 1
+
+    play(tmp_path, TROUBLE, scenario, mutation_time_s=20.0, timeout_s=100)
+
+
+def test_a_mutation_that_fails_on_a_state_that_never_was_is_run_again(tmp_path: Path) -> None:
+    source = """
+        @cs.mutation
+        def claim(ctx, who: int):
+            row = ctx.db.query("t").first()
+            if row is not None:
+                raise cs.ApplicationError("taken")
+            ctx.db.insert("t", {"who": who})
+    """
+
+    async def scenario(stage: Stage) -> None:
+        outcomes = await asyncio.gather(*[stage.runner.mutation("m:claim", {"who": n}) for n in range(40)])
+        assert sum(outcome.ok for outcome in outcomes) == 1
+        assert {o.error.message for o in outcomes if o.error is not None} == {"taken"}
+
+    play(tmp_path, source, scenario)
+
+
+def test_the_same_request_again_gets_the_first_answer_and_changes_nothing(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        both = await asyncio.gather(
+            *[stage.runner.mutation("m:add", {"n": 1}, request=("session", 1)) for _ in range(2)]
+        )
+        again = await stage.runner.mutation("m:add", {"n": 1}, request=("session", 1))
+        assert both[0].value == both[1].value == again.value
+        assert again.logs == ["[LOG] adding 1"]
+        assert again.ts >= both[0].ts
+        assert await stage.query("count") == 1
+
+    play(tmp_path, BASICS, scenario)
+
+    async def after_a_restart(stage: Stage) -> None:
+        again = await stage.runner.mutation("m:add", {"n": 1}, request=("session", 1))
+        assert again.ok
+        assert await stage.query("count") == 1
+
+    play(tmp_path, None, after_a_restart)
+
+
+# Deploying
+
+
+def test_a_redeploy_replaces_the_whole_module_and_invalidates_its_queries(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = await stage.runner.query("m:count", {})
+        report = await stage.runner.deploy(unit_of('@cs.query\ndef count(ctx):\n    return "new"\n'))
+        assert report["changed"] == ["m:count"]
+        assert "m:add" in report["removed"]
+        assert stage.engine.write_log.first_hit(before.reads, before.ts) == report["ts"]
+        assert await stage.query("count") == "new"
+        gone = await stage.runner.mutation("m:add", {"n": 1})
+        assert gone.error is not None
+        assert gone.error.code == "NotFound"
+        assert [function["path"] for function in stage.runner.functions()] == ["m:count"]
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_functions_serve_on_after_a_restart(tmp_path: Path) -> None:
+    async def first(stage: Stage) -> None:
+        await stage.mutate("add", n=3)
+
+    async def second(stage: Stage) -> None:
+        assert await stage.query("count") == 1
+        assert "m:add" in [function["path"] for function in stage.runner.functions()]
+
+    play(tmp_path, BASICS, first)
+    play(tmp_path, None, second)
+
+
+def test_a_module_that_does_not_load_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
+    from cellstore.errors import DeployError
+
+    async def scenario(stage: Stage) -> None:
+        unit = unit_of(BASICS)
+        broken = type(unit).from_json({**unit.to_json(), "payload": None, "source": "raise RuntimeError('no')"})
+        with pytest.raises(DeployError, match="cannot be loaded"):
+            await stage.runner.deploy(broken)
+        assert await stage.query("count") == 0
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_bulk_batches_in_flight_together_create_one_table(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        rows = b"\n".join(b'{"n":%d}' % n for n in range(500))
+        answers = await asyncio.gather(*[stage.runner.bulk("t", rows) for _ in range(4)])
+        assert [count for count, _ in answers] == [500] * 4
+        assert await stage.query("count") == 2000
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_the_code_of_a_query_is_part_of_what_it_depends_on() -> None:
+    reads = with_module({7: [(b"a", b"b")]}, "m")
+    assert len(reads) == 2

@@ -1,0 +1,156 @@
+"""Jobs: mutations exactly once, actions at most once, crons that do not overlap, across restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from cellstore.runtime import jobs
+from cellstore.runtime.scheduler import _next_ms
+
+from .harness import Stage, play
+
+SOURCE = """
+    @cs.mutation
+    def add(ctx, n: int):
+        ctx.db.insert("t", {"n": n})
+
+    @cs.mutation
+    def fail(ctx):
+        ctx.db.insert("t", {"n": 0})
+        raise ValueError("not today")
+
+    @cs.action
+    def act(ctx, n: int):
+        add(n=n)
+
+    @cs.mutation
+    def later(ctx, fn: str, s: float, args: dict) -> str:
+        return ctx.scheduler.run_after(s, fn, args)
+
+    @cs.mutation
+    def schedule_and_fail(ctx):
+        ctx.scheduler.run_after(0, add, n=1)
+        raise ValueError
+
+    @cs.mutation
+    def stop(ctx, job: str):
+        ctx.scheduler.cancel(job)
+
+    @cs.action
+    def act_later(ctx):
+        ctx.scheduler.run_after(0, add, n=7)
+
+    @cs.query
+    def numbers(ctx):
+        return [row["n"] for row in ctx.db.query("t")]
+
+    @cs.query
+    def state(ctx, job: str):
+        return ctx.db.get(job)
+"""
+
+
+async def ended(stage: Stage, job: str) -> dict:
+    for _ in range(250):
+        row = await stage.query("state", job=job)
+        if row["state"]["kind"] in jobs.ENDED:
+            return row
+        await asyncio.sleep(0.02)
+    raise AssertionError(row)
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+def test_a_job_runs_once_and_says_how_it_ended(tmp_path: Path, inline: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        good = await stage.mutate("later", fn="m:add", s=0.0, args={"n": 1})
+        bad = await stage.mutate("later", fn="m:fail", s=0.0, args={})
+        done = await stage.mutate("later", fn="m:act", s=0.05, args={"n": 2})
+        nobody = await stage.mutate("later", fn="m:nobody", s=0.0, args={})
+        assert (await ended(stage, good))["state"] == {"kind": "success"}
+        failed = (await ended(stage, bad))["state"]
+        assert failed["kind"] == "failed"
+        assert "not today" in failed["error"]
+        assert (await ended(stage, done))["state"]["kind"] == "success"
+        assert "no function" in (await ended(stage, nobody))["state"]["error"]
+        assert sorted(await stage.query("numbers")) == [1, 2]
+
+    play(tmp_path, SOURCE, scenario, inline=inline)
+
+
+def test_a_job_of_a_mutation_that_failed_never_was_and_a_cancelled_one_never_runs(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.mutation("m:schedule_and_fail", {})
+        job = await stage.mutate("later", fn="m:add", s=0.3, args={"n": 1})
+        await stage.mutate("stop", job=job)
+        assert (await stage.query("state", job=job))["state"]["kind"] == "canceled"
+        await stage.runner.action("m:act_later", {})
+        await asyncio.sleep(0.6)
+        assert await stage.query("numbers") == [7]
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_jobs_survive_a_restart_and_an_action_found_in_progress_is_not_started_again(tmp_path: Path) -> None:
+    found: list[str] = []
+
+    async def first(stage: Stage) -> None:
+        found.append(await stage.mutate("later", fn="m:add", s=0.8, args={"n": 1}))
+        interrupted = await stage.mutate("later", fn="m:act", s=60.0, args={"n": 2})
+        stage.engine.run(lambda transaction: transaction.patch(interrupted, jobs.started()))
+        found.append(interrupted)
+
+    async def second(stage: Stage) -> None:
+        assert (await ended(stage, found[0]))["state"]["kind"] == "success"
+        assert "not started again" in (await ended(stage, found[1]))["state"]["error"]
+        assert await stage.query("numbers") == [1]
+
+    play(tmp_path, SOURCE, first)
+    play(tmp_path, None, second)
+
+
+def test_a_schedule_runs_again_and_again_until_it_is_gone(tmp_path: Path) -> None:
+    source = (
+        SOURCE
+        + """
+    @cs.every(seconds=1)
+    @cs.mutation
+    def tick(ctx):
+        ctx.db.insert("t", {"n": 100})
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        from .harness import unit_of
+
+        for _ in range(200):
+            if len(await stage.query("numbers")) >= 2:
+                break
+            await asyncio.sleep(0.05)
+        assert set(await stage.query("numbers")) == {100}
+        await stage.runner.deploy(unit_of(SOURCE))
+        before = len(await stage.query("numbers"))
+        await asyncio.sleep(1.3)
+        assert len(await stage.query("numbers")) <= before + 1
+
+    play(tmp_path, source, scenario)
+
+
+def test_a_cron_is_due_by_the_clock_of_its_zone() -> None:
+    noon = dt.datetime(2026, 1, 15, 12, 0, tzinfo=dt.UTC).timestamp() * 1000
+    due = _next_ms({"cron": "30 9 * * *", "tz": "America/New_York"}, noon)
+    assert dt.datetime.fromtimestamp(due / 1000, dt.UTC) == dt.datetime(2026, 1, 15, 14, 30, tzinfo=dt.UTC)
+
+
+def test_a_delay_must_make_sense() -> None:
+    from cellstore.errors import CallerError
+
+    assert jobs.due_after(1000.0, dt.timedelta(seconds=2)) == 3000.0
+    for wrong in (-1.0, float("nan"), 1e12):
+        with pytest.raises(CallerError):
+            jobs.due_after(0.0, wrong)
+    with pytest.raises(CallerError, match="time zone"):
+        jobs.due_at(0.0, dt.datetime(2026, 1, 1))

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from .harness import Stage, play, value_of
+from runtime_harness import Stage, play, value_of
 
 SOURCE = """
     import asyncio, os, time

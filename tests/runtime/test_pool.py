@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from runtime_harness import Stage, play, unit_of, value_of
 
 from cellstore.runtime.execute import with_module
-
-from .harness import Stage, play, unit_of, value_of
 
 BASICS = """
     @cs.query

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from .harness import Stage, play
+from runtime_harness import Stage, play
 
 SOURCE = """
     import datetime, os, random, secrets, socket, subprocess, threading, time, uuid, pathlib

@@ -7,11 +7,10 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
+from runtime_harness import Stage, play
 
 from cellstore.runtime import jobs
 from cellstore.runtime.scheduler import _next_ms
-
-from .harness import Stage, play
 
 SOURCE = """
     @cs.mutation
@@ -124,7 +123,7 @@ def test_a_schedule_runs_again_and_again_until_it_is_gone(tmp_path: Path) -> Non
     )
 
     async def scenario(stage: Stage) -> None:
-        from .harness import unit_of
+        from runtime_harness import unit_of
 
         for _ in range(200):
             if len(await stage.query("numbers")) >= 2:

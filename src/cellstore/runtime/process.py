@@ -152,6 +152,7 @@ class Link:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._trace.close()
 
     def exit_text(self) -> str:
         """How the process ended, for people."""

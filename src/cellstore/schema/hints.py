@@ -48,9 +48,9 @@ _SCALARS: dict[Any, TypeExpr] = {
     dt.datetime: {"type": "datetime"},
     dt.date: {"type": "date"},
 }
-_ARRAYS: set[Any] = {list, typing.Sequence, collections.abc.Sequence, collections.abc.MutableSequence}
-_ARRAYS |= {collections.abc.Iterable, collections.abc.Collection}
-_RECORDS: set[Any] = {dict, Document, collections.abc.Mapping, collections.abc.MutableMapping}
+ARRAYS: set[Any] = {list, typing.Sequence, collections.abc.Sequence, collections.abc.MutableSequence}
+ARRAYS |= {collections.abc.Iterable, collections.abc.Collection}
+RECORDS: set[Any] = {dict, Document, collections.abc.Mapping, collections.abc.MutableMapping}
 _TUPLES = "tuples are stored as lists and would come back as such; use list[…], or a dataclass for named parts"
 _ADVICE: dict[str, str] = {
     "builtins.tuple": _TUPLES,
@@ -181,9 +181,9 @@ class _Reader:
             return union([_literal(arg, hint) for arg in args])
         if origin in (typing.Annotated, typing_extensions.Annotated):
             return _limited(self.read(args[0]), args[1:], hint)
-        if origin in _ARRAYS:
+        if origin in ARRAYS:
             return {"type": "array", "items": self.read(args[0])}
-        if origin in _RECORDS:
+        if origin in RECORDS:
             return self._record(hint, *args)
         if isinstance(origin, typing_extensions.TypeAliasType):
             return self.read(origin.__value__[args])
@@ -202,9 +202,9 @@ class _Reader:
     def _class(self, hint: type) -> TypeExpr:
         if issubclass(hint, Id):
             return {"type": "id", "table": hint.table}
-        if hint in _ARRAYS:
+        if hint in ARRAYS:
             return {"type": "array", "items": ANY}
-        if hint in _RECORDS:
+        if hint in RECORDS:
             return {"type": "record", "values": ANY}
         if issubclass(hint, enum.Enum):
             return union([_literal(member.value, hint) for member in hint])

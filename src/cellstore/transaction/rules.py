@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cellstore.schema.types import TypeExpr
     from cellstore.transaction.catalog import Catalog
 
-_SMALL_BYTES = 16_384  # JSON of this size cannot hold 8,192 array elements or reach 1 MiB by the accounting rule
+SMALL_BYTES = 16_384  # JSON of this size cannot hold 8,192 array elements or reach 1 MiB by the accounting rule
 
 
 class Rules:
@@ -52,6 +52,11 @@ class Rules:
                 return self._thoroughly(fields, catalog)  # it words the error
         return admitted
 
+    @property
+    def has_defaults(self) -> bool:
+        """Whether `with_defaults` may have something to fill in."""
+        return bool(self._defaults)
+
     def with_defaults(self, fields: dict[str, Any]) -> dict[str, Any]:
         """`fields` and the defaults of those that are missing."""
         if not self._defaults:
@@ -61,7 +66,7 @@ class Rules:
 
     def measure(self, document: dict[str, Any], body_bytes: int, knobs: Knobs) -> None:
         """Refuse what is too large; for a document (with its creation time) whose types are right."""
-        if body_bytes >= _SMALL_BYTES or body_bytes > knobs.document_size_bytes >> 4:
+        if body_bytes >= SMALL_BYTES or body_bytes > knobs.document_size_bytes >> 4:
             fields = {name: value for name, value in document.items() if name != "_creationTime"}
             check_document(fields, knobs, self._table)
 

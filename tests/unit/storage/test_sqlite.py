@@ -14,6 +14,7 @@ import pytest
 from cellstore import errors, faults
 from cellstore.storage import lease, sql, sqlite
 from cellstore.storage.check import check
+from cellstore.storage.contract import by_id_index
 from cellstore.storage.sqlite import SqliteReader, SqliteStorage
 from cellstore.testing.revisions import BY_A, TABLE, Scribe, assert_same_as_scribe, doc_id, keys_of
 from cellstore.values.index_key import END
@@ -210,15 +211,18 @@ def test_a_reader_cannot_write(storage):
 
 def test_a_reader_that_let_go_holds_nothing_back(storage, path, scribe):
     reader = storage.reader()
-    storage.append([scribe.record({1: {"a": 0}})])
+    storage.append([scribe.record({1: {"a": 0}, 2: {"a": 0}})])
     reader.refresh()
     reader.get(TABLE, doc_id(1))
-    next(reader.scan(BY_A, TABLE, b"", END))
+    scan = reader.scan(by_id_index(TABLE), TABLE, b"", END)
+    next(scan)  # and it stays where it is, half read
     reader.release()
     for n in range(20):
         storage.append([scribe.record({1: {"a": n, "pad": "x" * 5000}})])
     busy, frames, done = storage._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").get
     assert (busy, frames, done) == (0, 0, 0), "a held view would have kept frames"
+    with pytest.raises(apsw.CursorClosedError):
+        next(scan)
     reader.close()
 
 

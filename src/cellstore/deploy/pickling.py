@@ -1,0 +1,96 @@
+"""One pickle for a whole module, by cloudpickle, with three differences.
+
+Handles and tables travel as references. What would travel but be useless or dangerous there (an open file that silently
+becomes its text, another lock) is refused, with the object at hand. The output is bounded while it is written, so that a
+captured frame of a gigabyte is not pickled before it is found too large.
+"""
+
+from __future__ import annotations
+
+import io
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+from cellstore.deploy.captures import CACHED, is_table
+from cellstore.deploy.refuse import why_not
+from cellstore.deploy.standalone import table_class
+from cellstore.schema.definition import Table
+
+
+class Refused(Exception):
+    """An object that may not travel, and why."""
+
+    def __init__(self, value: Any, reason: str) -> None:
+        self.value, self.reason = value, reason
+
+
+class TooLarge(Exception):
+    """More bytes than allowed."""
+
+
+class _Bounded(io.BytesIO):
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._limit:
+            raise TooLarge
+        return super().write(data)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.last: Any = None  # the object it was at when it failed
+
+    def reducer_override(self, obj: Any) -> Any:
+        self.last = obj
+        if isinstance(obj, type) and is_table(obj) and obj is not Table:
+            return table_class, (obj.__name__, obj.__cellstore__.to_json())
+        if isinstance(obj, CACHED):  # by itself it would travel as a name that only this process knows
+            return cached, (obj.__wrapped__, obj.cache_parameters())
+        reason = why_not(obj)
+        if reason is not None:
+            raise Refused(obj, reason)
+        return super().reducer_override(obj)
+
+
+def dump(value: Any, limit: int) -> bytes:
+    """The pickle. Errors: TooLarge; Refused with the object that cannot travel and the reason."""
+    file = _Bounded(limit)
+    pickler = _Pickler(file)
+    try:
+        pickler.dump(value)
+    except (Refused, TooLarge):
+        raise
+    except RecursionError:
+        raise Refused(value, "it is nested too deeply") from None
+    except Exception as error:
+        raise Refused(pickler.last, f"it cannot be pickled ({type(error).__name__}: {error})") from error
+    return file.getvalue()
+
+
+@contextmanager
+def by_value(modules: list[ModuleType]) -> Iterator[None]:
+    """Have functions and classes of these modules travel whole, for as long as the block lasts."""
+    registered = []
+    try:
+        for module in modules:
+            if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+                cloudpickle.register_pickle_by_value(module)
+                registered.append(module)
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """`function` behind an empty `functools.lru_cache`."""
+    return functools.lru_cache(**parameters)(function)

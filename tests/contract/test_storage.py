@@ -272,6 +272,17 @@ def test_trimming_everything_leaves_the_living(storage, reader, scribe):
     sound(storage)
 
 
+def test_the_outcome_of_a_request_is_kept_as_long_as_history(storage, reader, scribe):
+    for n in range(1, 6):
+        storage.append([scribe.record({1: {"a": n}}, request=RequestRecord("s", n, b"%d" % n))])
+    reader.release()
+    while storage.trim(35, 3):
+        pass
+    reader.refresh()
+    assert [reader.request("s", n) for n in (1, 2, 4, 5)] == [None, None, b"4", b"5"]
+    sound(storage)
+
+
 def test_a_view_outlives_the_trimming_of_what_it_shows(storage, reader, scribe):
     storage.append([scribe.record({n: {"a": n} for n in range(600)})])
     reader.refresh()

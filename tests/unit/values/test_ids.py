@@ -30,6 +30,17 @@ def test_every_table_number_comes_back(number):
     assert decode_id(text) == (number, b"\xff" * 16)
 
 
+@pytest.mark.parametrize("size", range(19, 24))
+def test_base32_is_the_same_by_the_short_way_and_the_long(size):
+    for seed in range(50):
+        data = random.Random(seed).randbytes(size)
+        number = int.from_bytes(data, "big") << -8 * size % 5
+        text = ids._to_base32(data)
+        assert int(text.translate(ids._TO_PYTHON_DIGITS), 32) == number
+        assert len(text) == -(-8 * size // 5)
+        assert ids._from_base32(text) == data
+
+
 def test_one_changed_character_is_always_noticed():
     text = VECTORS[1][2]
     for position in range(len(text)):

@@ -321,7 +321,9 @@ def test_system_tables_are_closed(engine: Engine) -> None:
 
 
 def test_limits_name_themselves(define: Any) -> None:
-    small = Knobs(read_rows_max=3, read_intervals_max=2, write_documents_max=2, read_size_bytes=1000, write_size_bytes=300)
+    small = Knobs(
+        read_rows_max=3, read_intervals_max=2, write_documents_max=2, read_size_bytes=1000, write_size_bytes=300
+    )
     with Engine.memory() as engine:
         ids = engine.run(lambda tx: [tx.insert("t", {"n": n}) for n in range(5)])[0]
         engine.knobs = small

@@ -22,8 +22,8 @@ from typing import Any
 
 from cellstore.deploy.captures import (
     CACHED,
-    functions_in,
     function_reads,
+    functions_in,
     is_machinery,
     is_reference,
     is_table,

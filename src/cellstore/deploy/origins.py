@@ -1,7 +1,7 @@
 """Whose code is whose: what every process of this environment can import, and what only this one has.
 
-    installed   the standard library, site-packages, editable installs: travels as a name
-    the user's  `__main__`, cells, files next to the notebook, anything executed by hand: travels by value
+installed   the standard library, site-packages, editable installs: travels as a name
+the user's  `__main__`, cells, files next to the notebook, anything executed by hand: travels by value
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ captured frame of a gigabyte is not pickled before it is found too large.
 
 from __future__ import annotations
 
-import io
 import functools
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType

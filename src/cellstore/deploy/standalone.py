@@ -1,9 +1,9 @@
 """The names that a unit's source expects in its namespace: what no statement can spell.
 
-    __cellstore_function__(path, kind, positional)   a reference to another function of the store
-    __cellstore_table__(name, text)                  a table's class, from its definition
-    __cellstore_module__(name, file)                 a module next to the notebook, from the text that was shipped
-    __cellstore_value__(text)                        a value of library classes, pickled: data only, no code of the user's
+__cellstore_function__(path, kind, positional)   a reference to another function of the store
+__cellstore_table__(name, text)                  a table's class, from its definition
+__cellstore_module__(name, file)                 a module next to the notebook, from the text that was shipped
+__cellstore_value__(text)                        a value of library classes, pickled: data only, no code of the user's
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ def namespace_for(unit: Unit) -> dict[str, Any]:
 
     return {
         "__name__": unit.module,
-        "__builtins__": __builtins__,
         "__cellstore_function__": function,
         "__cellstore_table__": table,
         "__cellstore_module__": module,
@@ -72,13 +71,6 @@ def value(text: str) -> Any:
     return pickle.loads(base64.b64decode(text))
 
 
-class _TravelledTable(Table, name="travelled", module="cellstore"):
-    """Base of the tables that functions mention."""
-
-    def __init_subclass__(cls, **_: Any) -> None:
-        """Nothing is read from the class: its definition is given."""
-
-
 def table_class(name: str, definition: dict[str, Any]) -> type:
     """A table's class where functions run: its definition, registered nowhere."""
-    return type(name, (_TravelledTable,), {"__cellstore__": TableDefinition.from_json(definition)})
+    return types.new_class(name, (Table,), {"definition": TableDefinition.from_json(definition)})

@@ -92,8 +92,18 @@ class Table:
 
     __cellstore__: ClassVar[TableDefinition]
 
-    def __init_subclass__(cls, *, name: str | None = None, module: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        module: str | None = None,
+        definition: TableDefinition | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init_subclass__(**kwargs)
+        if definition is not None:  # where functions run: made from what was shipped, and not to be shipped again
+            cls.__cellstore__ = definition
+            return
         if name is None:
             raise DeployError(f'{cls.__name__} needs the name of its table: class {cls.__name__}(cs.Table, name="…")')
         cls.__cellstore__ = define(cls, name, frame_names(1))

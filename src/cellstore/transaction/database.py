@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cellstore.clock import Clock, SystemClock, system_random
-from cellstore.errors import CellstoreError, ConflictError, TransientError
+from cellstore.errors import CellstoreError, InvariantError, TransientError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.transaction.backfill import Definitions
 from cellstore.transaction.bulk import Rows, prepare_bulk
@@ -121,24 +122,27 @@ class Engine:
     def run(self, function: Callable[[Transaction], T], source: str = "") -> tuple[T, int]:
         """Run `function` in a transaction and commit it: (what it returned, commit timestamp).
 
-        Runs again after a conflict, so the function must have no other effects. Errors: what it raised, and ConflictError
-        after commit_retries_max attempts in vain
+        Runs again after a conflict, so the function must have no other effects; the last time alone, so that nobody can
+        come between. Errors: what it raised; ConflictError if it commits something itself that it has read
         """
-        last: CellstoreError | None = None
         for _ in range(self.knobs.commit_retries_max):
-            with self.begin() as transaction:
-                value = function(transaction)
-                request = transaction.freeze(source)
-            (answer,) = self.commit([request])
+            value, answer = self._attempt(function, source)
             if isinstance(answer, Committed | Replayed):
                 return value, answer.ts
             if not isinstance(answer, TransientError):
                 raise answer
-            last = answer
-        raise ConflictError(
-            f"{source or 'this transaction'} met another commit on each of {self.knobs.commit_retries_max} attempts; read "
-            f"less, or in smaller steps: {last}"
-        )
+        with self.committer.exclusive():
+            value, answer = self._attempt(function, source)
+        if isinstance(answer, Committed | Replayed):
+            return value, answer.ts
+        raise answer
+
+    def _attempt(self, function: Callable[[Transaction], T], source: str) -> tuple[T, CommitResult]:
+        with self.begin() as transaction:
+            value = function(transaction)
+            request = transaction.freeze(source)
+        (answer,) = self.commit([request])
+        return value, answer
 
     def commit(self, requests: Sequence[CommitRequest]) -> list[CommitResult]:
         """One group commit; see `Committer.commit`."""
@@ -167,16 +171,17 @@ class Engine:
 
     def bulk_insert(self, table: str, rows: Rows, *, keep_system_fields: bool = False) -> tuple[int, int]:
         """Insert many documents in one commit: (how many, timestamp)."""
-        rows = rows if isinstance(rows, bytes) else list(rows)
-        for _ in range(self.knobs.commit_retries_max):
-            with self.begin() as transaction:
-                request = prepare_bulk(transaction, table, rows, keep_system_fields=keep_system_fields)
-            (answer,) = self.commit([request])
+        kept = rows if isinstance(rows, bytes) else list(rows)
+        for alone in (False, True):
+            with self.committer.exclusive() if alone else nullcontext():
+                with self.begin() as transaction:
+                    request = prepare_bulk(transaction, table, kept, keep_system_fields=keep_system_fields)
+                (answer,) = self.commit([request])
             if isinstance(answer, Committed):
                 return int(request.result), answer.ts
             if isinstance(answer, CellstoreError) and not isinstance(answer, TransientError):
                 raise answer
-        raise ConflictError(f"the table {table!r} was redefined on every attempt to insert into it; try again")
+        raise InvariantError(f"a bulk insert that ran alone was answered with {answer!r}")
 
     def close(self) -> None:
         """Let go of the store."""

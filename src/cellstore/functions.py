@@ -24,7 +24,8 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Typ
 
 from cellstore.errors import CallerError, DeployError, ValidationError
 from cellstore.schema.arguments import FunctionSpec, Kind, spec_of
-from cellstore.schema.hints import frame_names
+from cellstore.schema.hints import frame_names, resolved_hints
+from cellstore.schema.rebuild import objects_of
 from cellstore.schema.registry import clean_module, module_of, registry
 from cellstore.schema.types import check_plain
 
@@ -147,7 +148,10 @@ class Function(_Callable, Generic[P, R]):
         home = module_of(plain.__module__, plain.__globals__.get("__file__"))
         self.home = home if module is None else clean_module(module)  # None: the notebook, whatever its name
         self.crons: list[dict[str, Any]] = []
-        self._spec = spec_of(fn, kind, f":{self.name}", internal=internal, names=frame_names(depth + 1))
+        names = frame_names(depth + 1)
+        hints = resolved_hints(plain, names)
+        self._spec = spec_of(fn, kind, f":{self.name}", hints, internal=internal, names=names)
+        self.hints = objects_of(hints, self._spec.args["fields"])  # parameters that get objects, not plain values
         functools.update_wrapper(self, fn, updated=())
         parameters = list(inspect.signature(fn).parameters.values())[1:]
         self._positional = tuple(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)

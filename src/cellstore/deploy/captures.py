@@ -20,7 +20,7 @@ from typing import Any
 
 from cellstore.deploy.origins import is_installed_module, is_named
 from cellstore.functions import Function, FunctionReference
-from cellstore.schema.definition import Table
+from cellstore.schema.definition import Table, TableDefinition
 
 Chain = tuple[str, ...]
 
@@ -107,6 +107,12 @@ def is_table(value: type) -> bool:
     return issubclass(value, Table)
 
 
+def table_definition(table: Any) -> TableDefinition:
+    """What a table's class defines."""
+    definition: TableDefinition = table.__cellstore__
+    return definition
+
+
 def function_reads(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """(name, value) of what a function reads: closure, globals, defaults, and what it wraps."""
     yield from closure_reads(function)
@@ -173,7 +179,7 @@ def code_in(value: Any) -> Iterator[tuple[str, Any]]:
             continue
         seen.add(id(part))
         if isinstance(part, FunctionType | type | ModuleType | MethodType | functools.partial | CACHED):
-            yield getattr(part, "__name__", type(part).__name__), part
+            yield str(getattr(part, "__name__", type(part).__name__)), part
         elif isinstance(part, list | tuple | set | frozenset):
             pending += part
         elif isinstance(part, dict):
@@ -196,3 +202,11 @@ def global_names(code: CodeType) -> tuple[str, ...]:
         if isinstance(constant, CodeType):
             names |= dict.fromkeys(global_names(constant))
     return tuple(names)
+
+
+def innermost(function: Any) -> FunctionType:
+    """The function that the user wrote, inside what decorators made of it."""
+    while isinstance(getattr(function, "__wrapped__", None), FunctionType):
+        function = function.__wrapped__
+    assert isinstance(function, FunctionType)
+    return function

@@ -28,8 +28,10 @@ from cellstore.deploy.captures import (
     is_reference,
     is_table,
     module_members,
+    table_definition,
 )
 from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.schema.definition import Table
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
@@ -75,7 +77,7 @@ class _Hasher:
 
     def _add_new(self, value: Any) -> None:
         if is_reference(value):
-            self._say("store", value.__cellstore__.name if isinstance(value, type) else value.path)
+            self._say("store", _reference_name(value))
         elif isinstance(value, CodeType):
             self._add_code(value)
         elif isinstance(value, FunctionType):
@@ -170,6 +172,12 @@ class _Hasher:
             self.add(dict(sorted(state.items())))
         for slot in _slots(type(value)):
             self.add(getattr(value, slot, None))
+
+
+def _reference_name(value: Any) -> str:
+    if not isinstance(value, type):
+        return str(value.path)
+    return "" if value is Table else table_definition(value).name
 
 
 def _alone(value: Any) -> str:

@@ -18,11 +18,12 @@ import linecache
 from collections.abc import Callable
 from typing import Any
 
+from cellstore.deploy.captures import innermost
 from cellstore.deploy.standalone import namespace_for
 from cellstore.deploy.unit import STAMP, Unit
 from cellstore.errors import DeployError
 from cellstore.schema.hints import resolved_hints
-from cellstore.schema.rebuild import Rebuild, rebuilder
+from cellstore.schema.rebuild import Rebuild, objects_of, rebuilder
 
 
 def load(unit: Unit) -> dict[str, Callable[..., Any]]:
@@ -56,7 +57,8 @@ def _from_source(unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
     namespace = namespace_for(unit)
     exec(compile(unit.source, file, "exec", dont_inherit=True), namespace)  # the user's own code, in the user's process
     found = {spec.name: namespace["__cellstore_functions__"][spec.name] for spec in unit.functions}
-    return found, {name: resolved_hints(inspect.unwrap(fn), namespace) for name, fn in found.items()}
+    hints = {name: resolved_hints(innermost(fn), namespace) for name, fn in found.items()}
+    return found, {spec.name: objects_of(hints[spec.name], spec.args["fields"]) for spec in unit.functions}
 
 
 def remember_sources(sources: dict[str, str]) -> None:
@@ -69,7 +71,7 @@ def remember_sources(sources: dict[str, str]) -> None:
 
 def _adapted(fn: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
     """`fn`, given instances of the classes its annotations name; `fn` itself where plain values are what it wants."""
-    steps = {name: step for name, hint in hints.items() if name != "return" and (step := rebuilder(hint)) is not None}
+    steps = {name: step for name, hint in hints.items() if (step := rebuilder(hint)) is not None}
     if not steps:
         return fn
     if inspect.iscoroutinefunction(fn):

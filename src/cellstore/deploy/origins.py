@@ -66,7 +66,7 @@ def path_entries() -> list[str]:
 
 def _is_machinery(entry: str) -> bool:
     """Entries that tools put there for this process only, and that differ from one to the next."""
-    return "ipykernel_launcher" in entry or entry.startswith(os.path.join(sys.prefix, "bin"))
+    return "ipykernel_launcher" in entry or entry.startswith(sys.prefix + os.sep + "bin")
 
 
 @lru_cache(maxsize=1)

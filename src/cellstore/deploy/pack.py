@@ -12,22 +12,20 @@ Cost       some milliseconds for a notebook; nothing is sent
 from __future__ import annotations
 
 import base64
-import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cellstore.deploy.captures import Capture, Captures, Chain, explore
 from cellstore.deploy.hashing import function_hash
 from cellstore.deploy.origins import is_installed_file, is_installed_module, path_entries
 from cellstore.deploy.refuse import size_bytes, type_name, why_not
-from cellstore.deploy.source import innermost, source_of, text_of
+from cellstore.deploy.source import source_of, text_of
 from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.schema.definition import TableDefinition
-from cellstore.schema.hints import resolved_hints
-from cellstore.schema.rebuild import rebuilder
 
 _CAPTURES_MAX = 64  # times the limit of one capture, for all of a module's together
 
@@ -49,7 +47,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         sources=texts | local,
         payload=_payload(handles, functions, captures, knobs) if functions else None,
         python=sys.executable,
-        cwd=os.getcwd(),
+        cwd=str(Path.cwd()),
         path_entries=path_entries(),
         hashes={name: function_hash(fn) for name, fn in functions.items()},
         cells=cell_names(texts),
@@ -69,7 +67,7 @@ def _payload(handles: Sequence[Any], functions: dict[str, Any], captures: Captur
     with by_value(_with_parents(captures)):
         for capture in captures.data:
             _check(capture, knobs.capture_size_bytes)
-        hints = {handle.name: hints for handle in handles if (hints := _rebuilt_hints(handle))}
+        hints = {handle.name: handle.hints for handle in handles if handle.hints}
         try:
             data = dump({"functions": functions, "hints": hints}, knobs.capture_size_bytes * _CAPTURES_MAX)
         except Refused as refused:
@@ -127,13 +125,6 @@ def _blamed(functions: dict[str, Any], refused: Any) -> DeployError:
         except (Refused, TooLarge):
             return DeployError(f"{name} cannot travel to the store: {type_name(refused.value)}: {_because(refused)}")
     return DeployError(f"{', '.join(functions)} cannot travel to the store: {_because(refused)}")
-
-
-def _rebuilt_hints(handle: Any) -> dict[str, Any]:
-    """The annotations of parameters that get objects rather than plain values."""
-    hints = handle.hints if hasattr(handle, "hints") else resolved_hints(innermost(handle.fn))
-    parameters = handle.spec.args["fields"]
-    return {name: hint for name, hint in hints.items() if name in parameters and rebuilder(hint) is not None}
 
 
 def uses(chain: Chain) -> str:

@@ -8,6 +8,7 @@ captured frame of a gigabyte is not pickled before it is found too large.
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from typing import Any
 
 import cloudpickle
 
-from cellstore.deploy.captures import CACHED, is_table
+from cellstore.deploy.captures import CACHED, is_table, table_definition
+from cellstore.deploy.origins import is_installed_module
 from cellstore.deploy.refuse import why_not
 from cellstore.deploy.standalone import table_class
 from cellstore.schema.definition import Table
@@ -52,7 +54,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         self.last = obj
         if isinstance(obj, type) and is_table(obj) and obj is not Table:
-            return table_class, (obj.__name__, obj.__cellstore__.to_json())
+            return table_class, (obj.__name__, table_definition(obj).to_json())
+        if isinstance(obj, ModuleType) and type(obj) is not ModuleType and is_installed_module(obj.__name__):
+            return importlib.import_module, (obj.__name__,)  # some modules are instances of classes of their own
         if isinstance(obj, CACHED):  # by itself it would travel as a name that only this process knows
             return cached, (obj.__wrapped__, obj.cache_parameters())
         reason = why_not(obj)

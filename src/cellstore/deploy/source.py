@@ -33,7 +33,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from cellstore import functions as decorators
-from cellstore.deploy.captures import CACHED, closure_reads, is_reference, is_table
+from cellstore.deploy.captures import CACHED, closure_reads, innermost, is_reference, is_table
 from cellstore.deploy.origins import is_installed_module, is_named
 from cellstore.values.json import dumps
 
@@ -231,14 +231,6 @@ def _stands_for(named: Any, value: Any) -> bool:
     return getattr(named, "fn", None) is value or getattr(named, "__wrapped__", None) is value
 
 
-def innermost(function: Any) -> FunctionType:
-    """The function that the user wrote, inside what decorators made of it."""
-    while isinstance(getattr(function, "__wrapped__", None), FunctionType):
-        function = function.__wrapped__
-    assert isinstance(function, FunctionType)
-    return function
-
-
 # ── finding text ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -306,13 +298,12 @@ def _files_of(cls: type) -> Iterator[str]:
 def _segment(text: str, node: ast.AST, *, decorators: bool = False) -> str:
     lines = text.splitlines(keepends=True)
     first = node.lineno  # type: ignore[attr-defined]
-    start = node.col_offset  # type: ignore[attr-defined]
     if decorators and getattr(node, "decorator_list", []):
         first = node.decorator_list[0].lineno  # type: ignore[attr-defined]
     if isinstance(node, ast.Lambda):
         return ast.get_source_segment(text, node) or ""
     taken = "".join(lines[first - 1 : node.end_lineno])  # type: ignore[attr-defined]
-    return textwrap.dedent(taken if not start else taken).rstrip("\n")
+    return textwrap.dedent(taken).rstrip("\n")
 
 
 def _without_our_decorators(node: _Def, text: str, scope: dict[str, Any]) -> str:
@@ -420,7 +411,7 @@ def _pickled(value: Any) -> str:
         raise NoSource(f"an instance of {kind.__qualname__}, which has no literal form")
     try:
         data = pickle.dumps(value, 4)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 — any class may refuse, in its own way
         raise NoSource(f"{kind.__qualname__} has no literal form ({type(error).__name__}: {error})") from None
     texts: list[Any] = []
     for opcode, argument, _ in pickletools.genops(data):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cellstore.errors import DeployError
 from cellstore.schema.expr import ANY, TypeExpr, signature
-from cellstore.schema.hints import Names, field_of, from_hint, resolved_hints
+from cellstore.schema.hints import Names, field_of, from_hint
 
 Kind = Literal["query", "mutation", "action"]
 Visibility = Literal["public", "internal"]
@@ -60,10 +60,11 @@ class FunctionSpec:
         return cls(**data)
 
 
-def spec_of(fn: Callable[..., Any], kind: Kind, path: str, *, internal: bool, names: Names) -> FunctionSpec:
-    """Read a function. Errors: DeployError naming the parameter that cannot be."""
+def spec_of(
+    fn: Callable[..., Any], kind: Kind, path: str, hints: dict[str, Any], *, internal: bool, names: Names
+) -> FunctionSpec:
+    """Read a function whose annotations are `hints`. Errors: DeployError naming the parameter that cannot be."""
     path_only = path.rpartition(":")[2]
-    hints = resolved_hints(inspect.unwrap(fn), names)
     parameters = list(inspect.signature(fn).parameters.values())
     _check_ctx(path_only, kind, parameters)
     args = _args(path_only, parameters[1:], hints, names)

@@ -14,7 +14,7 @@ import datetime as dt
 import enum
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import typing_extensions
@@ -46,6 +46,11 @@ def rebuilder(hint: Any, names: Names | None = None) -> Rebuild | None:
     if hasattr(hint, "__supertype__"):
         return rebuilder(hint.__supertype__, names)
     return _of_class(hint, names) if isinstance(hint, type) and origin is None else None
+
+
+def objects_of(hints: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, Any]:
+    """The annotations of those parameters that get objects rather than plain values."""
+    return {name: hints[name] for name in parameters if name in hints and rebuilder(hints[name]) is not None}
 
 
 def _of_class(hint: type, names: Names | None) -> Rebuild | None:

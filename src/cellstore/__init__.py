@@ -210,6 +210,9 @@ class _FrontDoor(ModuleType):
         if not (name in _HOME_OF and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (__name__,)  # functions that say `cs.…` take it along by name
+
 
 sys.modules[__name__].__class__ = _FrontDoor
 

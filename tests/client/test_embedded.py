@@ -53,9 +53,9 @@ def echo(ctx, value):
 
 @cs.action
 async def add_two(ctx, text: str):
-    ctx.run_mutation(add_task, text=text + " 1")
-    ctx.run_mutation(add_task, text=text + " 2")
-    return len(ctx.run_query(open_tasks))
+    await ctx.run_mutation(add_task, text=text + " 1")
+    await ctx.run_mutation(add_task, text=text + " 2")
+    return len(await ctx.run_query(open_tasks))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from cellstore.client.loop import close_at_exit, wait
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
 from cellstore.client.transport import Link, LinkState
-from cellstore.client.wire import Kind, Outcome
+from cellstore.client.wire import Kind, Outcome, read_failure
 from cellstore.errors import CallerError, CellstoreError, Disconnected, NotFound
 from cellstore.values import json as native
 
@@ -262,14 +262,10 @@ class Database:
 
         self._check_open()
         if isinstance(handle, Function):
-            self._shipper.ensure(handle.module)
+            self._shipper.ready(handle)
 
     def _query(self, path: str, args: dict[str, Any]) -> Any:
-        try:
-            answer, octets = self._control("query", {"path": path}, native.dumps(args))
-        except NotFound as error:
-            raise self._with_suggestion(error, path) from None
-        return self._value(path, read_answer(answer, octets))
+        return self._value(path, read_answer(*self._control("query", {"path": path}, native.dumps(args))))
 
     def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
         self._check_open()
@@ -334,7 +330,9 @@ class Database:
 
 def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:
     """The outcome of a one-shot query: in this process its value is the octets, over HTTP it is in the JSON."""
-    logs = tuple(str(line) for line in answer.get("logs") or ())
+    logs = tuple(str(line) for line in answer.get("logLines") or ())
+    if answer.get("error") is not None:
+        return Outcome(failure=read_failure(answer["error"]), logs=logs)
     return Outcome(value=native.loads(octets) if octets else answer.get("value"), logs=logs, ts=answer.get("ts"))
 
 

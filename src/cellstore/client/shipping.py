@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellstore.deploy.unit import Unit
+from cellstore.errors import DeployError, ValidationError
 
 
 class Shipper:
@@ -27,7 +28,20 @@ class Shipper:
         self._deploy = deploy
         self._seen: dict[str, list[Any]] = {}
         self._hashes: dict[str, str] = {}
+        self._served: dict[str, list[Any]] = {}  # by path: the objects of the form that is deployed
         self._lock = threading.RLock()
+
+    def ready(self, handle: Any) -> None:
+        """Have the store hold `handle` in its present form.
+
+        A module is shipped whole; when it is refused for the sake of another function or table, what was deployed
+        before serves on, and so may this one if it is unchanged. Errors: as `ensure`.
+        """
+        try:
+            self.ensure(handle.module)
+        except (DeployError, ValidationError):
+            if not same_objects(list(watched([handle.fn])), self._served.get(handle.path)):
+                raise
 
     def ensure(self, module: str) -> dict[str, Any] | None:
         """Ship the registered module if anything about it changed; the store's report, None when nothing did.
@@ -56,6 +70,7 @@ class Shipper:
                 return None
             report = self._deploy(unit)
             self._hashes[module] = unit.hash
+            self._served.update((handle.path, list(watched([handle.fn]))) for handle in handles)
             return report
 
 

@@ -76,7 +76,7 @@ def read_failure(payload: Any, message: object = None, data: Any = None, has_dat
         data=payload.get("data", data),
         has_data="data" in payload or has_data,
         function=str(payload.get("function") or ""),
-        request_id=str(payload.get("requestId") or ""),
+        request_id=str(payload.get("requestId") or payload.get("request_id") or ""),
     )
 
 

@@ -34,7 +34,7 @@ class Button(StoreWidget):
         return None, None, "a button; it needs a running notebook"
 
 
-def form(function: str | Function, /, label: str | None = None) -> Form:
+def form(function: str | Function[..., Any], /, label: str | None = None) -> Form:
     """Fields for the arguments of a mutation or an action, and a button that calls it.
 
     Errors: CallerError when it is a query or no function; NotFound for an unknown path; DeployError.
@@ -53,7 +53,7 @@ def form(function: str | Function, /, label: str | None = None) -> Form:
         return Form(database, kind="form", label=called["path"], options=options)
 
 
-def button(function: str | Function, /, label: str | None = None, **args: Any) -> Button:
+def button(function: str | Function[..., Any], /, label: str | None = None, **args: Any) -> Button:
     """A button that calls a mutation or an action with these arguments.
 
     Errors: as `form`; ValidationError when an argument is no stored value.
@@ -72,7 +72,7 @@ def button(function: str | Function, /, label: str | None = None, **args: Any) -
         return Button(database, kind="button", label=label_of(called["path"], args), options=options)
 
 
-def editing(function: str | Function, database: Database) -> dict[str, Any]:
+def editing(function: str | Function[..., Any], database: Database) -> dict[str, Any]:
     """How a grid calls the mutation that edits a cell. Errors: CallerError when the row's id finds no argument."""
     called = described(function, database)
     fields: dict[str, Any] = called["args"]["fields"]
@@ -96,7 +96,7 @@ def editing(function: str | Function, database: Database) -> dict[str, Any]:
     }
 
 
-def described(function: str | Function, database: Database) -> dict[str, Any]:
+def described(function: str | Function[..., Any], database: Database) -> dict[str, Any]:
     """Path, kind, name and argument types of a function; a handle is shipped first.
 
     Errors: NotFound, CallerError, DeployError.

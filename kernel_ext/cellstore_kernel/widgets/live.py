@@ -23,9 +23,8 @@ from cellstore_kernel.bridge import failure_json, main_loop, query_key
 from cellstore_kernel.widgets.base import StoreWidget, bound, handle_of, label_of
 
 if TYPE_CHECKING:
-    from cellstore.functions import Function
-
     from cellstore.client.transport import LinkState
+    from cellstore.functions import Function
 
 FIRST_RESULT_S = 2.0  # a cell waits this long, so that what is saved with the notebook shows data
 OBSERVED = ("value", "ts", "status", "error")
@@ -39,7 +38,7 @@ class LiveWidget(StoreWidget):
     status = traitlets.Unicode("loading", read_only=True)
     error = traitlets.Any(read_only=True)
 
-    def __init__(self, database: Database, query: str | Function, args: dict[str, Any], **traits: Any) -> None:
+    def __init__(self, database: Database, query: str | Function[..., Any], args: dict[str, Any], **traits: Any) -> None:
         self._sub = sub = database.subscribe(query, **args)
         try:
             sub.wait(timeout=FIRST_RESULT_S)
@@ -121,7 +120,7 @@ class Grid(LiveWidget):
     """A live table: sorted, filtered and scrolled in the page."""
 
 
-def live(query: str | Function, /, **args: Any) -> LiveWidget:
+def live(query: str | Function[..., Any], /, **args: Any) -> LiveWidget:
     """A live view of a query's result: scalars, dicts, lists of documents.
 
     Errors: CallerError, NotFound, DeployError at once; a query that fails says so in the view, and recovers there.
@@ -131,7 +130,7 @@ def live(query: str | Function, /, **args: Any) -> LiveWidget:
         return LiveWidget(current(), asked, bound(asked, args), kind="live")
 
 
-def grid(query: str | Function, /, edit: str | Function | None = None, height: int = 420, **args: Any) -> Grid:
+def grid(query: str | Function[..., Any], /, edit: str | Function[..., Any] | None = None, height: int = 420, **args: Any) -> Grid:
     """A live table of a query's result, quick with ten thousand rows; `height` in pixels.
 
     `edit` is a mutation that takes a row's id and either `field` and `value`, or the fields by name:

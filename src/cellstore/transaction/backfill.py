@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cellstore.errors import CellstoreError, InvariantError, ValidationError
+from cellstore.errors import CellstoreError, FatalError, InvariantError, StorageError, ValidationError
 from cellstore.transaction.catalog import (
     FIRST_TABLE,
     INDEXES_PER_TABLE_MAX,
@@ -215,10 +215,13 @@ class Definitions:
             after = rows[-1].id + b"\0"
 
     def _give_up(self, numbers: list[int]) -> None:
-        if numbers:
+        """Take half-built indexes away again."""
+        try:
             self._set_state(numbers, "dropped")
             for number in numbers:
                 self._storage.drop_index(number)
+        except (FatalError, StorageError):
+            pass  # the store cannot be written, or is closed; the next opening clears them away
 
     def _drop(self, numbers: list[int]) -> Steps:
         for number in numbers:

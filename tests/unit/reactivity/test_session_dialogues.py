@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dialogue import play
+from session_dialogue import play
 
 DIALOGUES = sorted((Path(__file__).parent / "dialogues").glob("*.txt"))
 

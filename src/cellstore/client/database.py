@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import close_at_exit, wait
+from cellstore.client.recording import note
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
 from cellstore.client.transport import Link, LinkState
@@ -265,7 +266,11 @@ class Database:
             self._shipper.ready(handle)
 
     def _query(self, path: str, args: dict[str, Any]) -> Any:
-        return self._value(path, read_answer(*self._control("query", {"path": path}, native.dumps(args))))
+        asked = note(self, path, args)
+        outcome = read_answer(*self._control("query", {"path": path}, native.dumps(args)))
+        if asked is not None and outcome.failure is None:
+            asked.answer = native.dumps(outcome.value)
+        return self._value(path, outcome)
 
     def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
         self._check_open()

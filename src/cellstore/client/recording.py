@@ -44,10 +44,11 @@ def recording() -> Iterator[list[Recorded]]:
         _asked.reset(token)
 
 
-def note(database: Database, path: str, args: dict[str, Any]) -> Recorded:
-    """A query is about to be asked; set `answer` on what this returns."""
-    call = Recorded(database, path, args)
+def note(database: Database, path: str, args: dict[str, Any]) -> Recorded | None:
+    """A query is about to be asked; set `answer` on what this returns. None when nobody records."""
     asked = _asked.get()
-    if asked is not None:
-        asked.append(call)
+    if asked is None:
+        return None
+    call = Recorded(database, path, args)
+    asked.append(call)
     return call

@@ -1,6 +1,6 @@
-"""One pickle for a whole module, by cloudpickle, with three differences.
+"""One pickle for a whole module, by cloudpickle, with four differences.
 
-Handles and tables travel as references. What would travel but be useless or dangerous there (an open file that silently
+Handles and tables travel as references. Code keeps the name of its file, which tracebacks need. What would travel but be useless or dangerous there (an open file that silently
 becomes its text, another lock) is refused, with the object at hand. The output is bounded while it is written, so that a
 captured frame of a gigabyte is not pickled before it is found too large.
 """
@@ -12,7 +12,7 @@ import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -22,6 +22,10 @@ from cellstore.deploy.origins import is_installed_module
 from cellstore.deploy.refuse import why_not
 from cellstore.deploy.standalone import table_class
 from cellstore.schema.definition import Table
+
+UNNAMED = "<dynamic-code>"  # what cloudpickle of late writes for the file of any code
+
+_NO_FILE = "<dynamic-code>"  # what cloudpickle puts in the place of every file name
 
 
 class Refused(Exception):
@@ -57,6 +61,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return table_class, (obj.__name__, table_definition(obj).to_json())
         if isinstance(obj, ModuleType) and type(obj) is not ModuleType and is_installed_module(obj.__name__):
             return importlib.import_module, (obj.__name__,)  # some modules are instances of classes of their own
+        if isinstance(obj, CodeType):
+            make, parts = self.dispatch_table[CodeType](obj)
+            return make, tuple(obj.co_filename if part == UNNAMED else part for part in parts)
+        if isinstance(obj, CodeType) and obj.co_filename != _NO_FILE:
+            return code_of_file, (obj.replace(co_filename=_NO_FILE), obj.co_filename)
         if isinstance(obj, CACHED):  # by itself it would travel as a name that only this process knows
             return cached, (obj.__wrapped__, obj.cache_parameters())
         reason = why_not(obj)
@@ -98,3 +107,8 @@ def by_value(modules: list[ModuleType]) -> Iterator[None]:
 def cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     """`function` behind an empty `functools.lru_cache`."""
     return functools.lru_cache(**parameters)(function)
+
+
+def code_of_file(code: CodeType, file: str) -> CodeType:
+    """`code` as it was compiled from `file`."""
+    return code.replace(co_filename=file)

@@ -36,8 +36,7 @@ from cellstore.errors import CallerError, CellstoreError, Disconnected, NotFound
 from cellstore.values import json as native
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from cellstore.client.bulk import Inserted
     from cellstore.client.snapshot import Snapshot
     from cellstore.deploy.unit import Unit
     from cellstore.functions import Function, FunctionReference
@@ -148,12 +147,22 @@ class Database:
         with doorway():
             return listed(self._control("functions", {})[0], "functions")
 
-    def insert_df(self, table: str, df: pd.DataFrame, **options: Any) -> Any:
-        """Load a dataframe into a table in batches, each one commit, with a progress bar."""
+    def insert_df(self, table: str, df: Any, *, batch_rows: int = 1_000, progress: bool = True) -> Inserted:
+        """Load a frame (pandas, polars, Arrow, or dicts) into a table, which is created if there is none.
+
+        Batches of `batch_rows` are durable commits of their own, in the order of the frame; a progress bar shows how far
+        it is. Missing values become missing fields, or None where the table asks for it. Returns how many documents.
+        Errors: ValidationError naming the row, the field, what was expected and what came.
+        """
         from cellstore.client.bulk import insert_df
+        from cellstore.functions import registry
 
         with doorway():
-            return insert_df(self, table, df, **options)
+            name = str(getattr(getattr(table, "__cellstore__", None), "name", table))  # a cs.Table class will do
+            for module in registry.modules():
+                if any(defined.name == name for defined in registry.tables(module)):
+                    self._shipper.ensure(module)  # what was declared here applies before the first row
+            return insert_df(self, name, df, batch_rows=batch_rows, progress=progress)
 
     def export(self, path: str | Path, tables: list[str] | None = None, format: str | None = None) -> Path:
         """Write a consistent export to `path`; the format follows the suffix (.zip, .parquet, .csv, .jsonl)."""

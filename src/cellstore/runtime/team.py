@@ -99,6 +99,7 @@ class Team:
         self.waiting: deque[Pending] = deque()
         self.lane_waiting: deque[Pending] = deque()
         self._lane: Worker | None = None
+        self._loader: Worker | None = None
         self._alone: Pending | None = None  # the exclusive call that has the lane, until it is answered or taken back
         self._tenancies = 0
         self._failed_starts = 0
@@ -167,13 +168,20 @@ class Team:
             if self.waiting[0].abandoned:
                 self.waiting.popleft()
                 continue
-            worker = self._least_busy()
+            worker = self._loading_worker() if self.waiting[0].kind == "bulk" else self._least_busy()
             if worker is None:
                 self._grow()
                 return
             call = self.waiting.popleft()
             call.tenancy = None
             self._send(worker, call)
+
+    def _loading_worker(self) -> Worker | None:
+        """The one worker that prepares bulk inserts, so that they are created in the order sent and never fill a team."""
+        loader = self._loader
+        if loader is None or not loader.is_open or loader is self._lane:
+            loader = self._loader = self._least_busy()
+        return loader if loader is not None and len(loader.flying) < self._knobs.worker_pipeline_max else None
 
     def _least_busy(self) -> Worker | None:
         best: Worker | None = None

@@ -21,7 +21,7 @@ from cellstore.transaction.catalog import BY_CREATION_TIME, IndexMeta, TableMeta
 from cellstore.transaction.requests import CommitRequest
 from cellstore.transaction.rules import SMALL_BYTES
 from cellstore.transaction.transaction import Transaction
-from cellstore.values.index_key import encode_key, encode_prefix, encode_value
+from cellstore.values.index_key import encode_prefix, encode_value
 from cellstore.values.json import dumps, loads
 from cellstore.values.value import MISSING, check_document
 
@@ -29,6 +29,7 @@ Rows = bytes | Iterable[dict[str, Any]]
 """Newline-separated native JSON objects, or dicts."""
 
 _DAY_MS = 86_400_000
+_PREFIXES_KEPT = 4096  # per index and batch
 
 
 def prepare_bulk(
@@ -100,7 +101,7 @@ def _documents(transaction: Transaction, meta: TableMeta, rows: Rows) -> list[Do
             if closed and len(body) >= SMALL_BYTES:
                 rules.measure(document, len(body), knobs)
             id = chance[14 * at : 14 * at + 14] + day
-            place = encode_key((), creation_time, id)
+            place = encode_value(creation_time) + id
             keys: list[tuple[int, bytes | None, bytes | None]] = [(first, None, place)]
             for index, prefix in prefixes:
                 keys.append((index, None, prefix(document) + place))
@@ -130,17 +131,26 @@ def _plain_loads(line: bytes) -> Any:
 
 
 def _prefix_maker(index: IndexMeta) -> Callable[[dict[str, Any]], bytes]:
-    """The part of a key that the index's own fields make."""
+    """The part of a key that the index's own fields make. Columns repeat themselves, so what was encoded is kept."""
     if any("." in path for path in index.fields):
         return lambda document: encode_prefix(index.values(document))
-    names, encode = index.fields, encode_value
-    if len(names) == 1:
-        (only,) = names
-        return lambda document: encode(document.get(only, MISSING))
-    if len(names) == 2:
-        one, two = names
-        return lambda document: encode(document.get(one, MISSING)) + encode(document.get(two, MISSING))
-    return lambda document: encode_prefix([document.get(name, MISSING) for name in names])
+    names = index.fields
+    known: dict[Any, bytes] = {}
+
+    def prefix(document: dict[str, Any]) -> bytes:
+        values = [document.get(name, MISSING) for name in names]
+        same = (*values, *map(type, values))  # to a dict 1 and True are one
+        try:
+            found = known.get(same)
+        except TypeError:  # a list or a dict among them
+            return encode_prefix(values)
+        if found is None:
+            found = encode_prefix(values)
+            if len(known) < _PREFIXES_KEPT:
+                known[same] = found
+        return found
+
+    return prefix
 
 
 def _in_row(error: CellstoreError, number: int) -> CellstoreError:

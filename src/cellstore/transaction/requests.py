@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cellstore.errors import CellstoreError
 from cellstore.storage.contract import DocWrite
+from cellstore.transaction.packed import packable, packed, unpacked
 from cellstore.values.interval import ReadIntervals
 
 
@@ -46,22 +47,24 @@ class CommitRequest:
     result: bytes = b"null"
 
     def to_wire(self) -> list[Any]:
-        """JSON-able. Numbers up to 2^63 occur, so use a codec that keeps integers."""
+        """JSON-able. Numbers up to 2^63 occur, so use a codec that keeps integers. Many inserts travel `packed`."""
+        inserts = packed(self.writes) if packable(self.writes) else None
         return [
             self.begin_ts,
             [[index, *(key.hex() for span in spans for key in span)] for index, spans in self.reads.items()],
-            [_write_to_wire(write) for write in self.writes],
+            [] if inserts else [_write_to_wire(write) for write in self.writes],
             self.catalog_ts,
             None if self.lane is None else list(self.lane),  # orjson takes no named tuples
             self.request,
             self.source,
             self.result.decode(),
+            inserts,
         ]
 
     @classmethod
     def from_wire(cls, wire: list[Any]) -> CommitRequest:
         """The request that `to_wire` wrote."""
-        begin_ts, reads, writes, catalog_ts, lane, request, source, result = wire
+        begin_ts, reads, writes, catalog_ts, lane, request, source, result, inserts = wire
         unhex = bytes.fromhex
         return cls(
             begin_ts,
@@ -69,7 +72,7 @@ class CommitRequest:
                 index: [(unhex(keys[at]), unhex(keys[at + 1])) for at in range(0, len(keys), 2)]
                 for index, *keys in reads
             },
-            [_write_from_wire(write) for write in writes],
+            [_write_from_wire(write) for write in writes] if inserts is None else unpacked(inserts),
             catalog_ts,
             None if lane is None else Lane(*lane),
             None if request is None else (request[0], request[1]),

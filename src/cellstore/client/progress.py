@@ -1,0 +1,108 @@
+"""A progress bar where the user is looking: in the cell, in the terminal, or nowhere.
+
+It is drawn by the thread that does the work, between two steps, a few times a second at most; a thread of its own would
+print into whatever cell happens to run. What it leaves behind is one line that says what was done.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import Any
+
+_REDRAW_S = 0.2
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Counts to `total` (None: not known). Draws nothing when `shown` is false or nobody could see it."""
+
+    def __init__(self, what: str, total: int | None, shown: bool = True) -> None:
+        self._what, self._total = what, total
+        self._began = self._drawn = time.monotonic()
+        self.done = 0
+        self._screen: Any = None if not shown else _notebook() or _terminal(what, total)
+
+    def advance(self, count: int) -> None:
+        """`count` more are done."""
+        self.done += count
+        now = time.monotonic()
+        if self._screen is not None and now - self._drawn >= _REDRAW_S:
+            self._drawn = now
+            self._screen.draw(self)
+
+    @property
+    def total(self) -> int | None:
+        """How many there will be."""
+        return self._total
+
+    @property
+    def text(self) -> str:
+        """'flights: 120,000 of 336,776 · 41,000/s'."""
+        of = f" of {self._total:,}" if self._total is not None and self.done != self._total else ""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        return f"{self._what}: {self.done:,}{of} in {seconds:.1f} s · {self.done / seconds:,.0f}/s"
+
+    def __exit__(self, *_: object) -> None:
+        if self._screen is not None:
+            self._screen.close(self)
+
+
+class _Cell:
+    """An HTML bar in the output of the cell that runs."""
+
+    def __init__(self, display: Any) -> None:
+        self._display, self._handle = display, None
+
+    def draw(self, progress: Progress) -> None:
+        bundle = {"text/plain": progress.text, "text/html": _bar(progress)}
+        if self._handle is None:
+            self._handle = self._display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+    close = draw
+
+
+class _Terminal:
+    """A line that is drawn over itself."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._rich = RichProgress(TextColumn("{task.description}"), BarColumn(), auto_refresh=False, transient=True)
+        self._task = self._rich.add_task(what, total=total)
+
+    def draw(self, progress: Progress) -> None:
+        self._rich.update(self._task, completed=progress.done, description=progress.text)
+        self._rich.start()
+        self._rich.refresh()
+
+    def close(self, progress: Progress) -> None:
+        self._rich.stop()
+        print(progress.text, file=sys.stderr)
+
+
+def _notebook() -> _Cell | None:
+    """The cell that runs, in a kernel; None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None or getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    return _Cell(display)
+
+
+def _terminal(what: str, total: int | None) -> _Terminal | None:
+    """This process's terminal; None when its output goes elsewhere."""
+    return _Terminal(what, total) if sys.stderr.isatty() else None
+
+
+def _bar(progress: Progress) -> str:
+    most = progress.total if progress.total is not None else progress.done
+    finished = progress.done == most
+    bar = "" if finished else f'<progress value="{progress.done}" max="{most}" style="width:16em"></progress> '
+    return f'<div style="font-variant-numeric:tabular-nums">{bar}{html.escape(progress.text)}</div>'

@@ -41,8 +41,8 @@ def _is_by_hand(module: ModuleType) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_installed_file(file: str) -> bool:
-    """Whether a file belongs to the interpreter, a library or an editable install."""
-    return os.path.abspath(file).startswith(_installed_roots())  # noqa: PTH100 — a Path would resolve symlinks, or not normalise
+    """Whether a file, or a directory, belongs to the interpreter, a library or an editable install."""
+    return (os.path.abspath(file) + os.sep).startswith(_installed_roots())  # noqa: PTH100 — a Path would resolve symlinks
 
 
 def is_named(value: Any) -> bool:

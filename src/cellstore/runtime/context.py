@@ -347,13 +347,18 @@ def _refused(error: ValidationError, where: str, code: str) -> ValidationError:
 
 
 def drive(coroutine: Any, loaded: Loaded) -> Any:
-    """Run a coroutine that never waits to its end."""
+    """Run a coroutine that never waits to its end. Errors: NotDeterministic when it waits all the same."""
+    refusal = NotDeterministic(
+        f"{loaded.path} is a {loaded.kind} and awaited something that takes time; only `await ctx.…` is possible "
+        "here. Do the waiting in an action (@cs.action)"
+    )
     try:
         coroutine.send(None)
     except StopIteration as end:
         return end.value
+    except RuntimeError as error:
+        if str(error) != "no running event loop":  # what asyncio says to whoever would have to wait
+            raise
+        raise refusal.with_traceback(error.__traceback__) from None
     coroutine.close()
-    raise NotDeterministic(
-        f"{loaded.path} is a {loaded.kind} and awaited something that takes time; only `await ctx.…` is possible "
-        "here. Do the waiting in an action (@cs.action)"
-    )
+    raise refusal

@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cellstore.deploy.unit import Unit
@@ -99,7 +100,7 @@ class PoolRunner:
             link.join(max(0.0, deadline - time.monotonic()))
 
     def _default_environment(self) -> Environment:
-        return sys.executable, ""
+        return sys.executable, str(Path.cwd())
 
     def _settings(self) -> dict[str, Any]:
         return {"store": self._engine.path, "role": "calls", "knobs": dataclasses.asdict(self._knobs)}
@@ -347,7 +348,8 @@ class PoolRunner:
         self._loading[worker.link.pid] = answer
         worker.link.send(["try", unit.to_json()])
         try:
-            error = await asyncio.wait_for(answer, self._knobs.worker_start_s)
+            async with asyncio.timeout(self._knobs.worker_start_s):
+                error = await answer
         except TimeoutError:
             return f"it did not load within {self._knobs.worker_start_s:g} s"
         finally:

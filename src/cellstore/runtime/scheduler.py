@@ -130,7 +130,8 @@ class Scheduler:
             self._clean()
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), self._sleep_s())
+                async with asyncio.timeout(self._sleep_s()):  # wait_for can lose a cancellation that comes with the wake
+                    await self._wake.wait()
             except TimeoutError:
                 pass  # something is due
 

@@ -21,6 +21,7 @@ from cellstore.transaction.catalog import BY_CREATION_TIME, IndexMeta, TableMeta
 from cellstore.transaction.requests import CommitRequest
 from cellstore.transaction.rules import SMALL_BYTES
 from cellstore.transaction.transaction import Transaction
+from cellstore.values.ids import Minter
 from cellstore.values.index_key import encode_prefix, encode_value
 from cellstore.values.json import dumps, loads
 from cellstore.values.value import MISSING, check_document
@@ -81,8 +82,7 @@ def _documents(transaction: Transaction, meta: TableMeta, rows: Rows) -> list[Do
     admit, closed, defaults = rules.admit, rules.closed, rules.has_defaults
     first = next(index.number for index in meta.written if index.name == BY_CREATION_TIME)
     prefixes = [(index.number, _prefix_maker(index)) for index in meta.written if index.number != first]
-    day = (int(transaction.now_ms // _DAY_MS) & 0xFFFF).to_bytes(2, "big")
-    chance = transaction.random(14 * len(lines))
+    ids = Minter(transaction.random, int(transaction.now_ms // _DAY_MS)).mint_many(len(lines))
     creation_time, nextafter, up = transaction.next_creation_time(), math.nextafter, math.inf
     made: list[DocWrite] = []
     try:
@@ -100,7 +100,7 @@ def _documents(transaction: Transaction, meta: TableMeta, rows: Rows) -> list[Do
             body = b"%b" % encode(document)
             if closed and len(body) >= SMALL_BYTES:
                 rules.measure(document, len(body), knobs)
-            id = chance[14 * at : 14 * at + 14] + day
+            id = ids[at]
             place = encode_value(creation_time) + id
             keys: list[tuple[int, bytes | None, bytes | None]] = [(first, None, place)]
             for index, prefix in prefixes:

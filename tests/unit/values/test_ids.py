@@ -106,3 +106,16 @@ def test_an_id_class_knows_its_table_and_is_made_once():
 def test_id_classes_travel_by_name(pickler):
     assert pickle.loads(pickler.dumps(Id["users"])) is Id["users"]
     assert type(pickle.loads(pickler.dumps(Id["users"]("x")))) is Id["users"]
+
+
+def test_many_ids_minted_at_once_rise_like_those_minted_one_by_one() -> None:
+    minter = Minter(random.Random(7).randbytes, 20000)
+    ids = [minter.mint(), *minter.mint_many(1000), minter.mint()]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 1002
+    assert all(len(id) == 16 and id.endswith((20000).to_bytes(2, "big")) for id in ids)
+
+
+def test_many_ids_begin_a_new_run_where_the_count_runs_over() -> None:
+    minter = Minter(lambda n: b"\xff" * n if n == 3 else random.Random(n).randbytes(n), 1)
+    assert len(set(minter.mint_many(10))) == 10

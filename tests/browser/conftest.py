@@ -45,20 +45,38 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     started.stop()
 
 
-@pytest.fixture
-def notebook(browser: Any, lab: Lab) -> Iterator[Callable[..., Page]]:
-    """Open a notebook of the given cells."""
-    contexts: list[Any] = []
+@pytest.fixture(scope="session")
+def context(browser: Any) -> Iterator[Any]:
+    """One signed-in person, whose browser has JupyterLab in its cache after the first page."""
+    made = browser.new_context(viewport={"width": 1280, "height": 900})
+    made.set_default_timeout(15_000)
+    yield made
+    made.close()
 
-    def opened(name: str, *cells: str, in_lab: Lab = lab) -> Page:
+
+@pytest.fixture(scope="session")
+def tabs() -> list[Page]:
+    """Tabs that are ready for the next test."""
+    return []
+
+
+@pytest.fixture
+def notebook(context: Any, lab: Lab, tabs: list[Page]) -> Iterator[Callable[..., Page]]:
+    """Open a notebook of the given cells in a tab; without cells, one that is there already."""
+    used: list[Page] = []
+
+    def opened(name: str, *cells: str) -> Page:
         if cells:
-            in_lab.write(name, *cells)
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}))
-        return Page(contexts[-1], in_lab, name)
+            lab.write(name, *cells)
+        used.append(tabs.pop() if tabs else Page(context, lab))
+        used[-1].open(name)
+        return used[-1]
 
     yield opened
-    for context in contexts:
-        context.close()
+    for page in used:
+        page.clear()
+        tabs.append(page)
+    lab.end_kernels()
 
 
 @pytest.fixture

@@ -98,6 +98,18 @@ class Lab:
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.root / name)
 
+    def end_kernels(self) -> None:
+        """Shut every notebook's kernel down, asleep or not."""
+        for session in json.loads(self._ask("GET", "api/sessions")):
+            self._ask("DELETE", f"api/sessions/{session['id']}")
+
+    def _ask(self, method: str, path: str) -> bytes:
+        request = urllib.request.Request(
+            self.url + path, method=method, headers={"Authorization": f"token {TOKEN}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return bytes(answer.read())
+
     def _settings(self, theme: str) -> None:
         self.root.mkdir(parents=True)
         chosen = {"notification": QUIET, "themes": {"theme": theme, "adaptive-theme": False}}
@@ -108,24 +120,48 @@ class Lab:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}api/status?token={TOKEN}", timeout=2) as answer:
-                return bool(answer.status == 200)
+            return bool(self._ask("GET", "api/status"))
         except (URLError, OSError):
             return False
 
 
-class Page:
-    """One notebook in one tab, driven by JupyterLab's own commands."""
+SETTLED = """async () => {
+    const app = window.jupyterapp, panel = app.shell.currentWidget;
+    await app.restored; await panel.context.ready; await panel.sessionContext.ready;
+    await panel.sessionContext.session.kernel.info;
+}"""
+CLEARED = """async () => {
+    for (const panel of [...window.jupyterapp.shell.widgets('main')]) {
+        if (panel.context?.model) panel.context.model.dirty = false;
+        await panel.close?.();
+        panel.dispose();
+    }
+}"""
 
-    def __init__(self, context: Any, lab: Lab, name: str) -> None:
+
+class Page:
+    """One tab with JupyterLab, driven by its own commands: a test's own while the test runs.
+
+    Booting JupyterLab takes seconds, so a tab goes back, empty, to those that wait for the next test.
+    """
+
+    def __init__(self, context: Any, lab: Lab) -> None:
         self.page = context.new_page()
         self.troubles: list[str] = []
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.open(f"{lab.url}lab/tree/{name}?token={TOKEN}&reset")
+        self.page.goto(f"{lab.url}lab?token={TOKEN}&reset")
+        self.page.wait_for_function("window.jupyterapp?.shell", timeout=60_000)
+        self.page.evaluate("async () => { await window.jupyterapp.restored; }")
 
-    def open(self, url: str) -> None:
-        self.page.goto(url)
+    def open(self, name: str) -> None:
+        """Show a notebook; returns when it and its kernel are ready."""
+        self.page.evaluate("name => window.jupyterapp.commands.execute('docmanager:open', {path: name})", name)
         self.settle()
+
+    def clear(self) -> None:
+        """Close what is open, unsaved."""
+        self.page.evaluate(CLEARED)
+        self.troubles.clear()
 
     def reload(self) -> None:
         self.page.reload()
@@ -134,13 +170,7 @@ class Page:
     def settle(self) -> None:
         """Wait until notebook and kernel are ready."""
         self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=60_000)
-        self.page.evaluate(
-            """async () => {
-                const app = window.jupyterapp, panel = app.shell.currentWidget;
-                await app.restored; await panel.context.ready; await panel.sessionContext.ready;
-                await panel.sessionContext.session.kernel.info;
-            }"""
-        )
+        self.page.evaluate(SETTLED)
 
     def command(self, name: str, wait: bool = True) -> None:
         """One of JupyterLab's commands, to its end; or only begun."""

@@ -17,12 +17,8 @@ def count(ctx):
 
 @cs.query
 def rows(ctx, size: int = 5):
-    n = count_of(ctx)
+    n = ctx.run_query(count)
     return [{"name": f"row {i}", "n": n, "share": n / (i + 1)} for i in range(size)]
-
-def count_of(ctx):
-    row = ctx.db.query("counters").first()
-    return row.n if row else 0
 
 @cs.mutation
 def bump(ctx, by: int = 1):
@@ -35,6 +31,13 @@ def bump(ctx, by: int = 1):
 
 bump(by=0)
 """
+
+
+def counter(name: str) -> str:
+    """A cell with a counter of this notebook's own."""
+    return COUNTER.replace("counters", name)
+
+
 SCALAR = ".cellstore.cs-live .cs-scalar"
 
 
@@ -49,7 +52,7 @@ def eventually_shows(page: Page, number: int, selector: str = SCALAR, seconds: f
 
 
 def test_a_value_moves_while_a_cell_sleeps(notebook: Callable[..., Page], outside: Any) -> None:
-    page = notebook("busy.ipynb", LOAD, COUNTER, "cs.live(count)", "import time; time.sleep(8); print('awake')")
+    page = notebook("busy.ipynb", LOAD, counter("busy"), "cs.live(count)", "import time; time.sleep(8); print('awake')")
     page.run_all(wait=False)
     page.wait_text(".cs-badge", "direct", 30)
     page.page.wait_for_selector(SCALAR)
@@ -63,7 +66,7 @@ def test_a_value_moves_while_a_cell_sleeps(notebook: Callable[..., Page], outsid
 
 
 def test_after_a_kernel_restart_the_view_is_still_live(notebook: Callable[..., Page], outside: Any) -> None:
-    page = notebook("restart.ipynb", LOAD, COUNTER, "cs.live(count)")
+    page = notebook("restart.ipynb", LOAD, counter("restart"), "cs.live(count)")
     page.run_all()
     page.page.wait_for_selector(SCALAR)
     page.restart_kernel()
@@ -72,7 +75,7 @@ def test_after_a_kernel_restart_the_view_is_still_live(notebook: Callable[..., P
 
 
 def test_after_restart_and_reload_the_saved_view_is_live_again(notebook: Callable[..., Page], outside: Any) -> None:
-    page = notebook("reload.ipynb", LOAD, COUNTER, "cs.live(count)")
+    page = notebook("reload.ipynb", LOAD, counter("reload"), "cs.live(count)")
     page.run_all()
     page.page.wait_for_selector(SCALAR)
     page.save()
@@ -83,7 +86,7 @@ def test_after_restart_and_reload_the_saved_view_is_live_again(notebook: Callabl
 
 
 def test_two_widgets_never_disagree(notebook: Callable[..., Page], outside: Any) -> None:
-    page = notebook("pair.ipynb", LOAD, COUNTER, "cs.live(count)", "cs.live(rows)")
+    page = notebook("pair.ipynb", LOAD, counter("pair"), "cs.live(count)", "cs.live(rows)")
     page.run_all()
     page.page.wait_for_selector(SCALAR)
     page.page.wait_for_selector(".cs-live td")
@@ -109,7 +112,7 @@ def test_two_widgets_never_disagree(notebook: Callable[..., Page], outside: Any)
 
 
 def test_two_pages_show_the_same(notebook: Callable[..., Page], outside: Any) -> None:
-    one = notebook("twins.ipynb", LOAD, COUNTER, "cs.live(count)")
+    one = notebook("twins.ipynb", LOAD, counter("twins"), "cs.live(count)")
     one.run_all()
     one.page.wait_for_selector(SCALAR)
     one.save()
@@ -121,8 +124,8 @@ def test_two_pages_show_the_same(notebook: Callable[..., Page], outside: Any) ->
 
 
 def test_a_failing_query_shows_the_users_line_and_heals(notebook: Callable[..., Page], outside: Any) -> None:
-    wrong = "@cs.query\ndef share(ctx):\n    n = ctx.db.query('counters').first().n\n    return 100 // (n - 7)\ncs.live(share)"
-    page = notebook("broken.ipynb", LOAD, COUNTER, wrong)
+    wrong = "@cs.query\ndef share(ctx):\n    n = ctx.db.query('broken').first().n\n    return 100 // (n - 7)\ncs.live(share)"
+    page = notebook("broken.ipynb", LOAD, counter("broken"), wrong)
     page.run_all()
     page.page.wait_for_selector(SCALAR)
     outside.mutation("broken:bump", by=7)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from lab import Page
-from test_live_page import COUNTER, LOAD, SCALAR, eventually_shows
+from test_live_page import LOAD, SCALAR, counter, eventually_shows
 
 MANY = """
 @cs.query
 def many(ctx, size: int = 10_000):
-    n = ctx.db.query("counters").first().n
+    n = ctx.run_query(count)
     return [{"number": i, "name": f"row {i % 97}", "value": (i * 7919 % 1000) / 4, "shared": n} for i in range(size)]
 cs.grid(many)
 """
@@ -28,7 +28,7 @@ def cursor(page: Page) -> str:
 
 
 def test_a_grid_of_ten_thousand_rows_keeps_its_keys(notebook: Callable[..., Page], outside: Any) -> None:
-    page = notebook("grid.ipynb", LOAD, COUNTER, MANY)
+    page = notebook("grid.ipynb", LOAD, counter("grid"), MANY)
     page.run_all()
     grid = page.page.locator("[role=grid]")
     page.wait_text(".cs-count", "10 000 rows", 20)
@@ -58,7 +58,7 @@ def test_a_grid_of_ten_thousand_rows_keeps_its_keys(notebook: Callable[..., Page
 
 def test_a_view_draws_again(notebook: Callable[..., Page], outside: Any) -> None:
     block = "@cs.view\ndef doubled():\n    return f'twice: {2 * count()}'"
-    page = notebook("view.ipynb", LOAD, COUNTER, block)
+    page = notebook("view.ipynb", LOAD, counter("view"), block)
     page.run_all()
     page.wait_text(".cs-view pre", "twice: 0")
     outside.mutation("view:bump", by=21)
@@ -67,7 +67,7 @@ def test_a_view_draws_again(notebook: Callable[..., Page], outside: Any) -> None
 
 def test_a_view_says_when_it_waits_for_the_kernel(notebook: Callable[..., Page], outside: Any) -> None:
     block = "@cs.view\ndef doubled():\n    return f'twice: {2 * count()}'"
-    page = notebook("waits.ipynb", LOAD, COUNTER, block, "import time; time.sleep(6)")
+    page = notebook("waits.ipynb", LOAD, counter("waits"), block, "import time; time.sleep(6)")
     page.run_all(wait=False)
     page.wait_text(".cs-view pre", "twice: 0", 20)
     outside.mutation("waits:bump", by=1)
@@ -80,7 +80,7 @@ def test_a_form_and_a_button_call_while_the_kernel_is_busy(notebook: Callable[..
     page = notebook(
         "form.ipynb",
         LOAD,
-        COUNTER,
+        counter("form"),
         "cs.live(count)",
         "cs.form(bump)",
         "cs.button(bump, 'Add five', by=5)",
@@ -103,7 +103,7 @@ def test_without_a_server_the_kernel_relays(notebook: Callable[..., Page]) -> No
     page = notebook(
         "embedded.ipynb",
         "import cellstore as cs\n%load_ext cellstore\n%cellstore open :memory:",
-        COUNTER,
+        counter("embedded"),
         "cs.live(count)",
         "cs.button(bump, 'Go')",
         "import time\nfor _ in range(4):\n    bump()\n    time.sleep(0.7)",

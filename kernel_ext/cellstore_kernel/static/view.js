@@ -1,8 +1,8 @@
 /**
  * `cs.view`: what the kernel drew, and whether it is still true.
  *
- * The kernel runs the block again when a query it used changes. This page hears of those changes itself, so while the
- * kernel is busy it can say that the drawing is older than the data.
+ * The kernel runs the block again when a query it used changes, and says so at once: it may be busy for a while. This
+ * page hears of changes itself, too, so even where the kernel is dead or hung it can say that the drawing is old.
  */
 
 import { Frame } from "./frame.js";
@@ -23,7 +23,7 @@ export function renderView({ model, el }) {
   const judge = () => {
     clearTimeout(timer);
     const drawnAt = BigInt(model.get("ts") || "0");
-    if (changedAt <= drawnAt) frame.note = "";
+    if (changedAt <= drawnAt && !model.get("behind")) frame.note = "";
     else timer = setTimeout(() => ((frame.note = "changed; waiting for the kernel"), frame.showState()), PATIENCE_MS);
     frame.showState();
   };
@@ -49,6 +49,7 @@ export function renderView({ model, el }) {
   model.on("change:outputs", draw);
   model.on("change:failure", draw);
   model.on("change:ts", draw);
+  model.on("change:behind", judge);
   model.on("change:queries", watch);
   draw();
   watch();
@@ -58,6 +59,7 @@ export function renderView({ model, el }) {
     model.off("change:outputs", draw);
     model.off("change:failure", draw);
     model.off("change:ts", draw);
+    model.off("change:behind", judge);
     model.off("change:queries", watch);
     frame.close();
   };

@@ -51,6 +51,7 @@ class View(StoreWidget):
     outputs: Any = traitlets.List().tag(sync=True)
     failure: Any = traitlets.Dict(None, allow_none=True).tag(sync=True)
     ts = traitlets.Unicode("0").tag(sync=True)  # of the data it was drawn from
+    behind = traitlets.Bool(False).tag(sync=True)  # a query has another answer, and the next run has not begun
 
     def __init__(self, block: Callable[[], object], database: Database) -> None:
         self.block = block
@@ -82,6 +83,7 @@ class View(StoreWidget):
             if failure is None:
                 self.outputs = outputs
             self.ts = str(max(ts, self._database.link.ts))
+            self.behind = self._planned
         self._follow(asked)
         took = time.monotonic() - began
         self._rest_until = time.monotonic() + max(REST_MIN_S, REST_FACTOR * took)
@@ -119,6 +121,8 @@ class View(StoreWidget):
             if self._planned or self._closed:
                 return
             self._planned = True
+        with self._lock:
+            self.behind = True
         self._dispatch(self._due)
 
     def _due(self) -> None:

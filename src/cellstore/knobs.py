@@ -68,6 +68,12 @@ class Knobs:
     query_cache_bytes: int = 64 << 20  # results nobody watches, kept while they are valid
     ping_interval_s: float = 15.0
 
+    # Analytics
+    analytics_memory_bytes: int = 2 << 30  # DuckDB's own; what does not fit is spilled to the scratch directory
+    analytics_result_bytes: int = 1 << 30  # one dataframe as Parquet; it passes through the server's memory
+    analytics_time_s: float = 600.0  # one statement, loading its tables included
+    analytics_threads: int = 4  # statements that run side by side
+
     # Shipping functions from cells
     capture_size_bytes: int = 1 << 20  # a captured value above this is data, and data belongs into a table
 

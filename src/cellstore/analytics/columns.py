@@ -117,6 +117,13 @@ def _is_plain(kind: Kind) -> bool:
     return _is_plain(kind[1])
 
 
+def has_float(kind: Kind) -> bool:
+    """Whether a float stands somewhere in a settled kind."""
+    if isinstance(kind, str):
+        return kind == "float"
+    return any(map(has_float, kind[1].values())) if kind[0] == "struct" else has_float(kind[1])
+
+
 def duckdb_type(kind: Kind) -> str:
     """The DuckDB type of a settled kind that is not null."""
     if isinstance(kind, str):

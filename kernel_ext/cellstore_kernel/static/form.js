@@ -8,7 +8,7 @@
 import { Float, decode, encode } from "./codec.js";
 import { Frame } from "./frame.js";
 import { linkFor } from "./page.js";
-import { h, literal } from "./values.js";
+import { h, literal, setText } from "./values.js";
 
 const DONE_MS = 2500;
 
@@ -17,17 +17,13 @@ export function renderForm({ model, el }) {
   const { path, kind, fields, text } = model.get("options");
   const frame = new Frame(el, "form", { label: model.get("label"), link });
   const inputs = decode(fields).map(field);
-  const rows = inputs.flatMap(({ name, element, hint, id }) => [
-    h("label", { for: id }, name, hint ? h("span", { class: "cs-hint" }, hint) : null),
-    element,
-  ]);
+  const rows = inputs.flatMap(({ name, element, note, id }) => [h("label", { for: id }, name), element, note]);
   const push = new Push(link, frame, text, () => {
     const args = {};
     let wrong = false;
     for (const input of inputs) {
       const { value, problem } = input.read();
-      input.element.classList.toggle("cs-wrong", Boolean(problem));
-      input.element.title = problem ?? "";
+      input.complain(problem);
       if (problem && !wrong) input.element.focus();
       wrong ||= Boolean(problem);
       if (value !== undefined) args[input.name] = value;
@@ -36,7 +32,7 @@ export function renderForm({ model, el }) {
   });
   push.onDone = () => inputs.forEach((input) => input.clear());
   const form = h("form", { class: "cs-body-form", onsubmit: (event) => (event.preventDefault(), push.go()) });
-  form.append(h("div", { class: "cs-fields" }, ...rows), push.row);
+  form.append(h("div", { class: "cs-fields" }, ...rows, push.row));
   form.addEventListener("keydown", (event) => keepKeys(event, push));
   frame.body.append(form);
   return () => frame.close();
@@ -73,7 +69,9 @@ class Push {
   }
 
   async go() {
-    const call = this.button.disabled ? null : this._collect();
+    if (this.button.disabled) return;
+    this._say("");
+    const call = this._collect();
     if (call === null) return;
     this.button.disabled = true;
     const slow = setTimeout(() => this._say("…"), 250);
@@ -81,7 +79,7 @@ class Push {
       const value = await this._link.call(...call);
       this._frame.showFailure(null);
       this._say(value === null ? "done" : `done: ${literal(value)}`, "done");
-      setTimeout(() => this._say(""), DONE_MS);
+      this._fading = setTimeout(() => this._say(""), DONE_MS);
       this.onDone();
     } catch (failure) {
       this._say("");
@@ -93,6 +91,7 @@ class Push {
   }
 
   _say(text, state = "") {
+    clearTimeout(this._fading);
     this._outcome.textContent = text;
     this._outcome.dataset.state = state;
   }
@@ -118,12 +117,22 @@ function field(spec) {
   const initial = spec.default;
   const make = MAKERS[type.type] ?? (type.type === "literal" || type.type === "choice" ? choice : anything);
   const { element, get, set } = make(type, id);
+  const hint = hintOf(type, optional);
+  const note = h("span", { class: "cs-hint", id: `${id}-note` }, hint);
+  element.setAttribute("aria-describedby", note.id);
+  const complain = (problem) => {
+    element.classList.toggle("cs-wrong", Boolean(problem));
+    element.setAttribute("aria-invalid", String(Boolean(problem)));
+    setText(note, problem || hint, problem ? "cs-hint cs-problem" : "cs-hint");
+  };
+  element.addEventListener("input", () => complain(""));
   set(initial);
   return {
     name: spec.name,
     id,
     element,
-    hint: hintOf(type, optional),
+    note,
+    complain,
     read() {
       const { value, problem, empty } = get();
       if (problem) return { problem };
@@ -211,8 +220,8 @@ function plainType(type) {
 }
 
 function hintOf(type, optional) {
-  const names = { string: "str", boolean: "", id: "", choice: "", literal: "", null: "None" };
-  return [names[type.type] ?? type.type, optional ? "optional" : ""].filter(Boolean).join(", ");
+  const names = { string: "str", array: "list", object: "dict", record: "dict", boolean: "", id: "", choice: "", literal: "", null: "None" };
+  return [names[type.type] ?? type.type, optional && type.type !== "boolean" ? "optional" : ""].filter(Boolean).join(", ");
 }
 
 function localTime(iso) {

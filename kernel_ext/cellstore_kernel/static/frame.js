@@ -66,15 +66,29 @@ export class Frame {
     this.root.classList.toggle("cs-failed", failure !== null);
     this._error.hidden = failure === null;
     if (failure === null) return;
-    const own = failure.traceback.trim();
-    const where = failure.function ? `In ${failure.function}` : "In the function";
-    const data = failure.data !== undefined && typeof failure.data !== "string" ? literal(failure.data) : "";
+    const { name, reason, lines, data } = worded(failure);
     this._error.replaceChildren(
-      h("div", { class: "cs-error-head" }, h("b", {}, failure.code), h("span", {}, failure.message)),
-      own ? h("pre", { "aria-label": where }, own) : "",
-      data && !failure.message.includes(data) ? h("pre", {}, data) : "",
+      lines ? h("pre", { "aria-label": failure.function ? `In ${failure.function}` : "In the function" }, lines) : "",
+      h("div", { class: "cs-error-head" }, h("b", {}, name), reason ? `: ${reason}` : ""),
+      data ? h("pre", {}, data) : "",
     );
   }
+}
+
+/**
+ * A failure as Python would print it: the user's lines, then `Name: reason`. Of an error in a function that name is the
+ * exception's own, which the message begins with, and which the traceback would say again.
+ */
+function worded({ code, message, traceback, data }) {
+  const raised = code === "FunctionError" && /^([A-Za-z_][\w.]*)(?:: ([^]*))?$/.exec(message);
+  const [name, reason] = raised ? [raised[1], raised[2] ?? ""] : [code, message];
+  const lines = traceback.trimEnd().split("\n");
+  if (lines[0].startsWith("Traceback (most recent")) lines.shift();
+  const last = lines.findLastIndex((line) => /^\S/.test(line));
+  if (last >= 0 && lines.slice(last).join("\n").endsWith(message)) lines.length = last;
+  const more = data !== undefined && typeof data !== "string" ? literal(data) : "";
+  const indent = Math.min(...lines.filter((line) => line.trim()).map((line) => line.search(/\S/)));
+  return { name, reason, lines: lines.map((line) => line.slice(indent)).join("\n"), data: message.includes(more) ? "" : more };
 }
 
 /** The style sheet, once per document (or shadow tree, which some hosts use). */

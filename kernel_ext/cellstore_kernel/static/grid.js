@@ -14,12 +14,18 @@ import { linkFor, queriesOf, snapshotOf } from "./page.js";
 import { cell, columnsOf, compare, flash, h, isTable, kindOf, literal, rowKey, setText } from "./values.js";
 
 const ROW_PX = 27;
+const BORDERS_PX = 2;
 const OVERSCAN = 6;
 const SAMPLE = 400; // rows looked at to find a column's width
-const CHAR_PX = 7.3;
+const CHARS_MAX = 42; // of a column's width
+const ID_CHARS = 12;
+const CELL_PADDING_PX = 22;
+const MARK_CHARS = " ↓"; // a heading has room for it
 const HEADING = -1;
 
 let grids = 0;
+const ruler = globalThis.document?.createElement("canvas").getContext("2d");
+const fontOf = (element) => `13px ${getComputedStyle(element).fontFamily}`;
 
 export function renderGrid({ model, el }) {
   const link = linkFor(model);
@@ -52,6 +58,7 @@ export class Grid {
     this.rows = [];
     this.columns = [];
     this.order = [];
+    this._total = 240; // px of all columns
     this._before = new Map(); // row key → row of the update before
     this._sort = null; // {name, down}
     this._needle = "";
@@ -72,9 +79,11 @@ export class Grid {
       oninput: () => this._refilter(),
     });
     this._count = h("span", { class: "cs-count" });
+    this._empty = h("div", { class: "cs-empty" });
+    this._widths = new Map(); // column name → px; a column never gets narrower under the reader's eyes
     this._head = h("div", { class: "cs-grow cs-ghead", role: "row", "aria-rowindex": "1" });
     this._body = h("div", { class: "cs-gbody", role: "rowgroup" });
-    this._sheet = h("div", { class: "cs-sheet" }, this._head, this._body);
+    this._sheet = h("div", { class: "cs-sheet" }, this._head, this._empty, this._body);
     this._scroller = h(
       "div",
       { class: "cs-scroller", role: "grid", tabindex: "0", "aria-label": this.frame.root.querySelector(".cs-label").textContent },
@@ -90,7 +99,7 @@ export class Grid {
       if (column >= 0) this._sortBy(column);
     });
     this.frame.body.append(h("div", { class: "cs-bar" }, this._filter, this._count), this._scroller);
-    this._resize = new ResizeObserver(() => this._paint());
+    this._resize = new ResizeObserver(() => (this._fit(), this._paint()));
     this._resize.observe(this._scroller);
   }
 
@@ -137,8 +146,21 @@ export class Grid {
     this._scroller.setAttribute("aria-rowcount", String(this.order.length + 1));
     this._scroller.setAttribute("aria-colcount", String(this.columns.length));
     this._body.style.height = `${this.order.length * ROW_PX}px`;
-    const wanted = Math.min(this._options.height ?? 420, (this.order.length + 1) * ROW_PX + 2);
-    this._scroller.style.height = `${Math.max(wanted, ROW_PX * 4)}px`;
+    this._empty.hidden = this.order.length > 0;
+    this._empty.textContent = this.rows.length ? "no row matches the filter" : "no rows";
+    this._head.hidden = this.columns.length === 0;
+    this._fit();
+  }
+
+  /** The sheet's size, scroll bars added, up to the height asked for and the width there is. */
+  _fit() {
+    const { style, offsetWidth, clientWidth, offsetHeight, clientHeight } = this._scroller;
+    const height = (Math.max(1, this.order.length) + (this.columns.length ? 1 : 0)) * ROW_PX + BORDERS_PX;
+    const heightMax = this._options.height ?? 420;
+    const width = this._total + BORDERS_PX;
+    const below = width > this.frame.body.clientWidth ? offsetHeight - clientHeight - BORDERS_PX : 0;
+    style.height = `${Math.min(heightMax, height + below)}px`;
+    style.width = `${width + (height + below > heightMax ? offsetWidth - clientWidth - BORDERS_PX : 0)}px`;
   }
 
   _text(index) {
@@ -171,16 +193,27 @@ export class Grid {
   // drawing
 
   _measure() {
-    const widths = this.columns.map(({ name, decimals }) => {
-      let longest = name.length + 2;
-      for (const row of this.rows.slice(0, SAMPLE)) longest = Math.max(longest, cell(row[name], decimals, name)[0].length);
-      const most = name === "_id" ? 12 : 42;
-      return Math.round(Math.min(longest, most) * CHAR_PX + 22);
+    const widths = this.columns.map((column) => {
+      const px = Math.max(this._widths.get(column.name) ?? 0, this._widthOf(column));
+      this._widths.set(column.name, px);
+      return px;
     });
-    const last = widths.length - 1;
-    this._template = widths.map((px, at) => (at === last ? `minmax(${px}px, 1fr)` : `${px}px`)).join(" ");
-    this._sheet.style.minWidth = `${widths.reduce((sum, px) => sum + px, 0)}px`;
+    this._total = Math.max(240, widths.reduce((sum, px) => sum + px, 0));
+    this._template = `${widths.map((px) => `${px}px`).join(" ")} 1fr`; // the last track is what is left over
+    this._sheet.style.width = `${this._total}px`;
     this._header();
+  }
+
+  /** What the longest of the first rows' texts takes. */
+  _widthOf({ name, decimals }) {
+    const charsMax = name === "_id" ? ID_CHARS : CHARS_MAX;
+    let longest = name + MARK_CHARS;
+    for (const row of this.rows.slice(0, SAMPLE)) {
+      const [text] = cell(row[name], decimals, name);
+      if (text.length > longest.length) longest = text.slice(0, charsMax);
+    }
+    ruler.font = fontOf(this.frame.root);
+    return Math.ceil(ruler.measureText(longest).width) + CELL_PADDING_PX;
   }
 
   _header() {

@@ -2,9 +2,10 @@
 
 import { Frame } from "./frame.js";
 import { linkFor, queriesOf, snapshotOf } from "./page.js";
-import { cell, columnsOf, flash, h, isTable, kindOf, rowKey, setText } from "./values.js";
+import { TEXT_MAX, cell, columnsOf, flash, h, isTable, kindOf, rowKey, setText } from "./values.js";
 
 const ROWS_MAX = 200;
+const PROSE_MAX = 4000; // characters of a single text
 
 export function renderLive({ model, el }) {
   const link = linkFor(model);
@@ -68,7 +69,7 @@ class ScalarShape {
   }
 
   update(value, known) {
-    const [text, className] = cell(value);
+    const [text, className] = cell(value, null, "", PROSE_MAX);
     const size = text.length > 40 ? "cs-scalar cs-prose" : "cs-scalar";
     if (setText(this._text, text, `${size} ${className}`) && known) flash(this._text);
   }
@@ -93,7 +94,7 @@ class DictShape {
     const names = Object.keys(value);
     patchRows(this._body, names.length, 2, (row, index) => {
       const name = names[index];
-      const [text, className] = cell(value[name], null, name);
+      const [text, className] = cell(value[name], null, name, 2 * TEXT_MAX);
       setText(row.children[0], name, "cs-name");
       if (setText(row.children[1], text, className) && known) flash(row.children[1]);
     });
@@ -108,10 +109,11 @@ class ListShape {
   }
 
   update(value, known) {
+    const [{ numeric, decimals }] = columnsOf(value.map((item) => ({ item })));
     patchRows(this._body, Math.min(value.length, ROWS_MAX), 2, (row, index) => {
-      const [text, className] = cell(value[index]);
+      const [text, className] = cell(value[index], numeric ? decimals : null);
       setText(row.children[0], String(index), "cs-index");
-      if (setText(row.children[1], text, className) && known) flash(row.children[1]);
+      if (setText(row.children[1], text, numeric ? `${className} cs-right` : className) && known) flash(row.children[1]);
     });
     this.note = value.length > ROWS_MAX ? `${ROWS_MAX} of ${value.length} items` : "";
   }

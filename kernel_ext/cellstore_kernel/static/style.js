@@ -8,6 +8,7 @@ export const STYLE = `
   --cs-hair: var(--jp-border-color3, var(--vscode-panel-border, #eeeeee));
   --cs-paper: var(--jp-layout-color1, var(--vscode-editor-background, #ffffff));
   --cs-raised: var(--jp-layout-color2, var(--vscode-editorWidget-background, #f5f5f5));
+  --cs-hover: var(--jp-rendermime-table-row-hover-background, var(--vscode-list-hoverBackground, #f0f6fb));
   --cs-accent: var(--jp-brand-color1, var(--vscode-focusBorder, #1976d2));
   --cs-good: var(--jp-success-color1, var(--vscode-testing-iconPassed, #388e3c));
   --cs-warn: var(--jp-warn-color1, var(--vscode-editorWarning-foreground, #f57c00));
@@ -17,14 +18,15 @@ export const STYLE = `
   font: 13px/1.45 var(--jp-ui-font-family, var(--vscode-font-family, system-ui, sans-serif));
   color: var(--cs-ink);
   max-width: 100%;
-  padding: 2px 0 6px;
+  box-sizing: border-box;
+  padding: var(--jp-code-padding, 5px) 8px 8px;
   font-variant-numeric: tabular-nums;
 }
 body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.vscode-high-contrast .cellstore { color-scheme: dark; }
 .cellstore [hidden] { display: none !important; }
 .cellstore .cs-head {
-  display: flex; align-items: baseline; gap: 12px; min-height: 20px; margin-bottom: 4px;
-  font-size: 11px; color: var(--cs-faint);
+  display: flex; align-items: baseline; gap: 12px; margin-bottom: 5px;
+  font-size: 11px; line-height: 17px; color: var(--cs-faint);
 }
 .cellstore .cs-label {
   font-family: var(--cs-mono); white-space: nowrap; overflow: hidden; text-overflow: ellipsis; color: var(--cs-quiet);
@@ -47,16 +49,18 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-note { color: var(--cs-faint); font-size: 11px; padding: 4px 0 0; }
 
 .cellstore .cs-error {
-  border-left: 2px solid var(--cs-bad); padding: 4px 0 4px 10px; margin: 0 0 8px; max-width: 100%; overflow-x: auto;
+  background: var(--jp-rendermime-error-background, color-mix(in srgb, var(--cs-bad) 14%, transparent));
+  padding: 6px 10px; margin: 0 0 6px; max-width: 100%; overflow-x: auto; box-sizing: border-box;
+  font: var(--jp-code-font-size, 13px)/var(--jp-code-line-height, 1.3077) var(--cs-mono);
 }
-.cellstore .cs-error-head { display: flex; gap: 8px; align-items: baseline; }
+.cellstore .cs-error-head { white-space: pre-wrap; overflow-wrap: anywhere; }
 .cellstore .cs-error-head b { color: var(--cs-bad); font-weight: 600; }
-.cellstore .cs-error-head span { white-space: pre-wrap; }
 .cellstore .cs-error pre {
-  font: 12px/1.5 var(--cs-mono); margin: 6px 0 0; padding: 0; background: none; border: 0; color: var(--cs-quiet);
-  white-space: pre;
+  font: inherit; margin: 0; padding: 0; background: none; border: 0; color: inherit; white-space: pre;
 }
+.cellstore .cs-error pre + .cs-error-head, .cellstore .cs-error-head + pre { margin-top: 4px; }
 
+.cellstore .cs-place > .cs-none { padding: 0 4px; }
 .cellstore .cs-scalar { font-size: 26px; font-weight: 300; line-height: 1.25; padding: 0 4px; border-radius: 3px; display: inline-block; }
 .cellstore .cs-scalar.cs-prose { font-size: 13px; font-weight: 400; line-height: 1.5; white-space: pre-wrap; }
 .cellstore table.cs-table { border-collapse: collapse; margin: 0; width: auto; font-size: 13px; border: 0; table-layout: auto; }
@@ -67,7 +71,7 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-table tr { background: none !important; }
 .cellstore .cs-table thead th { color: var(--cs-quiet); font-size: 11px; border-bottom: 1px solid var(--cs-line); }
 .cellstore .cs-table tbody td { border-bottom: 1px solid var(--cs-hair); }
-.cellstore .cs-table tbody tr:hover td { background: var(--cs-raised); }
+.cellstore .cs-table tbody tr:hover td { background: var(--cs-hover); }
 .cellstore .cs-table .cs-right, .cellstore .cs-cell.cs-right { text-align: right; }
 .cellstore .cs-table .cs-name { color: var(--cs-quiet); padding-right: 20px; }
 .cellstore .cs-dict td { text-align: left !important; }
@@ -76,7 +80,7 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-none, .cellstore .cs-table td.cs-none { color: var(--cs-faint); }
 .cellstore .cs-quiet, .cellstore .cs-table td.cs-quiet { color: var(--cs-quiet); }
 .cellstore .cs-id, .cellstore .cs-table td.cs-id { font: 11px var(--cs-mono); color: var(--cs-faint); max-width: 10ch !important; }
-.cellstore .cs-list .cs-string, .cellstore .cs-dict .cs-string { white-space: pre-wrap; }
+.cellstore .cs-list .cs-string, .cellstore .cs-dict td + td { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 88ch; }
 .cellstore .cs-dict .cs-id { max-width: none !important; }
 
 .cellstore .cs-bar { display: flex; align-items: center; gap: 10px; margin-bottom: 6px; font-size: 12px; }
@@ -90,17 +94,18 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-count { color: var(--cs-faint); font-size: 11px; }
 .cellstore .cs-scroller {
   overflow: auto; position: relative; border: 1px solid var(--cs-line); border-radius: 3px; outline: none;
-  background: var(--cs-paper);
+  background: var(--cs-paper); max-width: 100%; box-sizing: border-box;
 }
 .cellstore .cs-scroller:focus-visible { border-color: var(--cs-accent); }
 .cellstore .cs-sheet { position: relative; min-width: 100%; }
+.cellstore .cs-empty { padding: 0 10px; line-height: 27px; position: sticky; left: 0; color: var(--cs-faint); }
 .cellstore .cs-grow { display: grid; box-sizing: border-box; border-bottom: 1px solid var(--cs-hair); }
 .cellstore .cs-ghead {
   position: sticky; top: 0; z-index: 2; background: var(--cs-raised); border-bottom: 1px solid var(--cs-line);
   font-size: 11px; color: var(--cs-quiet); user-select: none;
 }
 .cellstore .cs-gbody .cs-grow { position: absolute; left: 0; right: 0; }
-.cellstore .cs-gbody .cs-grow:hover { background: var(--cs-raised); }
+.cellstore .cs-gbody .cs-grow:hover { background: var(--cs-hover); }
 .cellstore .cs-cell {
   padding: 0 10px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; box-sizing: border-box;
   line-height: var(--cs-row); height: var(--cs-row); text-align: left;
@@ -116,13 +121,16 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-cell.cs-editing input { width: 100%; height: 100%; border: 0; padding: 0 10px; border-radius: 0; }
 .cellstore .cs-cell.cs-sent { opacity: 0.5; font-style: italic; }
 
-.cellstore .cs-fields { display: grid; grid-template-columns: max-content minmax(160px, 340px); gap: 7px 14px; align-items: center; }
+.cellstore .cs-fields {
+  display: grid; grid-template-columns: max-content minmax(160px, 340px) minmax(0, 1fr); gap: 6px 12px; align-items: center;
+}
 .cellstore .cs-fields label { color: var(--cs-quiet); }
-.cellstore .cs-fields .cs-hint { color: var(--cs-faint); font-size: 11px; margin-left: 6px; }
+.cellstore .cs-fields .cs-hint { color: var(--cs-faint); font-size: 11px; }
+.cellstore .cs-fields .cs-hint.cs-problem { color: var(--cs-bad); }
 .cellstore .cs-fields input[type="checkbox"] { justify-self: start; width: 15px; height: 15px; accent-color: var(--cs-accent); }
 .cellstore .cs-fields textarea { font-family: var(--cs-mono); font-size: 12px; resize: vertical; min-height: 30px; }
-.cellstore .cs-actions { display: flex; align-items: center; gap: 12px; margin-top: 10px; }
-.cellstore.cs-button .cs-actions { margin-top: 0; }
+.cellstore .cs-actions { display: flex; align-items: center; gap: 12px; }
+.cellstore .cs-fields .cs-actions { grid-column: 2 / 4; margin-top: 4px; }
 .cellstore button.cs-do {
   font: inherit; font-weight: 500; color: var(--cs-accent); background: transparent; border: 1px solid var(--cs-line);
   border-radius: 3px; padding: 4px 14px; cursor: pointer;
@@ -131,10 +139,12 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore button.cs-do:disabled { color: var(--cs-faint); cursor: default; }
 .cellstore .cs-outcome { color: var(--cs-quiet); font-size: 12px; }
 .cellstore .cs-outcome[data-state="done"] { color: var(--cs-good); }
-.cellstore .cs-wrong { border-color: var(--cs-bad) !important; }
+.cellstore .cs-wrong, .cellstore .cs-wrong:focus-visible { border-color: var(--cs-bad); outline-color: var(--cs-bad); }
 
 .cellstore .cs-view-out img { max-width: 100%; height: auto; display: block; border-radius: 2px; }
 .cellstore .cs-view-out pre { font: 12px/1.5 var(--cs-mono); margin: 0; background: none; color: inherit; white-space: pre-wrap; }
-.cellstore .cs-view-out table { border-collapse: collapse; font-size: 12px; }
-.cellstore .cs-view-out th, .cellstore .cs-view-out td { padding: 3px 10px; text-align: right; }
+.cellstore .cs-view-out .jp-RenderedHTMLCommon { padding-right: 0; }
+.cellstore .cs-view-out .jp-RenderedHTMLCommon table { margin-left: 0; margin-right: 0; }
+:where(.cellstore .cs-view-out) table { border-collapse: collapse; font-size: 12px; border: 0; }
+:where(.cellstore .cs-view-out) :is(th, td) { padding: 4px 8px; text-align: right; border: 0; }
 `;

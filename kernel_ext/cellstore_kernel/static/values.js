@@ -6,7 +6,7 @@
 
 import { Float } from "./codec.js";
 
-const TEXT_MAX = 240;
+export const TEXT_MAX = 240; // characters of a value among others
 const ITEMS_MAX = 24;
 const DECIMALS_MAX = 6;
 
@@ -89,12 +89,12 @@ export function literal(value, depth = 0) {
       return `[${shortened(value, (item) => literal(item, depth + 1))}]`;
     default:
       if (depth > 2) return "{…}";
-      return `{${shortened(Object.entries(value), ([name, inner]) => `${name}: ${literal(inner, depth + 1)}`)}}`;
+      return `{${shortened(Object.entries(value), ([name, inner]) => `${quoted(name)}: ${literal(inner, depth + 1)}`)}}`;
   }
 }
 
 /** One value's text and its class, in a column where floats show `decimals`. @returns {[string, string]} */
-export function cell(value, decimals = null, name = "") {
+export function cell(value, decimals = null, name = "", charsMax = TEXT_MAX) {
   const kind = kindOf(value);
   if (name === "_creationTime" && isNumber(kind)) return [momentText(value), "cs-quiet"];
   if (kind === "float") return [floatText(value, decimals), "cs-number"];
@@ -102,7 +102,7 @@ export function cell(value, decimals = null, name = "") {
   if (kind === "null") return ["None", "cs-none"];
   if (kind === "boolean") return [literal(value), value ? "cs-bool" : "cs-bool cs-quiet"];
   const text = literal(value);
-  return [text.length > TEXT_MAX ? `${text.slice(0, TEXT_MAX)}…` : text, name === "_id" ? "cs-id" : `cs-${kind}`];
+  return [text.length > charsMax ? `${text.slice(0, charsMax)}…` : text, name === "_id" ? "cs-id" : `cs-${kind}`];
 }
 
 /** Milliseconds since the epoch as local time. */

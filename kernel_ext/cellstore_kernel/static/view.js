@@ -73,7 +73,7 @@ function drawn([mime, text, width]) {
   if (mime === "image/svg+xml") {
     return h("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`, alt: "" });
   }
-  if (mime === "text/html") return h("div", {}, ...harmless(text));
+  if (mime === "text/html") return h("div", { class: "jp-RenderedHTMLCommon jp-RenderedHTML" }, ...harmless(text));
   return h("pre", {}, text);
 }
 

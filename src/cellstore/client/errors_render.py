@@ -23,6 +23,7 @@ from cellstore import errors
 from cellstore.client.wire import Failure, read_failure
 from cellstore.errors import ApplicationError, CellstoreError, FunctionError
 
+_RED, _PLAIN = "\x1b[31m", "\x1b[39m"  # as IPython prints the name of an error
 _OURS = str(Path(__file__).parents[1]) + os.sep
 _HOST_PARTS = ("/IPython/core/", "/ipykernel/", "/concurrent/futures/", "/contextlib.py", "/cellstore_kernel/")
 
@@ -41,7 +42,7 @@ def error_from(failure: Failure, path: str = "") -> CellstoreError:
         error.function, error.request_id = function, failure.request_id
         error.traceback = failure.traceback
     if failure.traceback:
-        error.add_note(function_lines(failure.traceback, function))
+        error.add_note(function_lines(failure.traceback, function, failure.message))
     return error
 
 
@@ -66,14 +67,21 @@ def doorway() -> Iterator[None]:
         yield
     except CellstoreError as error:
         if isinstance(error, FunctionError) and error.traceback and not hasattr(error, "__notes__"):
-            error.add_note(function_lines(error.traceback, error.function))  # raised in this process, by an inline run
+            error.add_note(function_lines(error.traceback, error.function, error.message))  # raised in this process, by an inline run
         raise
 
 
 def render(error: CellstoreError, *_: Any) -> list[str]:
     """The lines a notebook prints for an error."""
     lines = [*caller_lines(error.__traceback__), *getattr(error, "__notes__", ())]
-    return [*lines, f"{type(error).__name__}: {error.message}"]
+    name = type(error).__name__
+    return [*lines, f"{f'{_RED}{name}{_PLAIN}' if _in_colour() else name}: {error.message}"]
+
+
+def _in_colour() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return str(getattr(shell, "colors", "nocolor")).lower() != "nocolor"
 
 
 def caller_lines(traceback: TracebackType | None) -> list[str]:
@@ -82,10 +90,14 @@ def caller_lines(traceback: TracebackType | None) -> list[str]:
     return [_frame_lines(frame, line) for frame, line in frames]
 
 
-def function_lines(traceback: str, function: str) -> str:
-    """The function's own traceback under a heading that says where it ran."""
+def function_lines(traceback: str, function: str, reason: str = "") -> str:
+    """The function's own lines under a heading that says where it ran; not the `reason` they end with, said anyway."""
     heading = f"In the function {function}:" if function else "In the function:"
-    return f"{heading}\n{traceback.rstrip()}"
+    lines = traceback.rstrip().removeprefix("Traceback (most recent call last):\n").split("\n")
+    last = max((at for at, line in enumerate(lines) if line[:1].strip()), default=0)
+    if last and reason and "\n".join(lines[last:]).endswith(reason):
+        del lines[last:]
+    return "\n".join([heading, *lines])
 
 
 def _frame_lines(frame: FrameType, line: int) -> str:

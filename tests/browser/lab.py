@@ -104,9 +104,7 @@ class Lab:
             self._ask("DELETE", f"api/sessions/{session['id']}")
 
     def _ask(self, method: str, path: str) -> bytes:
-        request = urllib.request.Request(
-            self.url + path, method=method, headers={"Authorization": f"token {TOKEN}"}
-        )
+        request = urllib.request.Request(self.url + path, method=method, headers={"Authorization": f"token {TOKEN}"})
         with urllib.request.urlopen(request, timeout=10) as answer:
             return bytes(answer.read())
 

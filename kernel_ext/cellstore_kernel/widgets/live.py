@@ -38,7 +38,9 @@ class LiveWidget(StoreWidget):
     status = traitlets.Unicode("loading", read_only=True)
     error = traitlets.Any(read_only=True)
 
-    def __init__(self, database: Database, query: str | Function[..., Any], args: dict[str, Any], **traits: Any) -> None:
+    def __init__(
+        self, database: Database, query: str | Function[..., Any], args: dict[str, Any], **traits: Any
+    ) -> None:
         self._sub = sub = database.subscribe(query, **args)
         try:
             sub.wait(timeout=FIRST_RESULT_S)
@@ -130,7 +132,9 @@ def live(query: str | Function[..., Any], /, **args: Any) -> LiveWidget:
         return LiveWidget(current(), asked, bound(asked, args), kind="live")
 
 
-def grid(query: str | Function[..., Any], /, edit: str | Function[..., Any] | None = None, height: int = 420, **args: Any) -> Grid:
+def grid(
+    query: str | Function[..., Any], /, edit: str | Function[..., Any] | None = None, height: int = 420, **args: Any
+) -> Grid:
     """A live table of a query's result, quick with ten thousand rows; `height` in pixels.
 
     `edit` is a mutation that takes a row's id and either `field` and `value`, or the fields by name:

@@ -67,7 +67,7 @@ def doorway() -> Iterator[None]:
         yield
     except CellstoreError as error:
         if isinstance(error, FunctionError) and error.traceback and not hasattr(error, "__notes__"):
-            error.add_note(function_lines(error.traceback, error.function, error.message))  # raised in this process, by an inline run
+            error.add_note(function_lines(error.traceback, error.function, error.message))  # of an inline run
         raise
 
 

@@ -15,7 +15,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 TOKEN = "a-token-for-tests"
-START_S = 60.0
+START_S, STOP_S = 60.0, 15.0
 _open = build_opener(ProxyHandler({})).open
 
 
@@ -54,6 +54,7 @@ class ServerProcess:
         """Run it; returns when it serves."""
         self.root.mkdir(parents=True, exist_ok=True)
         call = (
+            "import faulthandler, signal; faulthandler.register(signal.SIGUSR1);"
             "from cellstore.server.serve import main;"
             f"main(port={self.port}, root={str(self.root)!r}, token={TOKEN!r}, allow_anonymous={self.allow_anonymous})"
         )
@@ -67,22 +68,33 @@ class ServerProcess:
             try:
                 self.control("hello")
                 return self
-            except (URLError, OSError):
+            except (URLError, OSError, AssertionError) as error:
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the server did not start:\n{self.log.read_text()[-4000:]}") from None
+                    self.kill()
+                    raise AssertionError(f"the server did not start: {error}\n{self._last_words()}") from None
                 time.sleep(0.05)
 
     def kill(self) -> None:
         """As a power cut would."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.wait(STOP_S)
 
     def stop(self) -> None:
-        """In good order."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(30)
+        """In good order, and soon."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)  # faulthandler: where does it stand?
+            time.sleep(0.5)
+            self.kill()
+            raise AssertionError(f"the server did not stop within {STOP_S:g} s:\n{self._last_words()}") from None
+
+    def _last_words(self) -> str:
+        return self.log.read_text()[-6000:]
 
     def control(self, op: str, body: bytes = b"", **params: Any) -> Any:
         """One control operation with the token; the JSON of the answer."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+PATIENCE_S = 20.0  # for one message
 CHAT = Path(__file__).parents[1] / "interop" / "chat.py"
 
 
@@ -119,6 +122,9 @@ class Wire:
     def __init__(self, socket: WebSocketClientConnection) -> None:
         self.socket = socket
         self._query_set = self._requests = 0
+        self._updates: dict[int, deque[dict[str, Any]]] = defaultdict(
+            deque
+        )  # by query: what came and was not asked for
 
     async def say(self, kind: str, **fields: Any) -> None:
         await self.socket.write_message(json.dumps({"type": kind, **fields}))
@@ -135,29 +141,30 @@ class Wire:
         return await self.until(lambda m: m["type"] == f"{kind}Response" and m["requestId"] == request)
 
     async def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next message that is wanted; others are dropped."""
+        """The next message that is wanted; of others the updates of queries are kept."""
         while True:
-            text = await self.socket.read_message()
-            assert text is not None, f"closed with {self.socket.close_code} {self.socket.close_reason}"
-            message = json.loads(text)
+            message = await self._next()
             if wanted(message):
                 return message
 
     async def result(self, query_id: int) -> dict[str, Any]:
         """The next update of a query."""
+        while not self._updates[query_id]:
+            await self._next()
+        return self._updates[query_id].popleft()
 
-        def updates(message: dict[str, Any]) -> bool:
-            return message["type"] == "Transition" and any(
-                change["queryId"] == query_id for change in message["modifications"]
-            )
-
-        transition = await self.until(updates)
-        (found,) = [change for change in transition["modifications"] if change["queryId"] == query_id]
-        return found
+    async def _next(self) -> dict[str, Any]:
+        text = await asyncio.wait_for(self.socket.read_message(), PATIENCE_S)
+        assert text is not None, f"closed with {self.socket.close_code} {self.socket.close_reason}"
+        message: dict[str, Any] = json.loads(text)
+        if message["type"] == "Transition":
+            for change in message["modifications"]:
+                self._updates[change["queryId"]].append(change)
+        return message
 
     async def closed(self) -> tuple[int | None, str | None]:
         """Wait for the other side to close: code and reason."""
-        while await self.socket.read_message() is not None:
+        while await asyncio.wait_for(self.socket.read_message(), PATIENCE_S) is not None:
             pass
         return self.socket.close_code, self.socket.close_reason
 

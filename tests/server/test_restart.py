@@ -19,9 +19,11 @@ CHAT = Path(__file__).parents[1] / "interop" / "chat.py"
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     server = ServerProcess(tmp_path / "root").start()
-    server.deploy(CHAT)
-    yield server
-    server.stop()
+    try:
+        server.deploy(CHAT)
+        yield server
+    finally:
+        server.stop()
 
 
 class Writer:

@@ -1,8 +1,9 @@
 """One pickle for a whole module, by cloudpickle, with four differences.
 
-Handles and tables travel as references. Code keeps the name of its file, which tracebacks need. What would travel but be useless or dangerous there (an open file that silently
-becomes its text, another lock) is refused, with the object at hand. The output is bounded while it is written, so that a
-captured frame of a gigabyte is not pickled before it is found too large.
+Handles and tables travel as references. Code keeps the name of its file, which tracebacks need. What would travel but be
+useless or dangerous there (an open file that silently becomes its text, another lock) is refused, with the object at
+hand. The output is bounded while it is written, so that a captured frame of a gigabyte is not pickled before it is found
+too large.
 """
 
 from __future__ import annotations

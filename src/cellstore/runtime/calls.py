@@ -4,8 +4,8 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
 
     host → worker
       start   settings                             once, first: what the worker is and where the store lies
-      try     unit                                 does this module load? answered by `loaded`
-      unit    unit                                 load this module for good, in place of an earlier one; `loaded` again
+      try     unit                                 does this module load? answered by `tried`
+      unit    unit                                 load this module for good, in place of an earlier one; then `loaded`
       forget  module                               the module is gone
       gen     number                               throw away queued calls of earlier generations
       lane    lane_id                              you run the lane from here on, on an empty overlay (0: no longer)
@@ -17,6 +17,7 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
 
     worker → host
       hello   pid
+      tried   module, hash, error or null
       loaded  module, hash, error or null
       slow    id, gen                              this call outstays its budget; take back every call sent after it
       done    id, outcome, commit request or null

@@ -64,7 +64,7 @@ class PoolRunner:
         self._turn_planned = False
         self._numbers = itertools.count(1)
         self._requests: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
-        self._loading: dict[int, asyncio.Future[Any]] = {}  # by pid: a worker that tries a unit
+        self._trying: dict[int, asyncio.Future[Any]] = {}  # by pid: a worker that tries a unit
         self._deploying = Deploying(engine, self._registry)
         self._watching: asyncio.TimerHandle | None = None
         self._running = False
@@ -113,7 +113,7 @@ class PoolRunner:
                 self._knobs,
                 self._settings(),
                 self._on_arrived,
-                self._on_loaded,
+                self._on_tried,
                 lambda: self._engine.published_ts,
                 self._numbers.__next__,
             )
@@ -345,7 +345,7 @@ class PoolRunner:
         team.start(self._knobs.workers_min)
         worker = team.anyone()
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._loading[worker.link.pid] = answer
+        self._trying[worker.link.pid] = answer
         worker.link.send(["try", unit.to_json()])
         try:
             async with asyncio.timeout(self._knobs.worker_start_s):
@@ -353,12 +353,12 @@ class PoolRunner:
         except TimeoutError:
             return f"it did not load within {self._knobs.worker_start_s:g} s"
         finally:
-            del self._loading[worker.link.pid]
+            del self._trying[worker.link.pid]
         return None if error is None else "\n".join(part for part in (error[1], error[0]) if part)
 
-    def _on_loaded(self, message: Message, link: Link) -> None:
+    def _on_tried(self, message: Message, link: Link) -> None:
         _, module, _, error = message
-        answer = self._loading.get(link.pid)
+        answer = self._trying.get(link.pid)
         if answer is None or answer.done():
             return
         if module is None:

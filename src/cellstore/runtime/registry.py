@@ -88,9 +88,7 @@ class Registry:
         """
         function = self._functions.get(path) or self._functions.get(canonical(path)) or self._dotted(path)
         if function is None or (function.internal and not internal):
-            raise NotFound(
-                f"there is no function {path!r}; deployed: {self._some(internal)}", kind="function", name=path
-            )
+            raise NotFound(self._missing(path, internal), kind="function", name=path)
         if kind is not None and function.kind != kind:
             raise CallerError(f"{function.path} is a {function.kind}, not a {kind}", code="WrongFunctionKind")
         return function
@@ -126,9 +124,13 @@ class Registry:
         module, dot, name = path.rpartition(".")
         return self._functions.get(f"{module}:{name}") if dot and ":" not in path else None
 
-    def _some(self, internal: bool) -> str:
-        paths = [path for path in sorted(self._functions) if internal or not self._functions[path].internal]
-        return ", ".join(paths[:8]) + (" …" if len(paths) > 8 else "") if paths else "none yet"
+    def _missing(self, path: str, internal: bool) -> str:
+        """Strangers do not learn what there is, and Convex's tools know the words."""
+        if not internal:
+            return f"Could not find public function for {path!r}: deploy it, or look at the name (module:function)"
+        known = sorted(self._functions)
+        some = ", ".join(known[:8]) + (" …" if len(known) > 8 else "") if known else "none yet"
+        return f"there is no function {path!r}; deployed: {some}"
 
 
 def _functions(unit: Unit) -> Iterable[Deployed]:

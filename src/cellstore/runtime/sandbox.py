@@ -19,6 +19,7 @@ Invariant  outside of `enter`…`exit` the process sees real time, real chance a
 from __future__ import annotations
 
 import _random
+import datetime as dt
 import hashlib
 import os
 import random
@@ -33,6 +34,7 @@ from cellstore.errors import NotDeterministic
 _real_urandom = os.urandom
 _shared_random: Any = random._inst
 _seed = _random.Random.seed
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 REFUSED_EVENTS = frozenset(
     {
@@ -72,9 +74,9 @@ class Envelope:
         return int(self._escape.time.time_ns())
 
     def stand_at(self, now_ns: int) -> None:
-        """The process's clock shows `now_ns` until told otherwise."""
+        """The process's clock shows `now_ns`, whole microseconds, until told otherwise."""
         self._frozen_s = now_ns / 1e9
-        self._traveller.move_to(self._frozen_s)
+        self._traveller.move_to(_EPOCH + dt.timedelta(microseconds=now_ns // 1000))  # a float would not be exact
 
     def enter(self, kind: str, seed: bytes) -> None:
         """Seed every source of chance with `seed` (16 bytes), refuse I/O. The clock stands already."""

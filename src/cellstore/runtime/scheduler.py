@@ -130,7 +130,8 @@ class Scheduler:
             self._clean()
             self._wake.clear()
             try:
-                async with asyncio.timeout(self._sleep_s()):  # wait_for can lose a cancellation that comes with the wake
+                # Not wait_for: it can lose a cancellation that comes together with the wake.
+                async with asyncio.timeout(self._sleep_s()):
                     await self._wake.wait()
             except TimeoutError:
                 pass  # something is due

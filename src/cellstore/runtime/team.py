@@ -88,7 +88,7 @@ class Team:
         knobs: Knobs,
         settings: dict[str, Any],
         on_arrived: Arrived,
-        on_loaded: Callable[[Message, Link], None],
+        on_tried: Callable[[Message, Link], None],
         published_ts: Callable[[], int],
         next_number: Callable[[], int],
     ) -> None:
@@ -107,7 +107,7 @@ class Team:
         self._knobs = knobs
         self._settings = settings
         self._on_arrived = on_arrived
-        self._on_loaded = on_loaded
+        self._on_tried = on_tried
         self._published_ts = published_ts
         self._next_number = next_number
         self._tasks: set[asyncio.Task[None]] = set()
@@ -278,8 +278,8 @@ class Team:
                     self._done(worker, message)
                 case "slow":
                     self._late(worker, message[1])
-                case "loaded":
-                    self._on_loaded(message, link)
+                case "tried":
+                    self._on_tried(message, link)
                 case "hello":
                     link.is_ready = True
                     self._failed_starts = 0
@@ -345,7 +345,7 @@ class Team:
         culprit = link.running_call()
         if worker is self._lane:
             self._lane = None
-        self._on_loaded(["loaded", None, "", None], link)
+        self._on_tried(["tried", None, "", None], link)
         if not link.is_ready:
             self._failed_starts += 1
         spared = []

@@ -249,7 +249,7 @@ class Worker:
         except BaseException as failure:  # noqa: BLE001 — module code may raise anything; the deployer is told
             text = traces.user_traceback(failure, lambda name: name in unit.sources, unit.cells)
             error = f"{type(failure).__name__}: {failure}", text
-        self._send(["loaded", unit.module, unit.hash, error])
+        self._send(["loaded" if keep else "tried", unit.module, unit.hash, error])
 
     def _call(self, message: Message) -> None:
         _, number, generation, lane_id, kind, path, args, options = message
@@ -307,8 +307,8 @@ class Worker:
         self._flush()
 
     def _now(self) -> int:
-        """The wall clock, which the process then stands still at."""
-        now_ns = self._envelope.real_time_ns()
+        """The wall clock, which the process then stands still at; in whole microseconds, so that all clocks agree."""
+        now_ns = self._envelope.real_time_ns() // 1000 * 1000
         self._envelope.stand_at(now_ns)
         return now_ns
 

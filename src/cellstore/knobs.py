@@ -35,6 +35,9 @@ class Knobs:
     log_lines_max: int = 256
     log_line_chars: int = 32_768
 
+    # Imports
+    import_changes_max: int = 200_000  # documents one atomic replace under the same ids may change: they are one commit
+
     # The committer
     write_log_s: float = 300.0  # how far back a transaction may have begun
     write_log_keys_max: int = 1_000_000  # bound on its memory

@@ -126,7 +126,7 @@ class QueryContext:
     def table_of(self, number: int) -> str | None:
         """The name of a table by its number, for checking ids."""
         table = self._run.transaction.catalog.by_number(number)
-        return None if table is None else table.name
+        return None if table is None else table.known_as
 
     def _identity_was_used(self) -> None:
         self._run.used_identity = True

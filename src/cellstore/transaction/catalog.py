@@ -3,6 +3,8 @@
 The truth is two system tables, read like any other:
 
     _tables   name, number, schema (a type expression, or null)                         index by_name  (name)
+              stands_for: the name of the table this one will be or was, while it is being imported or after it was
+              replaced; only hidden tables have it (see `importing`)
     _indexes  table (number), name, number, fields, unique, state                       index by_table (table, name)
 
 A `Catalog` is their decoded form. It is immutable: a transaction that creates a table holds a changed copy of its own
@@ -105,13 +107,17 @@ def value_at(fields: Fields, path: tuple[str, ...]) -> Any:
 
 @dataclass(frozen=True)
 class TableMeta:
-    """One table: its number, its indexes by name (the two built-in ones too) and its schema."""
+    """One table: its number, its indexes by name (the two built-in ones too) and its schema.
+
+    An index that is being built to replace one of the same name is in `indexes` under that name and " (new)".
+    """
 
     name: str
     number: int
     indexes: Mapping[str, IndexMeta]
     schema: TypeExpr | None = None
     row: bytes = b""  # id of its row in _tables; empty for system tables
+    stands_for: str = ""  # of a hidden table: the name it will have or had
 
     @cached_property
     def written(self) -> tuple[IndexMeta, ...]:
@@ -134,6 +140,11 @@ class TableMeta:
     def is_system(self) -> bool:
         """Whether users may not write it."""
         return self.name.startswith("_")
+
+    @property
+    def known_as(self) -> str:
+        """The table's name to people who hold one of its ids."""
+        return self.stands_for or self.name
 
     @cached_property
     def id_class(self) -> type[Id]:
@@ -222,6 +233,10 @@ class Catalog:
         """The table of that number."""
         return self._by_number.get(number)
 
+    def tables(self) -> Iterator[TableMeta]:
+        """Every table, also the system's and hidden ones."""
+        return iter(self._by_name.values())
+
     def user_tables(self) -> list[TableMeta]:
         """The tables users made, by name."""
         return sorted((table for table in self._by_name.values() if not table.is_system), key=lambda table: table.name)
@@ -296,10 +311,12 @@ def _table(id: bytes, row: Fields, index_rows: list[Fields]) -> TableMeta:
     indexes = _built_in(row["number"])
     for index in sorted(index_rows, key=lambda row: row["number"]):
         if index["state"] != "dropped":
-            indexes[index["name"]] = IndexMeta.of(
+            # one that is to replace another of its name is built beside it: the old one stays readable
+            label = f"{index['name']} (new)" if index["name"] in indexes else index["name"]
+            indexes[label] = IndexMeta.of(
                 index["number"], index["name"], index["fields"], index["unique"], index["state"]
             )
-    return TableMeta(row["name"], row["number"], indexes, row["schema"], id)
+    return TableMeta(row["name"], row["number"], indexes, row["schema"], id, row.get("stands_for", ""))
 
 
 def load_catalog(reader: Reader, ts: int | None = None, previous: Catalog | None = None) -> Catalog:

@@ -87,10 +87,8 @@ class Reading:
         """A document by id, or None. With `table`, the id must be one of that table."""
         number, internal = self._place(id, table)
         body, _ = self._read(number, internal)
-        if body is None:
-            return None
-        meta = self.catalog.by_number(number)
-        return _document((Id if meta is None else meta.id_class)(id), body)
+        meta = self._table_of(number)
+        return None if body is None or meta is None else _document(meta.id_class(id), body)
 
     def scan(
         self,
@@ -181,6 +179,13 @@ class Reading:
                     code="InvalidTable",
                 )
         return place
+
+    def _table_of(self, number: int) -> TableMeta | None:
+        """The table of an id; None if it is hidden. Depends on its name: whoever replaces a table replaces its documents."""
+        meta = self.catalog.by_number(number)
+        if meta is not None:
+            self.table(meta.known_as)
+        return None if meta is None or meta.stands_for else meta
 
     def _read(self, number: int, internal: bytes) -> tuple[bytes | None, Pending | None]:
         """A document's bytes, recorded as read, and its pending state if some layer holds it."""

@@ -86,7 +86,7 @@ def _compiled(schema: TypeExpr) -> Any:
 
 def _table_name(catalog: Catalog, number: int) -> str | None:
     table = catalog.by_number(number)
-    return None if table is None else table.name
+    return None if table is None else table.known_as
 
 
 def _table_of_id(expr: TypeExpr) -> str | None:

@@ -136,7 +136,7 @@ class Transaction(Reading):
     def _existing(self, id: str, table: str | None) -> Existing:
         number, internal = self._place(id, table)
         body, pending = self._read(number, internal)
-        meta = self.catalog.by_number(number)
+        meta = self._table_of(number)
         if body is None or meta is None:
             where = "of a table that does not exist" if meta is None else f"in table {meta.name!r}"
             raise NotFound(
@@ -268,10 +268,14 @@ class Transaction(Reading):
 
     def define_table(self, name: str, number: int, schema: Any) -> None:
         """Write the row of a new table, or a new schema of one that exists. Conflicts with every other definition."""
-        self._reads.imply(names.TABLES_BY_NAME, (b"", END))
         existing = self.catalog.table(name)
         row = {"name": name, "number": number, "schema": schema}
-        self._define("_tables", None if existing is None else existing.row, row)
+        self.place_table(None if existing is None else existing.row, row)
+
+    def place_table(self, id: bytes | None, row: Mapping[str, Any]) -> None:
+        """Write a row of `_tables` as it is: how an import hides, swaps and retires tables."""
+        self._reads.imply(names.TABLES_BY_NAME, (b"", END))
+        self._define("_tables", id, row)
 
     def define_index(self, id: bytes | None, row: Mapping[str, Any] | None) -> None:
         """Write a row of `_indexes`, or remove it. Conflicts with every other definition of an index."""

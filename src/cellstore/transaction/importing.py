@@ -1,0 +1,477 @@
+"""Documents that come back with their ids: into tables that are there, or in place of them.
+
+    insert     into the visible table, batch by batch; each batch is a durable commit
+    switch     into a hidden table of another number; one small commit gives it the name, and hides the old one
+    merge      into a hidden table, to be compared in order of ids; one commit makes the visible table the same
+
+A table's number is part of every id in it, so documents that keep their ids need the number they had. Into a table that
+is empty, or to replace one of another number, a table of that number is made (`switch`). To replace a table by documents
+of its own number, the number is taken until the last moment, so what differs is written in one commit (`merge`): atomic
+as well, what is the same is not touched and wakes nobody, but one commit has to hold all that differs.
+
+A hidden table's name begins with an underscore and its row says what it stands for. Ids of it read as absent and count as
+ids of the table it stands for; its name in `_tables` never comes into the way of users.
+
+Invariant  until `finish` returns a replaced table shows its old documents, from then on the new ones, to every reader
+Errors     CallerError before anything is written, saying which table is in the way; ValidationError naming the row;
+           of a `switch` or `merge` nothing has become visible then. What is left behind is removed by `purge`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from cellstore.errors import CallerError, CellstoreError, InvariantError, LimitExceeded, TransientError, ValidationError
+from cellstore.storage.contract import NUMBERED_INDEXES, DocWrite, Row
+from cellstore.transaction.bulk import prepare_bulk
+from cellstore.transaction.catalog import BY_ID, FIRST_INDEX, FIRST_TABLE, TABLES, Catalog, TableMeta, by_id, check_name
+from cellstore.transaction.requests import CommitRequest, Committed
+from cellstore.values.ids import decode_id, encode_id
+from cellstore.values.index_key import END
+from cellstore.values.json import dumps, loads
+
+if TYPE_CHECKING:
+    from cellstore.storage.contract import Reader
+    from cellstore.transaction.database import Engine
+    from cellstore.transaction.transaction import Transaction
+
+Mode = Literal["fail", "append", "replace"]
+MODES: tuple[Mode, ...] = ("fail", "append", "replace")
+PURGE_DOCUMENTS = 500  # in one commit: others hardly wait for it
+SOURCE = "import"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A table to fill. `number` is the one its ids carry; None when they are to be new."""
+
+    table: str
+    number: int | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """How one table gets its documents."""
+
+    table: str
+    number: int | None  # in the ids that come
+    method: Literal["insert", "switch", "merge"]
+    target: int  # the table written to
+    documents: int = 0
+    changed: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name of the target in the catalog that batches are checked with."""
+        return f"{self.table} (import)" if self.method == "merge" else self.table
+
+
+class Import:
+    """One import: `load` any number of times, then `finish` or `give_up`.
+
+    Order      one call at a time, from any thread
+    """
+
+    def __init__(self, engine: Engine, mode: str, wanted: Sequence[Wanted]) -> None:
+        if mode not in MODES:
+            raise ValidationError(path="mode", expected=" or ".join(map(repr, MODES)), got=repr(mode)[:60])
+        self._engine = engine
+        self.mode = mode
+        self.ts = engine.published_ts  # of the newest commit of this import
+        self._validating: tuple[int, Catalog] | None = None
+        self._jobs: dict[str, _Job] = {}
+        self._begin(sorted(wanted, key=lambda each: each.number is None))  # numbers that are given come first
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables it fills."""
+        return list(self._jobs)
+
+    @property
+    def hidden(self) -> list[int]:
+        """The numbers of the tables nobody is to see yet."""
+        return [job.target for job in self._jobs.values() if job.method != "insert"]
+
+    def load(self, table: str, lines: bytes, first_row: int = 0) -> int:
+        """Take some documents in, native JSON, one a line, perhaps with `_id` and `_creationTime`; how many.
+
+        One durable commit. Errors: ValidationError naming the row, counted from `first_row`; nothing of the batch is in
+        """
+        job = self._jobs.get(table)
+        if job is None:
+            raise ValidationError(path="table", expected=f"one of {', '.join(self._jobs)}", got=repr(table)[:60])
+        try:
+            request, self.ts = _commit(
+                self._engine, lambda transaction: self._batch(transaction, job, lines, first_row)
+            )
+        except CellstoreError as error:
+            raise _renamed(error, job) from None
+        count = int(request.result)
+        job.documents += count
+        return count
+
+    def finish(self) -> dict[str, Any]:
+        """Make it visible: what became of each table, and when. Errors: CallerError, LimitExceeded; nothing is replaced."""
+        if self.hidden:
+            _, self.ts = _commit(self._engine, self._switched)
+        return {
+            "ts": self.ts,
+            "tables": {
+                job.table: {
+                    "documents": job.documents,
+                    "number": job.number if job.method == "merge" else job.target,
+                    **({"changed": job.changed} if job.method == "merge" else {}),
+                }
+                for job in self._jobs.values()
+            },
+        }
+
+    # ── the beginning ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self, wanted: Sequence[Wanted]) -> None:
+        names = [each.table for each in wanted]
+        numbers = [each.number for each in wanted if each.number is not None]
+        twice = [repr(name) for name in names if names.count(name) > 1]
+        twice += [f"number {number}" for number in numbers if numbers.count(number) > 1]
+        if twice:
+            raise ValidationError(f"the table {twice[0]} occurs twice in one import")
+        for number in numbers:
+            self._make_room(number)
+
+        def prepare(transaction: Transaction) -> CommitRequest:
+            jobs = [self._plan(transaction, each, max([*numbers, FIRST_TABLE - 1]) + 1) for each in wanted]
+            self._jobs = {job.table: job for job in jobs}
+            return transaction.freeze(SOURCE)
+
+        _commit(self._engine, prepare)
+
+    def _make_room(self, number: int) -> None:
+        """Remove what an earlier table of this number has left."""
+        if not FIRST_TABLE <= number < NUMBERED_INDEXES // 2:
+            raise ValidationError(
+                path="_tables",
+                expected=f"table numbers of {FIRST_TABLE} to {NUMBERED_INDEXES // 2 - 1}",
+                got=str(number),
+            )
+        owner = self._engine.catalog.by_number(number)
+        if owner is not None and owner.stands_for:
+            purge(self._engine, number)
+
+    def _plan(self, transaction: Transaction, wanted: Wanted, free: int) -> _Job:
+        """How one table is filled; what that needs is defined. `free`: no number from it on is in the file."""
+        name, number = wanted.table, wanted.number
+        known = transaction.catalog.table(check_name("table", name))
+        filled = known is not None and _filled(transaction, name)
+        self._check_possible(transaction.catalog, wanted, known, filled)
+        free = max(free, transaction.catalog.next_table)
+        if self.mode != "replace":
+            if known is None:
+                _define(transaction, number or free, name)
+            elif number not in (None, known.number):
+                _hide(transaction, known)
+                _define(transaction, number or free, name, known)
+            target = transaction.catalog.table(name)
+            assert target is not None
+            return _Job(name, number, "insert", target.number)
+        if known is not None and number == known.number:
+            if filled:
+                _define(transaction, free, f"_import_{free}", known, stands_for=name, unique_only=True)
+                return _Job(name, number, "merge", free)
+            _hide(transaction, known)  # it is empty: an empty one of another number takes its place meanwhile
+            _define(transaction, free, name, known)
+            return _Job(name, number, "switch", known.number)
+        target_number = number or free
+        _define(transaction, target_number, f"_import_{target_number}", known, stands_for=name)
+        return _Job(name, number, "switch", target_number)
+
+    def _check_possible(self, catalog: Catalog, wanted: Wanted, known: TableMeta | None, filled: bool) -> None:
+        name, number = wanted.table, wanted.number
+        if self.mode == "fail" and filled:
+            raise CallerError(
+                f"the table {name!r} has documents already, nothing was imported: import with mode='append' to add to "
+                "them, or with mode='replace' to put the new ones in their place",
+                code="TableNotEmpty",
+            )
+        owner = None if number is None else catalog.by_number(number)
+        if owner is not None and owner.known_as != name:
+            raise CallerError(
+                f"the documents for {name!r} have ids of the table number {number}, which is the table {owner.known_as!r} "
+                "here, nothing was imported: import into a store of their own, or leave the ids out to get new ones",
+                code="TableNumberTaken",
+            )
+        if self.mode == "append" and filled and known is not None and number not in (None, known.number):
+            raise CallerError(
+                f"the documents for {name!r} have ids of the table number {number}, but {name!r} has the number "
+                f"{known.number} here and holds documents, nothing was imported: import with mode='replace', or leave the "
+                "ids out to get new ones",
+                code="TableNumberDiffers",
+            )
+        building = [] if known is None else [index.name for index in known.indexes.values() if index.state != "enabled"]
+        if building and self.mode == "replace":
+            raise CallerError(f"the index {name}.{building[0]} is being built: replace the table when that is done")
+
+    # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _batch(self, transaction: Transaction, job: _Job, lines: bytes, first_row: int) -> CommitRequest:
+        transaction.catalog = self._seen_as(transaction.catalog)
+        if job.method != "merge" and b'"_id"' not in lines and b'"_creationTime"' not in lines:
+            return prepare_bulk(transaction, job.table, lines, source=SOURCE, first_row=first_row)
+        row = first_row
+        for line in lines.split(b"\n"):
+            if line:
+                try:
+                    self._insert(transaction, job, loads(line))
+                except CellstoreError as error:
+                    error.message = f"row {row}: {error.message}"
+                    error.args = (error.message,)
+                    raise
+                row += 1
+        return transaction.freeze(SOURCE, result=dumps(row - first_row))
+
+    def _insert(self, transaction: Transaction, job: _Job, document: Any) -> None:
+        if type(document) is not dict:
+            raise ValidationError(path=job.table, expected="a document (an object)", got=type(document).__name__)
+        id, creation_time = document.pop("_id", None), document.pop("_creationTime", None)
+        if id is not None:
+            number, internal = decode_id(id)
+            if number != (job.number or job.target):
+                raise ValidationError(
+                    path=f"{job.table}._id",
+                    expected=f"an id of the table number {job.number or job.target}, as those before it",
+                    got=f"{id!r} of the table number {number}",
+                )
+            id = encode_id(job.target, internal)
+        if creation_time is not None and (type(creation_time) not in (int, float) or not math.isfinite(creation_time)):
+            raise ValidationError(
+                path=f"{job.table}._creationTime", expected="milliseconds, a number", got=repr(creation_time)[:60]
+            )
+        transaction.insert(job.label, document, id=id, creation_time=creation_time)
+
+    def _seen_as(self, catalog: Catalog) -> Catalog:
+        """The catalog as the new documents are to be checked with: as it will be, hidden tables under their names."""
+        known = self._validating
+        if known is not None and known[0] == catalog.ts:
+            return known[1]
+        rows: dict[bytes, Mapping[str, Any]] = {}
+        for job in self._jobs.values():
+            hidden = None if job.method == "insert" else catalog.by_number(job.target)
+            if hidden is None:
+                continue
+            old = catalog.table(job.table)
+            if old is not None and job.method == "switch":
+                rows[old.row] = _row(f"_replaced_{old.number}", old.number, old.schema, job.table)
+            rows[hidden.row] = _row(job.label, hidden.number, hidden.schema)
+        made = catalog.with_writes(
+            DocWrite(TABLES, id, dumps({**row, "_creationTime": 0.0}), "update", []) for id, row in rows.items()
+        )
+        self._validating = catalog.ts, made
+        return made
+
+    # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _switched(self, transaction: Transaction) -> CommitRequest:
+        """One commit that puts the new documents in the place of the old ones, in all tables at once."""
+        catalog = transaction.catalog
+        merged: list[_Job] = []
+        for job in self._jobs.values():
+            if job.method == "insert":
+                continue
+            old, hidden = catalog.table(job.table), catalog.by_number(job.target)
+            if hidden is None or hidden.stands_for != job.table:
+                raise InvariantError(f"the hidden table {job.target} of an import is gone")
+            _check_unchanged(job, old, hidden)
+            if job.method == "merge":
+                merged.append(job)
+                continue
+            if old is not None:
+                _hide(transaction, old)
+            transaction.place_table(hidden.row, _row(job.table, hidden.number, hidden.schema))
+        request = transaction.freeze(SOURCE)
+        if merged:
+            with closing(self._engine.storage.reader()) as reader:
+                request.begin_ts = min(request.begin_ts, reader.refresh())
+                for job in merged:
+                    self._merge(reader, catalog, job, request)
+        return request
+
+    def _merge(self, reader: Reader, catalog: Catalog, job: _Job, request: CommitRequest) -> None:
+        """Add the writes that make the visible table the same as the hidden one, and depend on all of it."""
+        table = catalog.table(job.table)
+        assert table is not None
+        most, before = self._engine.knobs.import_changes_max, len(request.writes)
+        request.reads.setdefault(by_id(table.number), []).append((b"", END))
+        for write in _differences(reader, table, job.target):
+            request.writes.append(write)
+            if len(request.writes) > most:
+                raise LimitExceeded(
+                    f"the documents for {job.table!r} have the ids of those that are there, and more than {most:,} differ: "
+                    "that is more than one commit can hold, nothing was replaced. Import into a new store, leave the ids "
+                    "out to get new ones (there is no limit then), or raise the knob import_changes_max",
+                    knob="import_changes_max",
+                    limit=most,
+                    used=most + 1,
+                )
+        job.changed = len(request.writes) - before
+
+
+def purge(engine: Engine, number: int, stopped: Callable[[], bool] = lambda: False) -> int:
+    """Delete every document of a hidden table, some at a time; how many. `stopped` may end it early."""
+    deleted = 0
+    while not stopped():
+        count = 0
+
+        def prepare(transaction: Transaction) -> CommitRequest:
+            nonlocal count
+            table = transaction.catalog.by_number(number)
+            if table is None or not table.stands_for:
+                raise InvariantError(f"the table {number} is not hidden: its documents stay")
+            found = list(transaction.scan(table.name, BY_ID, want=PURGE_DOCUMENTS))
+            count = len(found)
+            request = transaction.freeze(SOURCE)
+            for id, document in found:
+                keys: list[tuple[int, bytes | None, bytes | None]] = [
+                    (index, key, None) for index, key in table.keys(document, id).items()
+                ]
+                request.writes.append(DocWrite(number, id, None, "delete", keys))
+            return request
+
+        _commit(engine, prepare)
+        deleted += count
+        if count < PURGE_DOCUMENTS:
+            break
+    return deleted
+
+
+def leftovers(engine: Engine) -> list[int]:
+    """The numbers of hidden tables that hold documents: imports that never ended, or tables that were replaced."""
+    with engine.begin() as transaction:
+        hidden = [table for table in transaction.catalog.tables() if table.stands_for]
+        return [table.number for table in hidden if _filled(transaction, table.name)]
+
+
+# ── definitions ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _row(name: str, number: int, schema: Any, stands_for: str = "") -> dict[str, Any]:
+    row = {"name": name, "number": number, "schema": schema}
+    return {**row, "stands_for": stands_for} if stands_for else row
+
+
+def _hide(transaction: Transaction, table: TableMeta) -> None:
+    """Take a table's name away. Its indexes stay, so that earlier moments can be read."""
+    transaction.place_table(table.row, _row(f"_replaced_{table.number}", table.number, table.schema, table.name))
+
+
+def _define(
+    transaction: Transaction,
+    number: int,
+    name: str,
+    like: TableMeta | None = None,
+    *,
+    stands_for: str = "",
+    unique_only: bool = False,
+) -> None:
+    """A new, empty table of this number, with the schema and the indexes of another."""
+    earlier = transaction.catalog.by_number(number)  # hidden and empty
+    if earlier is not None:
+        for id, row in list(transaction.catalog.index_rows()):
+            if row["table"] == number and row["state"] != "dropped":
+                transaction.define_index(id, {**{k: v for k, v in row.items() if k[0] != "_"}, "state": "dropped"})
+    schema = None if like is None else like.schema
+    transaction.place_table(None if earlier is None else earlier.row, _row(name, number, schema, stands_for))
+    for index in () if like is None else like.indexes.values():
+        if index.number >= FIRST_INDEX and (index.unique or not unique_only):
+            transaction.define_index(
+                None,
+                {
+                    "table": number,
+                    "name": index.name,
+                    "number": transaction.catalog.next_index,
+                    "fields": list(index.fields),
+                    "unique": index.unique,
+                    "state": "enabled",
+                },
+            )
+
+
+def _check_unchanged(job: _Job, old: TableMeta | None, hidden: TableMeta) -> None:
+    """The new documents were checked against, and indexed by, the table's definition when the import began."""
+    only_unique = job.method == "merge"
+    now = (None, {}) if old is None else (old.schema, _indexes(old, only_unique))
+    if (old is None and only_unique) or now != (hidden.schema, _indexes(hidden, only_unique)):
+        raise CallerError(
+            f"the table {job.table!r} was redefined while its documents came in, nothing was replaced: import again",
+            code="TableChanged",
+        )
+
+
+def _indexes(table: TableMeta, only_unique: bool) -> dict[str, tuple[tuple[str, ...], bool, str]]:
+    return {
+        name: (index.fields, index.unique, index.state)
+        for name, index in table.indexes.items()
+        if index.number >= FIRST_INDEX and (index.unique or not only_unique)
+    }
+
+
+def _filled(transaction: Transaction, name: str) -> bool:
+    return any(True for _ in transaction.scan(name, BY_ID, want=1))
+
+
+# ── comparing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _differences(reader: Reader, table: TableMeta, wanted: int) -> Iterator[DocWrite]:
+    """The writes that make `table` the same as the table `wanted`, in order of ids. Memory stays flat."""
+    theirs = reader.scan(by_id(wanted), wanted, b"", END)
+    ours = reader.scan(by_id(table.number), table.number, b"", END)
+    new, old = next(theirs, None), next(ours, None)
+    while new is not None or old is not None:
+        if old is None or (new is not None and new.id < old.id):
+            yield _write(table, None, new)
+            new = next(theirs, None)
+        elif new is None or old.id < new.id:
+            yield _write(table, old, None)
+            old = next(ours, None)
+        else:
+            if new.body != old.body:
+                yield _write(table, old, new)
+            new, old = next(theirs, None), next(ours, None)
+
+
+def _write(table: TableMeta, old: Row | None, new: Row | None) -> DocWrite:
+    before = {} if old is None else table.keys(loads(old.body), old.id)
+    after = {} if new is None else table.keys(loads(new.body), new.id)
+    id = new.id if new is not None else old.id if old is not None else b""
+    op: Literal["insert", "update", "delete"] = "insert" if old is None else "delete" if new is None else "update"
+    keys = [(index.number, before.get(index.number), after.get(index.number)) for index in table.written]
+    return DocWrite(table.number, id, None if new is None else new.body, op, keys)
+
+
+# ── commits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _commit(engine: Engine, prepare: Callable[[Transaction], CommitRequest]) -> tuple[CommitRequest, int]:
+    """Prepare and commit; again after a conflict, the last time alone. (What was committed, when)"""
+    answer: Any = None
+    for left in range(engine.knobs.commit_retries_max, -1, -1):
+        with nullcontext() if left else engine.committer.exclusive():
+            with engine.begin() as transaction:
+                request = prepare(transaction)
+            (answer,) = engine.commit([request])
+        if isinstance(answer, Committed):
+            return request, answer.ts
+        if not isinstance(answer, TransientError):
+            break
+    raise answer if isinstance(answer, CellstoreError) else InvariantError(f"an import was answered with {answer!r}")
+
+
+def _renamed(error: CellstoreError, job: _Job) -> CellstoreError:
+    """The error, with the table's own name."""
+    if job.label != job.table:
+        error.message = error.message.replace(job.label, job.table)
+        error.args = (error.message,)
+    return error

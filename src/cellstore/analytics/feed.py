@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from cellstore.analytics.columns import Kind, has_float
-from cellstore.transaction.catalog import by_id
+from cellstore.transaction.catalog import by_creation_time
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END
 from cellstore.values.json import read_base64
@@ -49,9 +49,9 @@ class Revision(NamedTuple):
 
 
 def documents(reader: Reader, table: TableMeta, ts: int) -> Iterator[list[Revision]]:
-    """Every document of the table at `ts`, in batches. `since` is the commit that wrote it."""
+    """Every document of the table at `ts`, in order of creation, in batches. `since` is the commit that wrote it."""
     number = table.number
-    rows = reader.scan(by_id(number), number, b"", END, ts=ts)
+    rows = reader.scan(by_creation_time(number), number, b"", END, ts=ts)
     while batch := [Revision(row[1], row[2], FOREVER, row[3]) for row in islice(rows, BATCH)]:
         yield batch
 

@@ -9,6 +9,9 @@
     transport    Link: performs the machine's effects; over a WebSocket, with reconnect
     embedded     the same Link onto a deployment inside this process, no socket
     control      one HTTP request, one answer: deploy, bulk data, snapshots, SQL
+    frames       Parquet and rows as dataframes
+    snapshot     the database at one moment
+    difference   what is different between two
     discovery    which Jupyter server is ours
     shipping     which functions the store has not seen yet in their present form
     subscription what `subscribe` returns

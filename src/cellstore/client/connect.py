@@ -85,11 +85,13 @@ def connect_found(found: Found, deployment: str = "default", again: Any = None) 
 def make_current(database: Database) -> Database:
     """Have the module-level functions and handles use `database` until it is closed."""
     from cellstore import functions
+    from cellstore.client.frames import frame_from_call
 
     with _lock:
         _stack.append(database)
     database.on_closed.append(_forget)
     functions.current_database = current
+    functions.make_frame = frame_from_call
     return database
 
 

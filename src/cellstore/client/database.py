@@ -111,6 +111,17 @@ class Database:
                 return self._query(handle.path, args)
             return self._request(handle.kind, handle.path, args)
 
+    def frame(self, handle: Function[..., Any] | FunctionReference, args: dict[str, Any]) -> Any:
+        """What `handle` returns as a DataFrame that remembers path, arguments and timestamp: `handle.df(…)`."""
+        from cellstore.client.frames import frame_of
+
+        with doorway():
+            self._ship(handle)
+            outcome = self._ask(handle.path, args) if handle.kind == "query" else None
+            value = self.call(handle, args) if outcome is None else self._value(handle.path, outcome)
+            ts = None if outcome is None else outcome.ts
+            return frame_of(value, query={"path": handle.path, "args": args}, ts=ts)
+
     def subscribe(
         self, path_or_fn: Callee, callback: Callable[[Any], object] | None = None, /, **args: Any
     ) -> Subscription:
@@ -147,12 +158,13 @@ class Database:
         with doorway():
             return listed(self._control("functions", {})[0], "functions")
 
-    def insert_df(self, table: str, df: Any, *, batch_rows: int = 1_000, progress: bool = True) -> Inserted:
+    def insert_df(self, table: str, df: Any, *, batch_rows: int = 8_000, progress: bool = True) -> Inserted:
         """Load a frame (pandas, polars, Arrow, or dicts) into a table, which is created if there is none.
 
-        Batches of `batch_rows` are durable commits of their own, in the order of the frame; a progress bar shows how far
-        it is. Missing values become missing fields, or None where the table asks for it. Returns how many documents.
-        Errors: ValidationError naming the row, the field, what was expected and what came.
+        The rows travel `batch_rows` at a time and become durable by the thousand, in the order of the frame; a progress
+        bar shows how far it is. Missing values become missing fields, or None where the table asks for it. Returns how
+        many documents.
+        Errors: ValidationError naming the row, the field, what was expected and what came, and how many rows are in.
         """
         from cellstore.client.bulk import insert_df
         from cellstore.functions import registry
@@ -275,11 +287,15 @@ class Database:
             self._shipper.ready(handle)
 
     def _query(self, path: str, args: dict[str, Any]) -> Any:
+        return self._value(path, self._ask(path, args))
+
+    def _ask(self, path: str, args: dict[str, Any]) -> Outcome:
+        """The outcome of a one-shot query, noted by a view that records what it asks."""
         asked = note(self, path, args)
         outcome = read_answer(*self._control("query", {"path": path}, native.dumps(args)))
         if asked is not None and outcome.failure is None:
             asked.answer = native.dumps(outcome.value)
-        return self._value(path, outcome)
+        return outcome
 
     def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
         self._check_open()

@@ -93,12 +93,21 @@ class Control:
     async def _functions(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         return {"functions": self._runner.functions()}, b""
 
-    async def _tables(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
-        return {"tables": await asyncio.to_thread(_describe_tables, self._engine)}, b""
+    async def _tables(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Param ts: as of then."""
+        ts = self._moment(params) if params.get("ts") is not None else None
+        return {"tables": await asyncio.to_thread(_describe_tables, self._engine, ts)}, b""
 
     async def _snapshot_ts(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Param at (ns since 1970) or ago (ns before now, by this clock); neither: now."""
         newest = self._hub.subscriptions.catch_up()
-        at = min(_integer(params, "at", newest), newest)
+        now = max(self._engine.clock.now_ns(), newest)
+        at = _integer(params, "at", now - _integer(params, "ago", 0))
+        if at > now:
+            raise OutOfRetention(
+                f"the moment {at} is {(at - now) / 1e9:,.1f} s in the future; a snapshot shows what has been", ts=at
+            )
+        at = min(at, newest)
         self._check_ts(at)
         return {"ts": at}, b""
 
@@ -142,9 +151,7 @@ class Control:
         return await self._runner.deploy(Unit.from_json(load_json(body, "unit"))), b""
 
     async def _check(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
-        from cellstore.storage.check import check
-
-        problems = await asyncio.to_thread(lambda: [str(problem) for problem in check(self._path)])
+        problems = await asyncio.to_thread(lambda: list(self._engine.check()))
         return {"problems": problems, "ts": self._hub.subscriptions.catch_up()}, b""
 
     # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -170,9 +177,9 @@ class Control:
             self._engine.begin(ts).close()  # refuses what is no longer kept
 
 
-def _describe_tables(engine: Engine) -> list[dict[str, Any]]:
-    """Name, number, schema, indexes and number of documents of every user table, by name."""
-    with engine.begin() as transaction:
+def _describe_tables(engine: Engine, ts: int | None = None) -> list[dict[str, Any]]:
+    """Name, number, schema, indexes and number of documents of every user table at `ts` or now, by name."""
+    with engine.begin(ts) as transaction:
         return [
             {
                 "name": table.name,

@@ -28,9 +28,8 @@ def free_port() -> int:
 
 def deploy_body(path: Path) -> bytes:
     """The unit of a file, as the control operation takes it."""
-    from cellstore.deploy.pack import pack
-
     from cellstore.client.sources import modules_of
+    from cellstore.deploy.pack import pack
     from cellstore.functions import registry
     from cellstore.values import json as native
 
@@ -53,10 +52,11 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         """Run it; returns when it serves."""
         self.root.mkdir(parents=True, exist_ok=True)
+        options = ["serve", "--port", str(self.port), "--root", str(self.root), "--token", TOKEN]
+        options += ["--allow-anonymous"] if self.allow_anonymous else []
         call = (
             "import faulthandler, signal; faulthandler.register(signal.SIGUSR1);"
-            "from cellstore.server.serve import main;"
-            f"main(port={self.port}, root={str(self.root)!r}, token={TOKEN!r}, allow_anonymous={self.allow_anonymous})"
+            f"from cellstore.cli import main; main({options!r})"
         )
         places = ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
         env = os.environ | {name: str(self.root / "home") for name in places}

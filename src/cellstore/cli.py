@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def admin_key(root: Path, deployment: str) -> None:
     """Print the admin key of a deployment, for official clients and their command line."""
     from cellstore.server.identity import admin_key as key
 
-    click.echo(key(root / ".cellstore" / deployment))
+    click.echo(key(root / ".cellstore" / deployment, deployment))
 
 
 def _address(command: Any) -> Any:
@@ -94,7 +94,7 @@ def _connected(url: str | None, token: str | None) -> Iterator[Database]:
         with connect(url, token) as db:
             yield db
     except CellstoreError as error:
-        raise click.ClickException(error.message) from error
+        raise click.ClickException(getattr(error, "traceback", "") or error.message) from error
 
 
 def _print_json(value: Any) -> None:
@@ -119,7 +119,9 @@ def run(path: str, arguments: str, url: str | None, token: str | None) -> None:
     with _connected(url, token) as db:
         kinds = {f["path"]: f["kind"] for f in db.functions()}
         call = {"query": db.query, "mutation": db.mutation, "action": db.action}[kinds.get(path, "query")]
-        _print_json(call(path, **args))
+        with redirect_stdout(sys.stderr):  # what the function prints is not its result
+            value = call(path, **args)
+        _print_json(value)
 
 
 @main.command()
@@ -131,10 +133,7 @@ def data(table: str | None, limit: int, url: str | None, token: str | None) -> N
     with _connected(url, token) as db:
         if table is None:
             _print_rows(
-                [
-                    {"table": t["name"], "documents": t["count"], "indexes": ", ".join(i["name"] for i in t["indexes"])}
-                    for t in db.tables()
-                ]
+                [{"table": t["name"], "documents": t["count"], "indexes": ", ".join(t["indexes"])} for t in db.tables()]
             )
         else:
             name = table.replace('"', '""')
@@ -147,7 +146,12 @@ def data(table: str | None, limit: int, url: str | None, token: str | None) -> N
 def functions(url: str | None, token: str | None) -> None:
     """List the deployed functions."""
     with _connected(url, token) as db:
-        _print_rows([{k: f.get(k) for k in ("path", "kind", "visibility", "version")} for f in db.functions()])
+        _print_rows(
+            [
+                {"path": f["path"], "kind": f["kind"], "visibility": f["visibility"], "version": f["hash"][:8]}
+                for f in db.functions()
+            ]
+        )
 
 
 @main.command()
@@ -185,25 +189,36 @@ def import_(path: Path, url: str | None, token: str | None) -> None:
 @click.option("--deployment", default="default", show_default=True)
 def check(root: Path, deployment: str) -> None:
     """Walk the whole store and report every broken invariant."""
-    from cellstore.transaction.database import Engine
-
     path = root / ".cellstore" / deployment / "store.db"
     if not path.exists():
         raise click.ClickException(f"there is no store at {path}; name the server's root with --root")
-    try:
-        engine = Engine.open(path)
-    except CellstoreError as error:
-        raise click.ClickException(error.message) from error
-    try:
-        broken = 0
-        for problem in engine.check():
-            broken += 1
-            click.echo(problem)
-    finally:
-        engine.close()
+    broken = 0
+    for problem in _problems(path):
+        broken += 1
+        click.echo(problem)
     if broken:
         raise click.ClickException(f"{broken} broken invariants in {path}")
     click.echo(f"{path}: every invariant holds")
+
+
+def _problems(path: Path) -> Iterator[str]:
+    """What is wrong with the store at `path`; when it cannot be opened, what its file tells by itself."""
+    from cellstore.errors import StoreLocked
+    from cellstore.storage.check import check as check_file
+    from cellstore.transaction.database import Engine
+
+    try:
+        engine = Engine.open(path)
+    except StoreLocked as error:
+        raise click.ClickException(error.message) from error
+    except CellstoreError as error:
+        yield f"the store cannot be opened: {error.message}"
+        yield from check_file(path)
+        return
+    try:
+        yield from engine.check()
+    finally:
+        engine.close()
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

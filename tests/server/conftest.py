@@ -65,9 +65,8 @@ class Served:
         self.wires: list[Wire] = []
 
     async def deploy(self, path: Path) -> dict[str, Any]:
-        from cellstore.deploy.pack import pack
-
         from cellstore.client.sources import modules_of
+        from cellstore.deploy.pack import pack
         from cellstore.functions import registry
 
         (module,) = modules_of(path)

@@ -1,0 +1,98 @@
+"""The commands against a real `cellstore serve`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from server_process import TOKEN, ServerProcess, free_port
+
+from cellstore.cli import main
+
+
+def test_run_prints_a_result_as_json_and_what_the_function_printed_beside_it(tasks: Any) -> None:
+    added = tasks("run", "tasks:add", '{"text": "milk"}')
+    assert added.exit_code == 0, added.output
+    assert len(json.loads(added.stdout)) == 32
+    assert added.stderr == "adding milk\n"
+    assert "milk" in json.loads(tasks("run", "tasks:texts", '{"limit": 100}').stdout)
+    assert json.loads(tasks("run", "tasks:shout", '{"text": "hey"}').stdout) == "HEY"
+
+
+def test_run_works_from_a_shell(tasks: Any, server: ServerProcess) -> None:
+    command = [sys.executable, "-m", "cellstore.cli", "run", "tasks:shout", '{"text": "ü"}']
+    done = subprocess.run(
+        [*command, "--url", server.url, "--token", TOKEN], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ('"Ü"\n', "", 0)
+
+
+def test_each_mistake_is_one_clear_error(tasks: Any) -> None:
+    mistakes = {
+        ("run", "tasks:ad", "{}"): "'tasks:add'",
+        ("run", "tasks:add", '{"text": 5}'): "expected str",
+        ("run", "tasks:add", "{}"): "text",
+        ("run", "tasks:add", "{nonsense"): "not JSON",
+        ("run", "tasks:add", "[1]"): "one JSON object",
+        ("run", "tasks:stumble"): "KeyError: 'no such key'",
+    }
+    for words, said in mistakes.items():
+        result = tasks(*words)
+        assert result.exit_code != 0, words
+        assert said in result.output, words
+        assert isinstance(result.exception, SystemExit), words
+
+
+def test_a_wrong_token_and_a_server_that_is_not_there_are_said(tasks: Any) -> None:
+    refused = tasks("functions", token="wrong")
+    assert refused.exit_code == 1
+    assert "token" in refused.output
+    nobody = CliRunner().invoke(main, ["functions", "--url", f"http://127.0.0.1:{free_port()}"])
+    assert nobody.exit_code == 1
+    assert "Is it running?" in nobody.output
+
+
+def test_functions_and_tables_are_listed(tasks: Any) -> None:
+    listed = tasks("functions").output
+    assert [line.split()[:3] for line in listed.splitlines() if "tasks:" in line] == [
+        ["tasks:add", "mutation", "public"],
+        ["tasks:shout", "action", "public"],
+        ["tasks:stumble", "mutation", "public"],
+        ["tasks:texts", "query", "public"],
+    ]
+    tasks("run", "tasks:add", '{"text": "bread"}')
+    (row,) = [line.split() for line in tasks("data").output.splitlines() if line.split()[0] == "tasks"]
+    assert int(row[1]) >= 1
+    assert "by_done" in row
+
+
+def test_deploy_takes_a_directory_and_refuses_what_cannot_travel_by_name(tasks: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("import cellstore as cs\n@cs.query\ndef one(ctx):\n    return 1\n")
+    (tmp_path / "two.py").write_text("import cellstore as cs\n@cs.query\ndef two(ctx):\n    return 2\n")
+    assert tasks("deploy", str(tmp_path)).output.count("deployed") == 2
+    assert json.loads(tasks("run", "two:two").stdout) == 2
+    bad = tmp_path / "bad.py"
+    bad.write_text(
+        "import threading, cellstore as cs\nlock = threading.Lock()\n@cs.query\ndef q(ctx):\n    return lock.locked()\n"
+    )
+    refused = tasks("deploy", str(bad))
+    assert refused.exit_code == 1
+    assert "q uses `lock`" in refused.output
+
+
+def test_the_admin_key_opens_the_door(tasks: Any, server: ServerProcess) -> None:
+    key = CliRunner().invoke(main, ["admin-key", "--root", str(server.root)]).output.strip()
+    body = json.dumps({"path": "tasks:shout", "args": {"text": "a"}}).encode()
+    answer = server.post("/api/action", body, {"Authorization": f"Convex {key}"})
+    assert answer["value"] == "A"
+
+
+def test_check_says_who_has_the_store_open(server: ServerProcess) -> None:
+    result = CliRunner().invoke(main, ["check", "--root", str(server.root)])
+    assert result.exit_code == 1
+    assert server.process is not None
+    assert str(server.process.pid) in result.output

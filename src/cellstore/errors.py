@@ -36,6 +36,7 @@ class CellstoreError(Exception):
     """Something went wrong in cellstore."""
 
     http_status: ClassVar[int] = 500
+    inserted: int = 0  # documents that a bulk insert had committed when this ended it
 
     def __init__(self, message: str | None = None, *, code: str | None = None, data: Any = None) -> None:
         self.message = message if message is not None else (type(self).__doc__ or "").strip().splitlines()[0]

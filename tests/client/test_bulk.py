@@ -56,7 +56,7 @@ def test_a_row_that_does_not_fit_is_named_and_says_what_is_in_already(db: Databa
     frame = pd.DataFrame({"station": ["a"] * 30, "celsius": [20.0] * 25 + [20.5] + [20.0] * 4})
     with pytest.raises(ValidationError, match=r"row 25: bulk_readings\.celsius: expected .*, got") as refused:
         db.insert_df(Reading, frame, batch_rows=10)
-    assert "20 rows before this batch are in 'bulk_readings': go on with df.iloc[20:]" in refused.value.message
+    assert "20 rows before are in 'bulk_readings': go on with df.iloc[20:]" in refused.value.message
     assert len(documents(db, "bulk_readings")) == 20
 
 

@@ -126,13 +126,13 @@ def test_polars_arrow_and_dicts_make_the_same_documents() -> None:
 
 def test_batches_keep_the_order_and_both_bounds() -> None:
     made = list(batches(pd.DataFrame({"text": ["x" * 100] * 95}), {}, 40, 2000))
-    assert sum(batch.count for batch in made) == 95
-    assert max(batch.count for batch in made) <= 20
-    assert all(len(batch.lines) <= 2000 and batch.lines.count(b"\n") == batch.count - 1 for batch in made)
+    assert sum(batch.size for batch in made) == 95
+    assert max(batch.size for batch in made) <= 20
+    assert all(len(batch.lines) <= 2000 and batch.lines.count(b"\n") == batch.size - 1 for batch in made)
 
 
 def test_a_row_above_the_byte_bound_travels_alone() -> None:
-    assert [batch.count for batch in batches([{"t": "x" * 50}] * 3, {}, 10, 20)] == [1, 1, 1]
+    assert [batch.size for batch in batches([{"t": "x" * 50}] * 3, {}, 10, 20)] == [1, 1, 1]
 
 
 def test_one_slice_at_a_time_is_made() -> None:

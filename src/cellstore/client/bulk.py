@@ -1,11 +1,12 @@
 """`insert_df`: a dataframe becomes documents, in batches, each one durable commit.
 
-    slice ──▶ lines ──▶ POST x/insert ──▶ worker: parse, check, key ──▶ one group commit
-      └── the next slice is made into lines while this one is under way
+    slice ──▶ lines ──▶ POST x/insert ──▶ worker: parse, check, key ──▶ a commit for each thousand rows
+      └── the next slice is made into lines while this one is under way; likewise the next thousand rows are prepared
+          while these are written
 
-Order:     one batch is under way at a time, so documents are created in the order of the frame.
-Errors:    ValidationError naming the row of the frame, its field, what was expected and what came. Batches before it
-           stay inserted, and the error says how many rows that is; give `dropna` or a schema a thought, and go on from there.
+Order:     one request is under way at a time, so documents are created in the order of the frame.
+Errors:    ValidationError naming the row of the frame, its field, what was expected and what came. Commits before it
+           stay, and the error says how many rows that is, and how to go on from there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cellstore.errors import CellstoreError
 if TYPE_CHECKING:
     from cellstore.client.database import Database
 
-BATCH_ROWS = 1_000  # enough to pay for a commit, few enough that nobody else waits long for theirs
+BATCH_ROWS = 8_000  # enough to keep a worker and the committer busy together, few enough to hold two in memory
 BATCH_BYTES = 8 << 20
 _ROW = re.compile(r"row (\d+): ")
 
@@ -55,8 +56,8 @@ def insert_df(
                 answer, _ = database._control("insert", {"table": table}, batch.lines)
             except CellstoreError as error:
                 raise _placed(error, table, inserted) from None
-            inserted, ts = inserted + batch.count, answer["ts"]
-            bar.advance(batch.count)
+            inserted, ts = inserted + batch.size, answer["ts"]
+            bar.advance(batch.size)
     report = Inserted(inserted)
     report.table, report.ts, report.seconds = table, ts, time.monotonic() - began
     return report
@@ -82,8 +83,9 @@ def _declared_fields(database: Database, table: str) -> Fields:
 def _placed(error: CellstoreError, table: str, inserted: int) -> CellstoreError:
     """The error with the row's number in the frame instead of in its batch, and what stands in the store."""
     match = _ROW.match(error.message)
-    text = error.message if match is None else f"row {int(match[1]) + inserted}: {error.message[match.end() :]}"
+    before, inserted = inserted, inserted + error.inserted
+    text = error.message if match is None else f"row {int(match[1]) + before}: {error.message[match.end() :]}"
     if inserted:
-        text += f" (the {inserted:,} rows before this batch are in {table!r}: go on with df.iloc[{inserted}:])"
-    error.message, error.args = text, (text,)
+        text += f" (the {inserted:,} rows before are in {table!r}: go on with df.iloc[{inserted}:])"
+    error.message, error.args, error.inserted = text, (text,), inserted
     return error

@@ -31,10 +31,10 @@ _HOST_PARTS = ("/IPython/core/", "/ipykernel/", "/concurrent/futures/", "/contex
 def error_from(failure: Failure, path: str = "") -> CellstoreError:
     """The exception that a failure stands for; `path` is what was called."""
     function = failure.function or path
-    if failure.code == "ApplicationError" or (failure.has_data and failure.code not in _CLASSES):
+    if failure.code == "ApplicationError" or (failure.has_data and not {failure.code, failure.kind} & _CLASSES.keys()):
         error: CellstoreError = ApplicationError(failure.data, failure.message or None)
     else:
-        error = _CLASSES.get(failure.code, FunctionError)(failure.message)
+        error = (_CLASSES.get(failure.kind) or _CLASSES.get(failure.code, FunctionError))(failure.message)
         error.code = failure.code
         if failure.has_data:
             error.data = failure.data
@@ -55,7 +55,7 @@ def error_from_json(payload: object, fallback: str) -> CellstoreError:
         return CellstoreError(fallback, code="BadAnswer")
     error = error_from(read_failure(payload, fallback))
     for name, value in payload.items():
-        if name not in ("code", "message", "data", "traceback", "function", "args") and hasattr(error, name):
+        if name not in ("code", "message", "data", "traceback", "function", "args", "class") and hasattr(error, name):
             setattr(error, name, value)
     return error
 

@@ -53,14 +53,15 @@ class _Cell:
     """An HTML bar in the output of the cell that runs."""
 
     def __init__(self, display: Any) -> None:
-        self._display, self._handle = display, None
+        self._display = display
+        self._handle: Any = None
 
     def draw(self, progress: Progress) -> None:
         bundle = {"text/plain": progress.text, "text/html": _bar(progress)}
-        if self._handle is None:
-            self._handle = self._display(bundle, raw=True, display_id=True)
-        else:
+        if self._handle is not None:
             self._handle.update(bundle, raw=True)
+        else:
+            self._handle = self._display(bundle, raw=True, display_id=True)
 
     close = draw
 

@@ -43,7 +43,7 @@ _PLAIN_TYPES = frozenset({str, int, bool, type(None)})  # what orjson and native
 class Batch(NamedTuple):
     """Some rows: how many, and their lines."""
 
-    count: int
+    size: int
     lines: bytes
 
 
@@ -128,7 +128,7 @@ def _plain(value: Any, column: str) -> Any:
         return _moment_text(value, column)
     if isinstance(value, dt.date):
         return value.isoformat()
-    for base in (str, bool, int, float, bytes):
+    for base in (str, int, float):
         if isinstance(value, base):  # a subclass: an Id, a NumPy float
             return base(value)
     if hasattr(value, "tolist"):  # a NumPy scalar or array, also inside of a column of objects

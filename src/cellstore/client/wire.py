@@ -37,6 +37,7 @@ class Failure:
     has_data: bool = False  # ApplicationError(None) carries data too
     function: str = ""
     request_id: str = ""
+    kind: str = ""  # the class of the error, where the code is a finer one
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def read_failure(payload: Any, message: object = None, data: Any = None, has_dat
         has_data="data" in payload or has_data,
         function=str(payload.get("function") or ""),
         request_id=str(payload.get("requestId") or payload.get("request_id") or ""),
+        kind=str(payload.get("class") or ""),
     )
 
 

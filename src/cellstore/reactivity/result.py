@@ -135,5 +135,7 @@ def plain(error: ErrorInfo) -> dict[str, Any]:
     message: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.has_data:
         message["data"] = error.data
-    more = {"traceback": error.traceback, "function": error.function, "request_id": error.request_id}
+    more = {
+        "traceback": error.traceback, "function": error.function, "request_id": error.request_id, "class": error.kind
+    }  # fmt: skip
     return message | {name: text for name, text in more.items() if text}

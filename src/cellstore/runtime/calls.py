@@ -20,6 +20,7 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       tried   module, hash, error or null
       loaded  module, hash, error or null
       slow    id, gen                              this call outstays its budget; take back every call sent after it
+      part    id, documents, commit request        some of a bulk insert; they come in order, `done` follows the last
       done    id, outcome, commit request or null
       log     id, line                             actions: a line as it is written
       ask     ask id, call id, kind, path, args, options       actions: a nested call
@@ -119,16 +120,16 @@ def error_to_wire(error: ErrorInfo) -> list[Any]:
     from cellstore.values.json import dumps
 
     data = dumps(error.data).decode() if error.has_data else None
-    return [error.code, error.message, data, error.traceback, error.function, error.request_id]
+    return [error.code, error.message, data, error.traceback, error.function, error.request_id, error.kind]
 
 
 def error_from_wire(wire: list[Any]) -> ErrorInfo:
     """The error that `error_to_wire` wrote."""
     from cellstore.values.json import loads
 
-    code, message, data, traceback, function, request_id = wire
+    code, message, data, traceback, function, request_id, kind = wire
     value = None if data is None else loads(data.encode())
-    return ErrorInfo(code, message, value, data is not None, traceback, function, request_id)
+    return ErrorInfo(code, message, value, data is not None, traceback, function, request_id, kind)
 
 
 def reads_to_wire(reads: ReadIntervals) -> list[Any]:

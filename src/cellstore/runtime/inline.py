@@ -32,6 +32,7 @@ from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import LogSink
 from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.transaction.bulk import parts_of
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed, Replayed
 
@@ -202,7 +203,15 @@ class InlineRunner:
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
         """See `Runner.bulk`."""
         thread = self._check_running()
-        return await self._loop.run_in_executor(thread, self._engine.bulk_insert, table, ndjson)
+        count, ts = 0, self._engine.published_ts
+        for part in parts_of(self._engine.catalog, table, ndjson):
+            try:
+                inserted, ts = await self._loop.run_in_executor(thread, self._engine.bulk_insert, table, part, count)
+            except CellstoreError as error:
+                error.inserted = count
+                raise
+            count += inserted
+        return count, ts
 
     # Deploying
 

@@ -35,6 +35,7 @@ class ErrorInfo:
     traceback: str = ""
     function: str = ""
     request_id: str = ""
+    kind: str = ""  # the class of the error, where the code is a finer one: ValidationError
 
     def redacted(self) -> ErrorInfo:
         """What a foreign client may know: application errors whole, caller mistakes by message, bugs by request id."""
@@ -47,9 +48,11 @@ class ErrorInfo:
         """The exception this error stands for, as our own clients raise it."""
         if self.has_data:
             return ApplicationError(self.data, self.message)
-        kind = getattr(errors, self.code, None)
+        kind = getattr(errors, self.kind or self.code, None)
         if isinstance(kind, type) and issubclass(kind, CellstoreError) and not issubclass(kind, FunctionError):
-            return kind(self.message)
+            error = kind(self.message)
+            error.code = self.code
+            return error
         return FunctionError(
             self.message,
             function=self.function,
@@ -70,6 +73,7 @@ class ErrorInfo:
             traceback=getattr(error, "traceback", ""),
             function=function,
             request_id=request_id,
+            kind=type(error).__name__ if error.code != type(error).__name__ else "",
         )
 
 

@@ -40,6 +40,8 @@ class Pending:
     tenancy: Tenancy | None = None  # the lane the current attempt runs in
     in_lane: bool = True  # whether the next attempt belongs into the lane
     exclusive: bool = False  # the lane is all its own, however long it takes
+    inserted: int = 0  # documents of a bulk that are durable,
+    inserted_ts: int = 0  # as of this commit
     stopped: CellstoreError | None = field(default=None, repr=False)  # why it was killed, if it was
 
     def message(self, generation: int) -> Message:

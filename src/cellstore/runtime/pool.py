@@ -42,7 +42,7 @@ _WATCH_S = 0.05
 _JOIN_S = 2.0
 _RETRIES_MAX = 100  # of one call; a bound against a livelock nobody has seen
 
-_Item = tuple[Pending, Tenancy | None, list[Any], CommitRequest | None]
+_Item = tuple[Pending, Tenancy | None, list[Any] | None, CommitRequest | None]
 
 
 class PoolRunner:
@@ -214,7 +214,9 @@ class PoolRunner:
         outcome = await self._submit(environment, call)
         if not outcome.ok:
             assert outcome.error is not None
-            raise outcome.error.to_exception()
+            refusal = outcome.error.to_exception()
+            refusal.inserted = call.inserted
+            raise refusal
         return int(outcome.value), outcome.ts
 
     def functions(self) -> list[dict[str, Any]]:
@@ -266,14 +268,19 @@ class PoolRunner:
 
     # A turn of the loop
 
-    def _on_arrived(self, call: Pending, tenancy: Tenancy | None, outcome: list[Any], commit: list[Any] | None) -> None:
-        if call.kind == "query":  # nothing to wait for
+    def _on_arrived(
+        self, call: Pending, tenancy: Tenancy | None, outcome: list[Any] | None, commit: list[Any] | None
+    ) -> None:
+        if call.kind == "query" and outcome is not None:  # nothing to wait for
             call.resolve(calls.outcome_from_wire(outcome))
             return
         request = None if commit is None else CommitRequest.from_wire(commit)
         if tenancy is not None and request is not None and request.lane is not None:
             tenancy.arrive(request.lane.position)
         self._arrived.append((call, tenancy, outcome, request))
+        self._plan_turn()
+
+    def _plan_turn(self) -> None:
         if not self._turn_planned:
             self._turn_planned = True
             self._loop.call_soon(self._turn)
@@ -281,7 +288,9 @@ class PoolRunner:
     def _turn(self) -> None:
         """Commit everything that arrived, then answer, in order."""
         self._turn_planned = False
-        arrived, self._arrived = self._arrived, []
+        arrived, self._arrived = _one_part_each(self._arrived)
+        if self._arrived:
+            self._plan_turn()
         batch = [item for item in arrived if item[3] is not None and not (item[1] is not None and item[1].broken)]
         try:
             results = self._commit([item[3] for item in batch if item[3] is not None])
@@ -290,6 +299,7 @@ class PoolRunner:
             return
         fates = {id(item[0]): result for item, result in zip(batch, results, strict=True)}
         again = [item[0] for item in arrived if not self._settle(item, fates.get(id(item[0])))]
+        self._arrived = [item for item in self._arrived if item[0] not in again]  # parts of an attempt that is over
         for team in {call.team for call in again if call.team is not None}:
             team.again([call for call in again if call.team is team])
         for team in self._teams.values():
@@ -308,6 +318,11 @@ class PoolRunner:
     def _settle(self, item: _Item, fate: CommitResult | None) -> bool:
         """Answer one call that arrived; False when it has to run again."""
         call, tenancy, wire, commit = item
+        if wire is None and isinstance(fate, TransientError) and not call.inserted and call.attempts < _RETRIES_MAX:
+            return False
+        if wire is None:
+            _settle_part(call, commit, fate)
+            return True
         if tenancy is not None and tenancy.broken and not isinstance(fate, Committed):
             return False
         refused = isinstance(fate, CellstoreError)
@@ -389,6 +404,31 @@ class PoolRunner:
                 team.broadcast(["forget", module])
 
 
+def _one_part_each(arrived: list[_Item]) -> tuple[list[_Item], list[_Item]]:
+    """What to commit now, and what in a later turn: parts of a bulk insert take turns, so that others get theirs, and so
+    that none is committed after one that was refused. Parts of a call that is answered already are dropped."""
+    now: list[_Item] = []
+    later: list[_Item] = []
+    busy: set[int] = set()
+    for item in arrived:
+        call, wire = item[0], item[2]
+        if call.kind != "bulk":
+            now.append(item)
+        elif not call.answer.done():
+            (later if id(call) in busy else now).append(item)
+            if wire is None:
+                busy.add(id(call))
+    return now, later
+
+
+def _settle_part(call: Pending, commit: CommitRequest | None, fate: CommitResult | None) -> None:
+    if isinstance(fate, Committed) and commit is not None:
+        call.inserted += int(commit.result)
+        call.inserted_ts = fate.ts
+    elif isinstance(fate, CellstoreError):
+        call.resolve(Outcome.failed(fate, function=call.path))
+
+
 def _outcome(call: Pending, wire: list[Any], result: CommitResult | None) -> Outcome:
     """What a finished attempt comes to, now that its commit has a fate."""
     if isinstance(result, CellstoreError):
@@ -402,6 +442,8 @@ def _outcome(call: Pending, wire: list[Any], result: CommitResult | None) -> Out
         return replayed(result.result, result.ts)
     if isinstance(result, Committed):
         outcome.ts = result.ts
+    elif call.kind == "bulk":
+        outcome.ts = call.inserted_ts
     return outcome
 
 

@@ -76,9 +76,10 @@ class Runner(Protocol):
         ...
 
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
-        """Insert newline-separated native JSON objects into `table` in one commit: (count, ts). Raises on refusal.
+        """Insert newline-separated native JSON objects into `table`, in order: (count, timestamp of the last commit).
 
-        Rows are parsed, validated and keyed in a worker; several batches may be in flight.
+        Parts of a thousand rows are commits of their own where they can be (see `parts_of`): one is prepared, in a worker,
+        while the one before it is written. Raises on refusal, at a row counted from 0, with `.inserted` documents in.
         """
         ...
 

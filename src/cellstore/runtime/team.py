@@ -75,8 +75,9 @@ class Worker:
         return self.link.is_ready and not self.link.is_retiring and not self.slow and not self.link.dead
 
 
-Arrived = Callable[[Pending, Tenancy | None, list[Any], list[Any] | None], None]
-"""Told of each finished attempt: the call, its lane, outcome and commit request as they came over the wire."""
+Arrived = Callable[[Pending, Tenancy | None, list[Any] | None, list[Any] | None], None]
+"""Told of each finished attempt: the call, its lane, outcome and commit request as they came over the wire. Without an
+outcome it is a part of a bulk insert, and more will come."""
 
 
 class Team:
@@ -133,6 +134,8 @@ class Team:
         """Run `calls` again after a conflict, before those that wait."""
         for call in calls:
             call.attempts += 1
+            for worker in self.workers:  # a bulk insert is taken back while its worker still sends parts
+                worker.flying.pop(call.number, None)
             if call.kind == "mutation" and not call.in_lane and call.attempts > self._knobs.commit_retries_max:
                 call.in_lane = call.exclusive = True
         self._end_tenancy()  # what flew behind them goes to the front first, and they before it
@@ -276,6 +279,8 @@ class Team:
             match message[0]:
                 case "done":
                     self._done(worker, message)
+                case "part":
+                    self._part(worker, message)
                 case "slow":
                     self._late(worker, message[1])
                 case "tried":
@@ -292,6 +297,13 @@ class Team:
         call = worker.flying.pop(number, None)
         if call is not None:
             self._on_arrived(call, call.tenancy, outcome, commit)
+
+    def _part(self, worker: Worker, message: Message) -> None:
+        """Some of a bulk insert; the call flies on."""
+        _, number, _, commit = message
+        call = worker.flying.get(number)
+        if call is not None:
+            self._on_arrived(call, None, None, commit)
 
     def _late(self, worker: Worker, number: int) -> None:
         """`worker` is late with the call `number`: others need not wait for it."""
@@ -367,7 +379,9 @@ class Team:
         if call.stopped is not None:
             info = ErrorInfo.of(call.stopped, function=call.path)
         else:
-            message = f"the worker process died while it ran {call.path}: {link.exit_text()}. Nothing was written"
+            what = "ran" if call.kind != "bulk" else "prepared rows for"
+            written = "Nothing was written" if not call.inserted else f"{call.inserted:,} documents were inserted"
+            message = f"the worker process died while it {what} {call.path}: {link.exit_text()}. {written}"
             info = ErrorInfo("FunctionError", message, function=call.path)
         info.traceback = f"{trace}\n{info.message}" if trace else info.message
         return info

@@ -35,7 +35,7 @@ from cellstore.runtime.calls import Message
 from cellstore.runtime.execute import Call, Executor, OutOfTime
 from cellstore.runtime.loaded import LoadedModules
 from cellstore.runtime.outcome import Outcome
-from cellstore.transaction.bulk import prepare_bulk
+from cellstore.transaction.bulk import parts_of, prepare_bulk
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest
 from cellstore.transaction.worker_store import WorkerStore
@@ -295,15 +295,19 @@ class Worker:
         if generation != self._generation:
             return
         self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")
-        commit = None
+        count = 0
         try:
-            transaction = self._store.begin(now_ms=self._now() / 1e6)
-            commit = prepare_bulk(transaction, table, ndjson.encode())
-            outcome = Outcome(True, commit.result)
+            for part in parts_of(self._store.begin().catalog, table, ndjson.encode()):
+                transaction = self._store.begin(now_ms=self._now() / 1e6)
+                commit = prepare_bulk(transaction, table, part, first_row=count)
+                self._send(["part", number, int(commit.result), commit.to_wire()])
+                self._flush()
+                count += int(commit.result)
+            outcome = Outcome(True, b"%d" % count)
         except CellstoreError as error:
             outcome = Outcome.failed(error, function=f"insert into {table}")
         self._trace[:TRACE_BYTES] = bytes(TRACE_BYTES)
-        self._send(["done", number, calls.outcome_to_wire(outcome), None if commit is None else commit.to_wire()])
+        self._send(["done", number, calls.outcome_to_wire(outcome), None])
         self._flush()
 
     def _now(self) -> int:

@@ -146,11 +146,11 @@ class HttpHandler(Door, JupyterHandler):
 
 def describe(error: CellstoreError) -> dict[str, Any]:
     """An error as a client is told."""
-    problem: dict[str, Any] = {"code": error.code, "message": error.message}
+    problem: dict[str, Any] = {"code": error.code, "message": error.message, "class": type(error).__name__}
     if error.data is not None:
         problem["data"] = error.data
-    for name in ("traceback", "request_id", "function", "path"):
-        if getattr(error, name, ""):
+    for name in ("traceback", "request_id", "function", "path", "inserted"):
+        if getattr(error, name, None):
             problem[name] = getattr(error, name)
     return problem
 

@@ -10,14 +10,14 @@ Cost   about ten µs for a document of twenty fields and two indexes, half of it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
 from cellstore.errors import CellstoreError, ValidationError
 from cellstore.storage.contract import DocWrite
-from cellstore.transaction.catalog import BY_CREATION_TIME, IndexMeta, TableMeta, check_name
+from cellstore.transaction.catalog import BY_CREATION_TIME, Catalog, IndexMeta, TableMeta, check_name
 from cellstore.transaction.requests import CommitRequest
 from cellstore.transaction.rules import SMALL_BYTES
 from cellstore.transaction.transaction import Transaction
@@ -29,33 +29,54 @@ from cellstore.values.value import MISSING, check_document
 Rows = bytes | Iterable[dict[str, Any]]
 """Newline-separated native JSON objects, or dicts."""
 
+PART_ROWS = 1_000  # of a long request: enough to pay for a commit, few enough that others hardly wait for theirs
+
 _DAY_MS = 86_400_000
 _PREFIXES_KEPT = 4096  # per index and batch
 
 
 def prepare_bulk(
-    transaction: Transaction, table: str, rows: Rows, *, source: str = "", keep_system_fields: bool = False
+    transaction: Transaction,
+    table: str,
+    rows: Rows,
+    *,
+    source: str = "",
+    keep_system_fields: bool = False,
+    first_row: int = 0,
 ) -> CommitRequest:
     """The commit that inserts `rows` into `table`, which is created if there is none.
 
     Shape    `.result` of the request is the number of documents, as JSON
-    Errors   ValidationError or LimitExceeded naming the row (from 0), its path and what is wrong; nothing is inserted then
+    Errors   ValidationError or LimitExceeded naming the row (counted from `first_row`), its path and what is wrong; nothing
+             is inserted then
     """
     check_name("table", table)
     meta = transaction.table_for_insert(table)
     made: list[DocWrite] = []
     count = 0
     if meta.unique or keep_system_fields:
-        count = _insert_each(transaction, table, rows, keep_system_fields)
+        count = _insert_each(transaction, table, rows, keep_system_fields, first_row)
     else:
-        made = _documents(transaction, meta, rows)
+        made = _documents(transaction, meta, rows, first_row)
         count = len(made)
     request = transaction.freeze(source, result=dumps(count))
     request.writes.extend(made)
     return request
 
 
-def _insert_each(transaction: Transaction, table: str, rows: Rows, keep_system_fields: bool) -> int:
+def parts_of(catalog: Catalog, table: str, ndjson: bytes) -> Iterator[bytes]:
+    """The rows in parts that may become commits of their own, one after another, each prepared before the last is in.
+
+    All of them at once where a part has to see the one before: in a table that is not there yet, or has unique indexes.
+    """
+    meta = catalog.table(table)
+    lines = [line for line in ndjson.split(b"\n") if line]
+    step = PART_ROWS if meta is not None and not meta.unique else max(len(lines), 1)
+    for start in range(0, max(len(lines), 1), step):
+        yield b"\n".join(lines[start : start + step])
+
+
+def _insert_each(transaction: Transaction, table: str, rows: Rows, keep_system_fields: bool, first_row: int) -> int:
     """One by one, with all that `Transaction.insert` looks at; how many there were."""
     parse, _ = _codec(rows)
     count = 0
@@ -69,12 +90,12 @@ def _insert_each(transaction: Transaction, table: str, rows: Rows, keep_system_f
                 id, creation_time = row.pop("_id", None), row.pop("_creationTime", None)
             transaction.insert(table, row, id=id, creation_time=creation_time)
         except CellstoreError as error:
-            raise _in_row(error, count) from None
+            raise _in_row(error, first_row + count) from None
         count += 1
     return count
 
 
-def _documents(transaction: Transaction, meta: TableMeta, rows: Rows) -> list[DocWrite]:
+def _documents(transaction: Transaction, meta: TableMeta, rows: Rows, first_row: int) -> list[DocWrite]:
     """Every row as a write. One flat loop, because each call in it is paid for a million times."""
     lines: Sequence[Any] = [line for line in rows.split(b"\n") if line] if isinstance(rows, bytes) else list(rows)
     parse, encode = _codec(rows)
@@ -108,7 +129,7 @@ def _documents(transaction: Transaction, meta: TableMeta, rows: Rows) -> list[Do
             made.append(DocWrite(number, id, body, "insert", keys))
             creation_time = nextafter(creation_time, up)
     except CellstoreError as error:
-        raise _in_row(error, len(made)) from None
+        raise _in_row(error, first_row + len(made)) from None
     return made
 
 

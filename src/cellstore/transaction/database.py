@@ -169,13 +169,17 @@ class Engine:
                 report: dict[str, Any] = end.value
                 return report
 
-    def bulk_insert(self, table: str, rows: Rows, *, keep_system_fields: bool = False) -> tuple[int, int]:
-        """Insert many documents in one commit: (how many, timestamp)."""
+    def bulk_insert(
+        self, table: str, rows: Rows, first_row: int = 0, *, keep_system_fields: bool = False
+    ) -> tuple[int, int]:
+        """Insert many documents in one commit: (how many, timestamp). Errors count rows from `first_row`."""
         kept = rows if isinstance(rows, bytes) else list(rows)
         for alone in (False, True):
             with self.committer.exclusive() if alone else nullcontext():
                 with self.begin() as transaction:
-                    request = prepare_bulk(transaction, table, kept, keep_system_fields=keep_system_fields)
+                    request = prepare_bulk(
+                        transaction, table, kept, keep_system_fields=keep_system_fields, first_row=first_row
+                    )
                 (answer,) = self.commit([request])
             if isinstance(answer, Committed):
                 return int(request.result), answer.ts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,18 @@ class Kernel:
     def run(self, code: str, timeout: float = 60) -> Cell:
         cell = Cell()
         reply = self.client.execute_interactive(code, output_hook=cell.take, timeout=timeout, allow_stdin=False)
-        cell.status = reply["content"]["status"]
+        cell.status, cell.id = reply["content"]["status"], reply["parent_header"]["msg_id"]
         return cell
+
+    def late(self, cell: Cell, text: str, seconds: float = 5) -> str:
+        """What is printed under a cell that has ended, up to `text`. Fails when something is printed elsewhere."""
+        said, deadline = "", time.monotonic() + seconds
+        while text not in said:
+            message = self.client.get_iopub_msg(timeout=max(0.01, deadline - time.monotonic()))
+            if message["header"]["msg_type"] in ("stream", "error"):
+                assert message["parent_header"]["msg_id"] == cell.id, message["content"]
+                said += message["content"].get("text", "")
+        return said
 
     def stop(self) -> None:
         self.client.stop_channels()
@@ -38,6 +49,7 @@ class Cell:
 
     def __init__(self) -> None:
         self.printed, self.status = "", ""
+        self.id = ""
         self.shown: list[dict[str, Any]] = []
         self.errors: list[str] = []
 
@@ -184,6 +196,54 @@ def test_a_view_shows_itself_and_draws_again(loaded: Kernel) -> None:
     assert loaded.run("total.outputs").text != before
 
 
+WATCHED = """
+@cs.query
+def level(ctx):
+    row = ctx.db.query("levels").first()
+    return row.n if row else 0
+
+@cs.query
+def inverse(ctx):
+    return 1 // (ctx.run_query(level) - 7)
+
+@cs.mutation
+def set_level(ctx, n: int):
+    row = ctx.db.query("levels").first()
+    ctx.db.patch(row._id, {"n": n}) if row else ctx.db.insert("levels", {"n": n})
+set_level(0)
+"""
+
+
+def test_what_an_observer_raises_is_printed_under_the_cell_that_observes(loaded: Kernel) -> None:
+    assert loaded.run(WATCHED).errors == []
+    observing = loaded.run("gauge = cs.live(level)\ngauge.observe(lambda change: 1 / 0, 'value')")
+    quiet = loaded.run("import time\nset_level(1)\ntime.sleep(0.2)")
+    assert (quiet.printed, quiet.errors) == ("", [])
+    said = loaded.late(observing, "ZeroDivisionError: division by zero")
+    assert "an observer of tasks:level() raised" in said
+    assert "cellstore_kernel" not in said
+    assert loaded.run("gauge.close()").printed == ""
+
+
+def test_what_a_callback_raises_is_printed_under_the_cell_that_subscribed(loaded: Kernel) -> None:
+    observing = loaded.run("following = cs.subscribe(level, lambda value: {}['value'])")
+    quiet = loaded.run("set_level(2)\ntime.sleep(0.2)")
+    assert (quiet.printed, quiet.errors) == ("", [])
+    assert "the callback of live query tasks:level raised" in loaded.late(observing, "KeyError: 'value'")
+    assert loaded.run("following.close()").printed == ""
+
+
+def test_a_query_that_fails_live_prints_nothing_in_other_cells(loaded: Kernel) -> None:
+    loaded.run("inverted = cs.live(inverse)")
+    quiet = loaded.run("set_level(7)\ntime.sleep(0.3)")
+    assert (quiet.printed, quiet.errors) == ("", [])
+    assert loaded.run("inverted.status, inverted.error.message").text.startswith("('error', 'ZeroDivisionError")
+    healed = loaded.run(
+        "set_level(8)\ninverted._sub.wait(lambda v: v == 1, timeout=5)\ninverted.status, inverted.error"
+    )
+    assert healed.text == "('live', None)"
+
+
 def test_magics_list_and_query(loaded: Kernel) -> None:
     assert "tasks" in loaded.run("%cellstore tables").text
     assert "tasks:add" in loaded.run("%cellstore functions").text
@@ -198,6 +258,53 @@ def test_sql_in_a_cell(loaded: Kernel) -> None:
     cell = loaded.run("%%cellstore sql\nselect count(*) as n from tasks")
     assert cell.errors == []
     assert "n" in cell.text
+
+
+MISTAKES = [
+    ("add(text=5)", "ValidationError", "add.text: expected str, got int 5"),
+    ("add(txt='x')", "ValidationError", "'txt'"),
+    ("add('a', 'b')", "ValidationError", "got 2 arguments by position and takes 1 (text)"),
+    ("cs.current().query('tasks:text')", "NotFound", "Did you mean 'tasks:texts'"),
+    ("cs.live('tasks:text')", "NotFound", "Did you mean 'tasks:texts'"),
+    ("cs.form('tasks:ad')", "NotFound", "'tasks:ad'"),
+    ("cs.live(add)", "CallerError", "tasks:add is a mutation; this needs a query"),
+    ("cs.live(len)", "CallerError", "is no function of the store"),
+    ("cs.button(add, txt='x')", "ValidationError", "'txt'"),
+    ("cs.grid(texts, edit=add)", "CallerError", "none of its arguments"),
+    ("no_index()", "NotFound", "by_colour"),
+    ("no_table()", "ValidationError", "'tsaks!' cannot name a table"),
+]
+
+
+@pytest.mark.parametrize(("code", "kind", "said"), MISTAKES)
+def test_a_mistake_is_one_clear_error_in_the_cell(loaded: Kernel, code: str, kind: str, said: str) -> None:
+    loaded.run(
+        "@cs.query\ndef no_index(ctx):\n    return ctx.db.query('tasks').with_index('by_colour', colour=1).first()\n"
+        "@cs.mutation\ndef no_table(ctx):\n    return ctx.db.insert('tsaks!', {})"
+    )
+    cell = loaded.run(code)
+    [error] = cell.errors
+    last = error.splitlines()[-1]
+    assert kind in last, error
+    assert said in error
+    assert code in error
+    assert "cellstore_kernel" not in error
+    assert "site-packages" not in error
+    assert cell.printed == ""
+
+
+def test_reloading_leaves_one_of_everything(loaded: Kernel) -> None:
+    count = (
+        "import threading\n"
+        "(len([f for f in get_ipython().events.callbacks['post_run_cell'] if 'cellstore' in f.__module__]),\n"
+        " len([t for t in threading.enumerate() if t.name.startswith('cellstore')]))"
+    )
+    counts = []
+    for _ in range(3):
+        assert "embedded" in loaded.run("%reload_ext cellstore").printed
+        counts.append(loaded.run(f"texts()\n{count}").text)
+    assert len(set(counts)) == 1, counts
+    assert loaded.run("len(texts()) > 0").text == "True"
 
 
 def test_unloading_takes_everything_back_and_loading_works_again(kernel: Kernel, loaded: Kernel) -> None:

@@ -9,14 +9,15 @@ Invariant: traits and the channel are touched under `_lock` (Jupyter delivers a 
 
 from __future__ import annotations
 
+import difflib
 import threading
 from typing import Any
 
 import anywidget
 import traitlets
 
-from cellstore.client.database import Database
-from cellstore.errors import CallerError
+from cellstore.client.database import Database, describe_known
+from cellstore.errors import CallerError, NotFound
 from cellstore.values import json as native
 from cellstore_kernel import assets
 from cellstore_kernel.bridge import is_own, relay_of
@@ -167,6 +168,21 @@ def handle_of(path_or_fn: Any, *kinds: str) -> Any:
     if path_or_fn.kind not in kinds:
         raise CallerError(f"{path_or_fn.path} is a {path_or_fn.kind}; this needs a {wanted}", code="WrongKind")
     return path_or_fn
+
+
+def deployed(path: str, database: Database, *kinds: str) -> dict[str, Any]:
+    """What the store says of a function that is known by its path only.
+
+    Errors: NotFound with the nearest known path; CallerError when it is of another kind.
+    """
+    known = {str(each["path"]): each for each in database.functions()}
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else describe_known(list(known))
+        raise NotFound(f"there is no function {path!r}. {hint}", kind="function", name=path)
+    if known[path]["kind"] not in kinds:
+        raise CallerError(f"{path} is a {known[path]['kind']}; this needs a {' or '.join(kinds)}", code="WrongKind")
+    return known[path]
 
 
 def bound(function: Any, args: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from cellstore.client.database import Database
 from cellstore.client.errors_render import doorway
-from cellstore.errors import CallerError, NotFound
+from cellstore.errors import CallerError
 from cellstore.values import json as native
 from cellstore.values.value import check_value
-from cellstore_kernel.widgets.base import StoreWidget, handle_of, label_of
+from cellstore_kernel.widgets.base import StoreWidget, bound, deployed, handle_of, label_of
 from cellstore_kernel.widgets.live import current
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def button(function: str | Function[..., Any], /, label: str | None = None, **ar
     """
     with doorway():
         database = current()
-        called = described(handle_of(function, "mutation", "action"), database)
+        pushed = handle_of(function, "mutation", "action")
+        called = described(pushed, database)
+        args = bound(pushed, args)
         for name, value in args.items():
             check_value(value, name)
         options = {
@@ -105,13 +107,7 @@ def described(function: str | Function[..., Any], database: Database) -> dict[st
         database.deploy(function)
         spec = function.spec
         return {"path": function.path, "kind": function.kind, "name": function.name, "args": spec.args}
-    known = {str(each["path"]): each for each in database.functions()}
-    if function not in known:
-        raise NotFound(kind="function", name=function)
-    found = known[function]
-    if found["kind"] == "query":
-        raise CallerError(f"{function} is a query; a form or button calls a mutation or an action", code="WrongKind")
-    return {**found, "name": function.rpartition(":")[2]}
+    return {**deployed(function, database, "mutation", "action"), "name": function.rpartition(":")[2]}
 
 
 def field_json(name: str, each: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,11 @@ import traitlets
 from cellstore.client.database import Database
 from cellstore.client.errors_render import doorway
 from cellstore.client.results import QueryResult
+from cellstore.client.subscription import said_by
 from cellstore.errors import CellstoreError
 from cellstore.values import json as native
 from cellstore_kernel.bridge import failure_json, main_loop, query_key
-from cellstore_kernel.widgets.base import StoreWidget, bound, handle_of, label_of
+from cellstore_kernel.widgets.base import StoreWidget, bound, deployed, handle_of, label_of
 
 if TYPE_CHECKING:
     from cellstore.client.transport import LinkState
@@ -102,7 +103,10 @@ class LiveWidget(StoreWidget):
             new = {name: self._trait_values[name] for name in pending}
         for name, old in pending.items():
             change = traitlets.Bunch(name=name, old=old, new=new[name], owner=self, type="change")
-            self._context.run(self.notify_change, change)
+            try:
+                self._context.run(self.notify_change, change)
+            except Exception as error:  # noqa: BLE001 - an observer's task ends here; the view stays live
+                said_by(self._context, error, f"an observer of {self.label} raised")
 
     # what readers without us, and pages that open, see
 
@@ -128,8 +132,9 @@ def live(query: str | Function[..., Any], /, **args: Any) -> LiveWidget:
     Errors: CallerError, NotFound, DeployError at once; a query that fails says so in the view, and recovers there.
     """
     with doorway():
-        asked = handle_of(query, "query")
-        return LiveWidget(current(), asked, bound(asked, args), kind="live")
+        database = current()
+        asked = asked_of(query, database)
+        return LiveWidget(database, asked, bound(asked, args), kind="live")
 
 
 def grid(
@@ -148,8 +153,16 @@ def grid(
         options: dict[str, Any] = {"height": height}
         if edit is not None:
             options["edit"] = editing(handle_of(edit, "mutation"), database)
-        asked = handle_of(query, "query")
+        asked = asked_of(query, database)
         return Grid(database, asked, bound(asked, args), kind="grid", options=options)
+
+
+def asked_of(query: str | Function[..., Any], database: Database) -> Any:
+    """The query meant: a handle, or a path that the store knows. Errors: CallerError, NotFound."""
+    asked = handle_of(query, "query")
+    if isinstance(asked, str):
+        deployed(asked, database, "query")
+    return asked
 
 
 def current() -> Database:

@@ -213,12 +213,18 @@ class _Caller:
             return
         self._called = state.number
         if state.error is not None:
-            log.warning("live query %s failed: %s", self._inbox.path, state.error.message)
+            self._context.run(log.warning, "live query %s failed: %s", self._inbox.path, state.error.message)
             return
         try:
             self._context.run(self._callback, state.value)
-        except Exception:  # the callback's task ends here; the subscription goes on
-            log.exception("the callback of live query %s raised", self._inbox.path)
+        except Exception as error:  # the callback's task ends here; the subscription goes on
+            said_by(self._context, error, f"the callback of live query {self._inbox.path} raised")
+
+
+def said_by(context: contextvars.Context, error: Exception, what: str) -> None:
+    """Log what user code raised, its own frames only, where the output of `context` goes: under the subscribing cell."""
+    below = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    context.run(log.error, what, exc_info=(type(error), error, below))
 
 
 class CallbackThread:

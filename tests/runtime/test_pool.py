@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from runtime_harness import Stage, play, unit_of, value_of
 
+from cellstore.errors import ValidationError
 from cellstore.runtime.execute import with_module
 
 BASICS = """
@@ -398,6 +399,33 @@ def test_bulk_batches_in_flight_together_create_one_table(tmp_path: Path) -> Non
         answers = await asyncio.gather(*[stage.runner.bulk("t", rows) for _ in range(4)])
         assert [count for count, _ in answers] == [500] * 4
         assert await stage.query("count") == 2000
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_a_long_bulk_insert_is_many_commits_in_the_order_of_its_rows(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.bulk("t", b'{"n":-1}')
+        commits: list[int] = []
+        stage.engine.committer.listeners.append(lambda group: commits.extend(len(c.keys[min(c.keys)]) for c in group))
+        rows = b"\n".join(b'{"n":%d}' % n for n in range(3500))
+        assert (await stage.runner.bulk("t", rows))[0] == 3500
+        assert commits == [1000, 1000, 1000, 500]
+        with stage.engine.begin() as transaction:
+            assert [row["n"] for _, row in transaction.scan("t", "by_creation_time")] == list(range(-1, 3500))
+
+    play(tmp_path, BASICS, scenario)
+
+
+def test_a_bulk_insert_stops_at_the_first_bad_row_and_says_how_many_are_in(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.bulk("t", b'{"n":-1}')
+        rows = [b'{"n":%d}' % n for n in range(5000)]
+        rows[2500] = b'["no", "document"]'
+        with pytest.raises(ValidationError, match="row 2500: t: expected a document") as refused:
+            await stage.runner.bulk("t", b"\n".join(rows))
+        assert refused.value.inserted == 2000
+        assert await stage.query("count") == 2001
 
     play(tmp_path, BASICS, scenario)
 

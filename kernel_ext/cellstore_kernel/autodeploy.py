@@ -36,7 +36,7 @@ class AutoDeploy:
             self._ship(database, module, result)
 
     def _ship(self, database: Database, module: str, result: Any) -> None:
-        if database.state != "connected":
+        if database.state not in ("connecting", "connected"):  # it answered a moment ago, or it does now
             self._say_waiting(module)
             return
         try:

@@ -7,13 +7,14 @@ and watches the results from this process, a second client, so what scrolls by h
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
+import operator
 import os
 import shutil
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import webbrowser
@@ -101,51 +102,48 @@ def _watch(console: Any, kernel: _Kernel, server: Launched) -> None:
         console.print("[bold]3[/] a second client, this process, subscribes to the board and to the ranking")
         board = db.subscribe("01_tour:board", **HOUR)
         ranking = db.subscribe("01_tour:ranking", **DAY)
-        _settle(board, ranking)
-        _show(console, board, ranking)
+        board.wait(timeout=20)
+        ranking.wait(timeout=20)
+        _show(console, board.value, ranking.value)
         first, second = board.value[0]["_id"], board.value[1]["_id"]
         for what, source in (
             ("the kernel posts a delay of 45 minutes", f"post_delay(flight_id={first!r}, minutes=45)"),
             ("the kernel cancels the next flight", f"cancel_flight(flight_id={second!r})"),
         ):
-            before = (board.ts, ranking.ts, board.value)
+            before = board.value, ranking.value
             console.print(f"[bold]4[/] {what}: [cyan]{source.split('(')[0]}[/]")
             kernel.run(source, console)
-            deadline = time.monotonic() + 10
-            while board.value == before[2] and time.monotonic() < deadline:
-                time.sleep(0.01)
-            _show(console, board, ranking)
+            board.wait(functools.partial(operator.ne, before[0]), timeout=10)
+            _show(console, board.value, ranking.value, *before)
         console.print("[bold]5[/] the same moment as a dataframe")
         frame = db.snapshot().df("flights")
         console.print(f"  {len(frame):,} flights; {int(frame['dep_delay'].isna().sum()):,} of them never left")
 
 
-def _settle(*subscriptions: Any) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for each in subscriptions:
-            if each.error is not None:
-                raise each.error
-        if all(each.status == "live" or each.value is not None for each in subscriptions):
-            return
-        time.sleep(0.01)
-    raise RuntimeError("the subscriptions had no value after 20 seconds")
-
-
-def _show(console: Any, board: Any, ranking: Any) -> None:
+def _show(
+    console: Any, board: list[Any], ranking: list[Any], board_before: Any = None, ranking_before: Any = None
+) -> None:
+    """Board and ranking side by side; rows that are not what they were are marked."""
     from rich.columns import Columns
     from rich.table import Table
 
-    left = Table("time", "flight", "to", "delay", "status", title="JFK, January 1st, 8 o'clock", title_justify="left")
-    for row in board.value[:6]:
+    left = Table(
+        "time", "flight", "to", "delay", "status", "", title="JFK, January 1st, 8 o'clock", title_justify="left"
+    )
+    for row in board[:6]:
         late = row["delay"] is not None and row["delay"] > 15
         style = "dim strike" if row["status"] == "cancelled" else "red" if late else ""
         delay = "" if row["delay"] is None else str(row["delay"])
-        left.add_row(row["time"], row["flight"], row["to"], delay, row["status"], style=style)
-    right = Table("carrier", "mean delay", "cancelled", title="carriers of the day", title_justify="left")
-    for row in ranking.value[:6]:
-        right.add_row(row["carrier"], str(row["mean_delay"]), str(row["cancelled"]))
+        mark = _mark(row, board_before)
+        left.add_row(row["time"], row["flight"], row["to"], delay, row["status"], mark, style=style)
+    right = Table("carrier", "mean delay", "cancelled", "", title="carriers of the day", title_justify="left")
+    for row in ranking[:6]:
+        right.add_row(row["carrier"], str(row["mean_delay"]), str(row["cancelled"]), _mark(row, ranking_before))
     console.print(Columns([left, right], padding=(0, 4)))
+
+
+def _mark(row: Any, before: list[Any] | None) -> str:
+    return "" if before is None or row in before else "[bold yellow]◀ changed[/]"
 
 
 class _Kernel:
@@ -155,7 +153,8 @@ class _Kernel:
         self._url, self._token = url, token
 
     def __enter__(self) -> _Kernel:
-        from jupyter_client import BlockingKernelClient, find_connection_file
+        from jupyter_client.blocking.client import BlockingKernelClient
+        from jupyter_client.connect import find_connection_file
 
         body = {"path": "01_tour.ipynb", "name": "01_tour.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
         self._session = self._request("POST", "api/sessions", body)

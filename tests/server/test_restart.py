@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ import pytest
 from server_process import TOKEN, ServerProcess
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from cellstore.client.connect import connect as connect_database
+from cellstore.client.database import Database
 
 CHAT = Path(__file__).parents[1] / "interop" / "chat.py"
 
@@ -102,3 +107,62 @@ def test_functions_and_data_survive_a_good_stop(server: ServerProcess) -> None:
     server.start()
     assert [message["body"] for message in server.call("query", "chat:list")] == ["kept"]
     assert server.call("mutation", "chat:send", {"author": "a", "body": "more"})
+
+
+class Stream(threading.Thread):
+    """Sends numbered mutations through a database, one after the other, until it is told to end."""
+
+    def __init__(self, db: Database, author: str) -> None:
+        super().__init__(daemon=True)
+        self._db, self._author = db, author
+        self.acknowledged: list[int] = []
+        self.ending = threading.Event()
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self.ending.is_set():
+                number = len(self.acknowledged)
+                self._db.mutation("chat:send", author=self._author, body=str(number))
+                self.acknowledged.append(number)
+        except BaseException as problem:
+            self.problem = problem
+
+    def wait_for(self, count: int) -> None:
+        """Until so many are acknowledged."""
+        deadline = time.monotonic() + 60
+        while len(self.acknowledged) < count:
+            assert self.problem is None, self.problem
+            assert time.monotonic() < deadline, f"{len(self.acknowledged)} of {count}"
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        self.ending.set()
+        self.join(60)
+        assert not self.is_alive()
+        assert self.problem is None, self.problem
+
+
+def test_a_client_notices_nothing_of_a_kill_but_a_pause(server: ServerProcess) -> None:
+    """Another process's view: a stream of mutations and a live query ride out a kill -9; nothing is lost or doubled."""
+    with connect_database(server.url, TOKEN) as writing, connect_database(server.url, TOKEN) as watching:
+        counts: list[int] = []
+        count = watching.subscribe("chat:count", counts.append)
+        stream = Stream(writing, "ann")
+        stream.start()
+        for round_ in range(1, 3):
+            stream.wait_for(20 * round_)
+            server.kill()  # while one is on its way
+            known = len(stream.acknowledged)
+            server.start()
+            stored = server.call("query", "chat:list")
+            assert [int(each["body"]) for each in stored][:known] == list(range(known))
+            stream.wait_for(known + 10)
+        stream.end()
+        sent = len(stream.acknowledged)
+        assert count.wait(lambda value: value == sent, 30) == sent
+        assert count.status == "live"
+        assert counts == sorted(counts)
+        assert [int(each["body"]) for each in writing.query("chat:list")] == list(range(sent))
+        assert writing.action("chat:act", author="bo") == "acted"
+        count.close()

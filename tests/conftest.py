@@ -1,3 +1,45 @@
-"""What all tests share. `pytest_jupyter` brings a real Jupyter server in this process (fixtures `jp_…`)."""
+"""What all tests share. `pytest_jupyter` brings a real Jupyter server in this process (fixtures `jp_…`).
+
+Nothing may hang: each step of a test that takes longer than DEADLINE_S fails where it stands.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
 
 pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+DEADLINE_S = 180  # of a set-up, a test or a tear-down; far above what any needs on a busy machine
+
+
+def _too_long(_signum: int, _frame: FrameType | None) -> None:
+    raise TimeoutError(f"this step of the test took longer than {DEADLINE_S} s")
+
+
+def _within_the_deadline() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(DEADLINE_S)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    return (yield from _within_the_deadline())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    return (yield from _within_the_deadline())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    return (yield from _within_the_deadline())

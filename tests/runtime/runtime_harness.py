@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cellstore.deploy.pack import pack
-
 import cellstore as cs
+from cellstore.deploy.pack import pack
 from cellstore.deploy.unit import Unit
 from cellstore.knobs import DEFAULTS
 from cellstore.runtime.inline import InlineRunner
@@ -73,7 +72,8 @@ def play(
                 await runner.deploy(unit_of(source))
             await asyncio.wait_for(scenario(Stage(engine, runner)), timeout_s)
         finally:
-            await runner.stop()
+            async with asyncio.timeout(20):
+                await runner.stop()
             engine.close()
 
     asyncio.run(main())

@@ -263,6 +263,28 @@ def test_a_mutation_that_takes_its_process_down_writes_nothing(tmp_path: Path) -
     play(tmp_path, TROUBLE, scenario)
 
 
+def test_workers_that_do_not_start_are_an_error_and_no_wait(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        [team] = stage.runner._teams.values()
+        team._settings = {**team._settings, "store": str(tmp_path / "not" / "there.db")}  # what is to come will fail
+        for worker in list(team.workers):
+            os.kill(worker.link.pid, signal.SIGKILL)
+        for _ in range(2):  # again and again
+            outcomes = await asyncio.wait_for(
+                asyncio.gather(*[stage.runner.query("m:total", {}) for _ in range(5)]), 30
+            )
+            assert {outcome.error.code for outcome in outcomes if outcome.error is not None} <= {
+                "WorkerFailed",
+                "FunctionError",
+            }
+            assert not any(outcome.ok for outcome in outcomes)
+        bumped = await asyncio.wait_for(stage.runner.mutation("m:bump", {}), 30)
+        assert bumped.error is not None
+        assert "do not start" in bumped.error.message
+
+    play(tmp_path, TROUBLE, scenario)
+
+
 # The lane
 
 

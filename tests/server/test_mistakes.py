@@ -142,7 +142,7 @@ def test_a_lost_server_ends_calls_with_an_error_and_views_say_stale(
         server.kill()
         try:
             began = time.monotonic()
-            with pytest.raises(cs.Disconnected, match="not sent|may have been carried out"):
+            with pytest.raises(cs.Disconnected, match=r"not sent|may have been carried out"):
                 db.mutation("deeds:put", table="tasks", fields={"text": "lost"})
             assert time.monotonic() - began < 10
             assert live.status == "stale"

@@ -242,6 +242,7 @@ def simulate(
     clients: int = 3,
     lane: int = 1,
     steps: int = 40,
+    shorten: bool = True,
     open_engine: OpenEngine = lambda clock: Engine.memory(clock=clock),
     clock_step: Callable[[Random], int] = lambda dice: dice.choice((0, 0, 1, 1000)),
 ) -> History:
@@ -266,6 +267,8 @@ def simulate(
     try:
         return once(tasks, seed)
     except Violation as first:
+        if not shorten:
+            raise
         raise _shortened(once, tasks, seed, first) from None
 
 

@@ -168,20 +168,40 @@ def deploy(file: Path, url: str | None, token: str | None) -> None:
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--table", "tables", multiple=True, help="A table to export; may be given several times.  [default: all]")
+@click.option(
+    "--format", type=click.Choice(["zip", "jsonl", "csv", "parquet"]), help="Instead of what the suffix says."
+)
 @_address
-def export(path: Path, url: str | None, token: str | None) -> None:
-    """Write one consistent snapshot of every table to PATH (.zip, or a directory)."""
+def export(path: Path, tables: tuple[str, ...], format: str | None, url: str | None, token: str | None) -> None:
+    """Write one consistent snapshot to PATH.
+
+    A .zip file takes every table (Convex's snapshot format); a .jsonl, .csv or .parquet file takes one; a path without a
+    suffix becomes a directory with a file for each table.
+    """
     with _connected(url, token) as db:
-        db.export(str(path))
+        click.echo(f"wrote {db.export(path, list(tables) or None, format)}")
 
 
 @main.command("import")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--table", default=None, help="The table to fill.  [default: the file's name, or every table of a ZIP]")
+@click.option(
+    "--mode",
+    type=click.Choice(["fail", "append", "replace"]),
+    default="fail",
+    show_default=True,
+    help="When the table has documents already.",
+)
 @_address
-def import_(path: Path, url: str | None, token: str | None) -> None:
-    """Read PATH, written by export, into the store."""
+def import_(path: Path, table: str | None, mode: str, url: str | None, token: str | None) -> None:
+    """Read PATH into the store: what export wrote, or any .jsonl, .csv or .parquet file."""
     with _connected(url, token) as db:
-        db.import_(str(path))
+        report = db.import_(path, table, mode)
+        for name, each in report["tables"].items():
+            click.echo(f"{name}: {each['documents']:,} documents")
+        if report.get("ignored"):
+            click.echo(f"left out, as there is no place for it here: {', '.join(report['ignored'])}", err=True)
 
 
 @main.command()

@@ -148,11 +148,11 @@ def functions_list() -> list[dict[str, Any]]:
     return current().functions()
 
 
-def export(path: str | Path, tables: list[str] | None = None, format: str | None = None) -> Path:
+def export(path: str | Path, tables: list[str] | None = None, format: str | None = None, **options: Any) -> Path:
     """`Database.export` of the current database."""
-    return current().export(path, tables, format)
+    return current().export(path, tables, format, **options)
 
 
-def import_(path: str | Path, table: str | None = None, mode: str = "append") -> dict[str, Any]:
+def import_(path: str | Path, table: str | None = None, mode: str = "fail", **options: Any) -> dict[str, Any]:
     """`Database.import_` into the current database."""
-    return current().import_(path, table, mode)
+    return current().import_(path, table, mode, **options)

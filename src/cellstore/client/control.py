@@ -17,20 +17,23 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from typing import IO, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from cellstore.client.errors_render import error_from_json
 from cellstore.client.transport import Address, deployment_header, explain, refusal
-from cellstore.errors import CallerError, CellstoreError, Unauthenticated
+from cellstore.errors import CallerError, CellstoreError, StorageError, Unauthenticated
 from cellstore.values import json as native
 
 PATIENCE_S = 10.0  # a server restart takes about five seconds; a person waits about ten
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 3600.0  # loading and SQL may take long; Ctrl-C ends the wait
 RETRY_S = 0.25
-READ_ONLY = frozenset({"hello", "tables", "functions", "query", "snapshot_ts", "table_parquet", "diff", "sql", "check"})
+READ_ONLY = frozenset(
+    {"hello", "tables", "functions", "query", "snapshot_ts", "table_parquet", "diff", "sql", "check", "export"}
+)
+PIECE_BYTES = 1 << 20
 
 
 class AddressBook:
@@ -59,14 +62,19 @@ class HttpControl:
         self._lock = threading.Lock()
 
     def __call__(
-        self, op: str, params: dict[str, Any], body: bytes = b"", patience_s: float = PATIENCE_S
+        self,
+        op: str,
+        params: dict[str, Any],
+        body: bytes = b"",
+        patience_s: float = PATIENCE_S,
+        sink: IO[bytes] | None = None,
     ) -> tuple[dict[str, Any], bytes]:
-        """Carry out `op`: (what JSON says, the octets that came with it)."""
+        """Carry out `op`: (what JSON says, the octets that came with it). With a `sink` the octets go there instead."""
         deadline = time.monotonic() + patience_s
         while True:
             address = self._book.current()
             try:
-                return self._once(address, op, params, body)
+                return self._once(address, op, params, body, sink)
             except Unauthenticated:
                 if time.monotonic() >= deadline or not self._moved(address):
                     raise
@@ -91,7 +99,9 @@ class HttpControl:
         except CellstoreError:
             return False
 
-    def _once(self, address: Address, op: str, params: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    def _once(
+        self, address: Address, op: str, params: dict[str, Any], body: bytes, sink: IO[bytes] | None
+    ) -> tuple[dict[str, Any], bytes]:
         connection = self._acquire(address.url)
         try:
             headers = {
@@ -103,7 +113,8 @@ class HttpControl:
             target = urlsplit(address.url).path + "cellstore/x/" + quote(op)
             connection.request("POST", target, body=body, headers=headers)
             response = connection.getresponse()
-            payload = response.read()
+            good = sink is not None and response.status < 400
+            payload = _poured(response, sink) if good and sink is not None else response.read()
         except BaseException:
             connection.close()
             raise
@@ -129,6 +140,35 @@ class HttpControl:
         if connection.sock is not None:  # else the server asked to close
             with self._lock:
                 self._idle.setdefault(url, []).append(connection)
+
+
+class Readable(Protocol):
+    """What gives its bytes piece by piece."""
+
+    def read(self, size_bytes: int, /) -> bytes:
+        """The next bytes; empty at the end."""
+        ...
+
+
+def pour(source: Readable, sink: IO[bytes]) -> int:
+    """Put all of `source` into an empty `sink`, a piece at a time; how many bytes."""
+    sink.seek(0)
+    sink.truncate()
+    count = 0
+    while piece := source.read(PIECE_BYTES):
+        try:
+            sink.write(piece)
+        except OSError as error:  # not the connection's
+            raise StorageError(f"cannot write what arrives: {error.strerror or error}") from error
+        count += len(piece)
+    return count
+
+
+def _poured(response: HTTPResponse, sink: IO[bytes]) -> bytes:
+    wanted, count = response.headers.get("Content-Length"), pour(response, sink)
+    if wanted is not None and count != int(wanted):
+        raise IncompleteRead(b"", int(wanted) - count)
+    return b""
 
 
 def _is_quiet(connection: HTTPConnection) -> bool:

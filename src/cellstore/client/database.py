@@ -17,12 +17,12 @@ from __future__ import annotations
 import difflib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
@@ -55,8 +55,10 @@ Callee: TypeAlias = "str | Function[..., Any] | FunctionReference"
 class Control(Protocol):
     """The request-and-answer door of a deployment."""
 
-    def __call__(self, op: str, params: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """Carry out one operation."""
+    def __call__(
+        self, op: str, params: dict[str, Any], body: bytes = b"", *, sink: IO[bytes] | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Carry out one operation. With a `sink` the octets of its answer go there."""
         ...
 
 
@@ -167,30 +169,42 @@ class Database:
         Errors: ValidationError naming the row, the field, what was expected and what came, and how many rows are in.
         """
         from cellstore.client.bulk import insert_df
-        from cellstore.functions import registry
 
         with doorway():
-            name = str(getattr(getattr(table, "__cellstore__", None), "name", table))  # a cs.Table class will do
-            for module in registry.modules():
-                if any(defined.name == name for defined in registry.tables(module)):
-                    self._shipper.ensure(module)  # what was declared here applies before the first row
+            name = table_name(table)
+            self._ship_tables([name])
             return insert_df(self, name, df, batch_rows=batch_rows, progress=progress)
 
-    def export(self, path: str | Path, tables: list[str] | None = None, format: str | None = None) -> Path:
-        """Write a consistent export to `path`; the format follows the suffix (.zip, .parquet, .csv, .jsonl)."""
-        with doorway():
-            target = Path(path)
-            chosen = format or format_of(target)
-            _, octets = self._control("export", {"format": chosen, "tables": tables})
-            target.write_bytes(octets)
-            return target
+    def export(
+        self, path: str | Path, tables: list[str] | None = None, format: str | None = None, *, at: Moment = None
+    ) -> Path:
+        """Write all tables, or the named ones, as of one moment; returns the path.
 
-    def import_(self, path: str | Path, table: str | None = None, mode: str = "append") -> dict[str, Any]:
-        """Load what `export` wrote, or a CSV, JSON Lines or Parquet file into `table` (default: the file's stem)."""
+        The format follows the suffix: .zip (Convex's snapshot: every id, every value, exactly), or for one table .jsonl
+        (the same), .csv, .parquet. A path without a suffix is a directory that gets a file for each table, in `format`
+        (default "parquet"). `at` is as for `snapshot`. A file appears when it is complete; memory stays flat.
+        Errors: NotFound for a table; ValidationError when several tables would go into one file; StorageError.
+        """
+        from cellstore.client.archive import export
+
         with doorway():
-            source = Path(path)
-            params = {"format": format_of(source), "table": table or source.stem, "mode": mode}
-            return self._control("import", params, source.read_bytes())[0]
+            names = None if tables is None else [table_name(each) for each in listed_or_one(tables)]
+            return export(self, Path(path), names, format, at)
+
+    def import_(
+        self, path: str | Path, table: str | None = None, mode: str = "fail", *, progress: bool = True
+    ) -> dict[str, Any]:
+        """Load what `export` wrote, or any CSV, JSON Lines or Parquet file, into `table` (default: the file's stem).
+
+        Ids and creation times are kept where the file has them. `mode` says what becomes of documents that are there:
+        "fail" refuses a table that has any, "append" adds to them, "replace" puts the new ones in their place, in one
+        commit for everybody who looks. Schemas and indexes apply. Returns how many documents came, by table, and `ts`.
+        Errors: ValidationError naming file, line, field, what was expected and what came, and what is in already.
+        """
+        from cellstore.client.archive import import_
+
+        with doorway():
+            return import_(self, Path(path), None if table is None else table_name(table), mode, progress)
 
     # definitions
 
@@ -247,13 +261,23 @@ class Database:
 
     # behind the methods
 
-    def _control(self, op: str, params: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    def _control(
+        self, op: str, params: dict[str, Any], body: bytes = b"", sink: IO[bytes] | None = None
+    ) -> tuple[dict[str, Any], bytes]:
         """One control operation: (JSON, octets). The door for snapshots, SQL and bulk data."""
         self._check_open()
-        return self._send_control(op, params, body)
+        return self._send_control(op, params, body, sink=sink)
 
     def _deploy_unit(self, unit: Unit) -> dict[str, Any]:
         return self._control("deploy", {}, native.dumps(unit.to_json()))[0]
+
+    def _ship_tables(self, names: Iterable[str]) -> None:
+        """What was declared here of these tables applies before the first row."""
+        from cellstore.functions import registry
+
+        for module in registry.modules():
+            if any(defined.name in names for defined in registry.tables(module)):
+                self._shipper.ensure(module)
 
     def _prepared(self, path_or_fn: Callee, kind: FunctionKind, args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """(path, arguments) to send. A function defined here is shipped first if the store has not seen it so.
@@ -372,13 +396,14 @@ def listed(answer: Any, name: str) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def format_of(path: Path) -> str:
-    """The export format a file name asks for. Errors: CallerError for a suffix nobody knows."""
-    formats = {".zip": "zip", ".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-    known = formats.get(path.suffix.lower())
-    if known is None:
-        raise CallerError(f"{path.name}: the suffix names no format; use one of {', '.join(formats)}", code="BadFormat")
-    return known
+def table_name(table: Any) -> str:
+    """The name of a table; a cs.Table class will do."""
+    return str(getattr(getattr(table, "__cellstore__", None), "name", table))
+
+
+def listed_or_one(tables: Any) -> list[Any]:
+    """A list of tables, or the one table as a list."""
+    return list(tables) if isinstance(tables, list | tuple | set) else [tables]
 
 
 def describe_known(known: list[str]) -> str:

@@ -9,8 +9,10 @@ Errors:  StoreLocked, as the storage raises it, when another process has the sto
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import closing
+from typing import IO, Any
 
+from cellstore.client.control import pour
 from cellstore.client.loop import LoopThread
 from cellstore.client.transport import Link
 
@@ -32,10 +34,18 @@ class Embedded:
             raise
         self.link = EmbeddedLink(self.thread, self._deployment)
 
-    def control(self, op: str, params: dict[str, Any], body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    def control(
+        self, op: str, params: dict[str, Any], body: bytes = b"", *, sink: IO[bytes] | None = None
+    ) -> tuple[dict[str, Any], bytes]:
         """One control operation, as the HTTP door offers it."""
-        answer: tuple[dict[str, Any], bytes] = self.thread.run(self._deployment.control(op, params, body))
-        return answer
+        answer, octets = self.thread.run(self._deployment.control(op, params, body))
+        if isinstance(octets, bytes):
+            return answer, octets
+        with closing(octets):
+            if sink is None:
+                return answer, octets.read(-1)
+            pour(octets, sink)
+            return answer, b""
 
     def close(self) -> None:
         """Stop the deployment and its thread. Again is fine."""

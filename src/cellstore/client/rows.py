@@ -96,7 +96,7 @@ def _slices(frame: Any, fields: Fields, rows_max: int) -> Iterator[list[bytes]]:
 
 
 def _lines_of(rows: Iterable[Any], fields: Fields) -> list[bytes]:
-    """Lines of rows that are dicts. A None stays None where the caller wrote the dict; see `_needs_none`."""
+    """Lines of rows that are dicts. A None stays None where the caller wrote the dict; see `needs_none_of`."""
     lines = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -109,21 +109,21 @@ def _plain_row(row: dict[Any, Any], fields: Fields) -> dict[str, Any]:
     plain = {}
     for name, value in row.items():
         _check_name(name)
-        if value is None and not _needs_none(name, fields):
+        if value is None and not needs_none_of(name, fields):
             continue
-        plain[name] = value if type(value) in _PLAIN_TYPES else _plain(value, name)
+        plain[name] = value if type(value) in _PLAIN_TYPES else plain_value(value, name)
     return plain
 
 
-def _plain(value: Any, column: str) -> Any:
+def plain_value(value: Any, column: str) -> Any:
     """A value a frame library holds, as a stored value. Errors: ValidationError naming the column."""
     kind = type(value)
     if kind in _PLAIN_TYPES or kind is float or kind is bytes:
         return value
     if isinstance(value, dict):
-        return {name: _plain(inner, column) for name, inner in value.items()}
+        return {name: plain_value(inner, column) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner, column) for inner in value]
+        return [plain_value(inner, column) for inner in value]
     if isinstance(value, dt.datetime):
         return _moment_text(value, column)
     if isinstance(value, dt.date):
@@ -132,7 +132,7 @@ def _plain(value: Any, column: str) -> Any:
         if isinstance(value, base):  # a subclass: an Id, a NumPy float
             return base(value)
     if hasattr(value, "tolist"):  # a NumPy scalar or array, also inside of a column of objects
-        return _plain(value.tolist(), column)
+        return plain_value(value.tolist(), column)
     raise ValidationError(
         f"the column {column!r} holds {kind.__module__}.{kind.__qualname__} {value!r:.60}, which cannot be stored: convert "
         "the column to numbers, text or lists first",
@@ -155,7 +155,7 @@ def _pandas_slices(frame: Any, fields: Fields, rows_max: int) -> Iterator[list[b
     _check_columns(list(frame.columns))
     convert = [_converter(frame[name], str(name), fields.get(str(name), {})) for name in frame.columns]
     names = [str(name) for name in frame.columns]
-    needs_none = [_needs_none(name, fields) for name in names]
+    needs_none = [needs_none_of(name, fields) for name in names]
     for start in range(0, len(frame), rows_max):
         part = frame.iloc[start : start + rows_max]
         columns = [make(part.iloc[:, at], needs_none[at]) for at, make in enumerate(convert)]
@@ -188,7 +188,7 @@ def _converter(column: Any, name: str, field: Mapping[str, Any]) -> Callable[[An
 
     kind = pd.api.types
     dtype = column.dtype
-    declared = _declared(field)
+    declared = declared_type(field)
     if isinstance(dtype, pd.CategoricalDtype):
         return lambda part, null: _objects(part.astype(object), null, name)
     if kind.is_datetime64_any_dtype(dtype):
@@ -256,7 +256,7 @@ def _objects(part: Any, null: bool, name: str) -> _Column:
     values = part.astype(object).tolist()
     if all(type(value) is str for value, gap in zip(values, gaps, strict=True) if not gap):
         return _with_gaps(values, gaps, null, True)
-    made = [None if gap else _plain(value, name) for value, gap in zip(values, gaps, strict=True)]
+    made = [None if gap else plain_value(value, name) for value, gap in zip(values, gaps, strict=True)]
     return _with_gaps(made, gaps, null, False)
 
 
@@ -272,7 +272,7 @@ def _with_gaps(values: list[Any], gaps: Any, null: bool, is_plain: bool) -> _Col
 # ── what the table says ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _needs_none(name: str, fields: Fields) -> bool:
+def needs_none_of(name: str, fields: Fields) -> bool:
     """Whether a missing value must be written as None: the table demands the field, fills nothing in, and takes None."""
     field = fields.get(name)
     if field is None or field.get("optional") or "default" in field:
@@ -280,7 +280,7 @@ def _needs_none(name: str, fields: Fields) -> bool:
     return any(member.get("type") in ("null", "any") for member in _members(field["type"]))
 
 
-def _declared(field: Mapping[str, Any]) -> str:
+def declared_type(field: Mapping[str, Any]) -> str:
     """The one type a field has beside None; "" when it has none or several."""
     kinds = {str(member["type"]) for member in _members(field["type"])} - {"null"} if field else set()
     return kinds.pop() if len(kinds) == 1 else ""

@@ -7,7 +7,9 @@
     table_parquet one table at a timestamp, as Parquet                         read
     diff          what changed between two timestamps, as JSON lines           read
     query         one query, once, perhaps at a timestamp                      read
+    export        tables at a timestamp: ZIP, JSON lines, CSV, Parquet         read
     insert        rows into a table, from JSON lines                           write
+    import_…      begin, rows, end, abort: documents that keep their ids       write
     deploy        replace one module's functions and tables                    execute
     sql           one SQL statement over a snapshot                            execute
     check         walk the whole store, report each broken invariant           execute
@@ -28,14 +30,17 @@ from cellstore.protocol.codec import load_json
 from cellstore.reactivity.connection import Hub
 from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import Query, plain
+from cellstore.server.imports import Imports
 from cellstore.values import json as native
 
 if TYPE_CHECKING:
+    from cellstore.analytics.exports import Export
     from cellstore.runtime.runner import Runner
     from cellstore.transaction.database import Engine
 
 PROTOCOL = 1
-Answer = tuple[dict[str, Any], bytes]
+Answer = tuple[dict[str, Any], "bytes | Export"]
+"""What JSON says and the octets that go with it; an export is read piece by piece, and closed, by whoever gets it."""
 Operation = Callable[[dict[str, Any], bytes, Principal], Awaitable[Answer]]
 
 
@@ -45,6 +50,8 @@ class Control:
     def __init__(self, name: str, engine: Engine, runner: Runner, hub: Hub, path: str) -> None:
         self._name, self._engine, self._runner, self._hub, self._path = name, engine, runner, hub, path
         self._analytics: Any = None  # started by the first operation that needs it
+        self._exports: Any = None
+        self._imports = Imports(engine)
         self._operations: dict[str, tuple[str, Operation]] = {
             "hello": ("read", self._hello),
             "functions": ("read", self._functions),
@@ -53,7 +60,12 @@ class Control:
             "table_parquet": ("read", self._table_parquet),
             "diff": ("read", self._diff),
             "query": ("read", self._query),
+            "export": ("read", self._export),
             "insert": ("write", self._insert),
+            "import_begin": ("write", self._imports.begin),
+            "import_rows": ("write", self._imports.rows),
+            "import_end": ("write", self._imports.end),
+            "import_abort": ("write", self._imports.abort),
             "deploy": ("execute", self._deploy),
             "sql": ("execute", self._sql),
             "check": ("execute", self._check),
@@ -71,11 +83,17 @@ class Control:
             raise NotFound(f"there is no operation {op!r}; there are: {', '.join(self._operations)}", kind="operation")
         return await known[1](params, body, who)
 
+    def clean_up(self) -> None:
+        """Remove what an earlier run left half done, in the background."""
+        self._imports.clean_up()
+
     async def close(self) -> None:
-        """End the analytics worker, if one was started."""
+        """End the analytics worker, exports and imports, if any were started."""
         analytics, self._analytics = self._analytics, None
-        if analytics is not None:
-            await analytics.close()
+        exports, self._exports = self._exports, None
+        for started in (analytics, exports, self._imports):
+            if started is not None:
+                await started.close()
 
     # ── operations ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -138,6 +156,18 @@ class Control:
         if outcome.error is not None:
             return {**answer, "error": plain(outcome.error)}, b""
         return answer, outcome.value
+
+    async def _export(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Params format, tables (None: all), ts. The tables in one file, which only a ZIP has room for several of."""
+        ts, tables = self._moment(params), params.get("tables")
+        if tables is not None and not (isinstance(tables, list) and all(isinstance(name, str) for name in tables)):
+            raise ValidationError(path="tables", expected="a list of names", got=repr(tables)[:60])
+        if self._exports is None:
+            from cellstore.analytics.exports import Exports
+
+            self._exports = Exports(self._engine)
+        export = await self._exports.make(tables, _text(params, "format"), ts)
+        return {"ts": ts, "tables": export.counts, "size": export.size_bytes}, export
 
     async def _insert(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
         table = _text(params, "table")

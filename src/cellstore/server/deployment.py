@@ -26,7 +26,7 @@ from cellstore.reactivity.connection import CloseSocket, Connection, Hub, SendFr
 from cellstore.reactivity.principal import EMBEDDED, Principal
 from cellstore.reactivity.result import Query
 from cellstore.runtime.outcome import Outcome
-from cellstore.server.control import Control
+from cellstore.server.control import Answer, Control
 
 if TYPE_CHECKING:
     from cellstore.runtime.runner import Runner
@@ -108,6 +108,7 @@ class Deployment:
             engine.committer.listeners.append(self._hub.subscriptions.on_commit)
             self._control = Control(self.name, engine, runner, self._hub, self.path)
             await runner.start()
+            self._control.clean_up()
         except BaseException as error:
             self.failure = error if isinstance(error, CellstoreError) else None
             await self.stop()
@@ -152,7 +153,7 @@ class Deployment:
 
     async def control(
         self, op: str, params: dict[str, Any], body: bytes = b"", who: Principal = EMBEDDED
-    ) -> tuple[dict[str, Any], bytes]:
+    ) -> Answer:
         """One control operation: (what JSON says, octets that go with it).
 
         Errors: NotFound for an unknown operation; Unauthenticated, Forbidden; the operation's own.

@@ -9,6 +9,7 @@ A function that ran answers 200, whether it succeeded or failed; a request that 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ import orjson
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
+from tornado.iostream import StreamClosedError
 
 from cellstore import __version__
 from cellstore.errors import CallerError, CellstoreError, Forbidden, Unauthenticated, ValidationError
@@ -31,12 +33,14 @@ from cellstore.values import json as native
 from cellstore.values.convex import to_clean
 
 if TYPE_CHECKING:
+    from cellstore.analytics.exports import Export
     from cellstore.server.deployment import Deployment
     from cellstore.server.extension import CellstoreApp
 
 FORMATS = {"convex_encoded_json": "convex", "convex_json": "convex", "json": "clean", "convex_clean_json": "clean"}
 RESULT_HEADER, PARAMS_HEADER, DEPLOYMENT_HEADER = "X-Cellstore-Result", "X-Cellstore-Params", "X-Cellstore-Deployment"
 HEADER_CHARS_MAX = 8192  # of a result that travels in a header
+PIECE_BYTES = 1 << 20  # of a file on its way
 
 
 class Door:
@@ -267,7 +271,25 @@ class ControlHandler(HttpHandler):
                 raise refused
             deployment = await self.deployment(who)
             answer, octets = await deployment.control(op, params, self.request.body, who)
-            self.reply(op, answer, octets)
+            if isinstance(octets, bytes):
+                self.reply(op, answer, octets)
+            else:
+                await self.stream(answer, octets)
+
+    async def stream(self, answer: dict[str, Any], export: Export) -> None:
+        """A file, piece by piece, no faster than the other side takes it."""
+        try:
+            self.set_header("Content-Type", "application/octet-stream")
+            self.set_header("Content-Length", str(export.size_bytes))
+            self.set_header(RESULT_HEADER, native.dumps(answer).decode()[:HEADER_CHARS_MAX])
+            while piece := await asyncio.to_thread(export.read, PIECE_BYTES):
+                self.write(piece)
+                await self.flush()
+            self.finish()
+        except StreamClosedError:
+            pass  # the other side went away
+        finally:
+            await asyncio.to_thread(export.close)
 
     def reply(self, op: str, answer: dict[str, Any], octets: bytes) -> None:
         """A query's value is JSON and goes into the body; other octets go as they are."""

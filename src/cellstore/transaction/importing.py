@@ -318,10 +318,11 @@ class Import:
         job.changed = len(request.writes) - before
 
 
-def purge(engine: Engine, number: int, stopped: Callable[[], bool] = lambda: False) -> int:
-    """Delete every document of a hidden table, some at a time; how many. `stopped` may end it early."""
-    deleted = 0
-    while not stopped():
+def purge(engine: Engine, number: int, steps_max: int | None = None) -> int:
+    """Delete every document of a hidden table, or so many commits of them; how many."""
+    deleted, steps = 0, 0
+    while steps_max is None or steps < steps_max:
+        steps += 1
         count = 0
 
         def prepare(transaction: Transaction) -> CommitRequest:

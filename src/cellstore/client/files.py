@@ -1,0 +1,440 @@
+"""Files as documents: ZIP snapshots, JSON lines, CSV and Parquet become lines of native JSON, each with its place.
+
+    zip        the layout of Convex's snapshots, ours and Convex's own, in whatever directory inside the file
+    jsonl      one JSON object a line. 1 is an int and 1.0 a float
+    csv        a header, then a row for each document; see below
+    parquet    through DuckDB; a null is a missing field, or None where the table demands the field and allows None
+
+CSV cells without quotation marks are read as what they look like, unless the table declares something else:
+
+    (nothing)  no such field, or None as above      true false      bool
+    1  1.0     int, float                           null            None
+    007  abc   text                                 NaN Infinity -Infinity
+    "…"        text; JSON when it begins with [ or { or a quotation mark, and is JSON
+
+A field declared as text is text whatever it looks like; one declared as a number or bool may stand in quotation marks.
+
+Everything streams: memory does not grow with the file.
+Errors     ValidationError naming the file, the line or row, and what is wrong with it
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import orjson
+
+from cellstore.client.rows import Fields, needs_none_of, plain_value
+from cellstore.errors import CallerError, CellstoreError, NotFound, ValidationError
+from cellstore.values import json as native
+from cellstore.values.convex import from_convex
+
+SUFFIXES = {".zip": "zip", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_BOM = b"\xef\xbb\xbf"
+_READ_CHARS = 1 << 20
+_RECORD_CHARS_MAX = 64 << 20
+_ROWS = 1000
+_INT64 = range(-(1 << 63), 1 << 63)
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?\Z")
+_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|[^",\r\n][^,\r\n]*|)(,|\r\n|\n|\r)')
+_FLOATS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, **_FLOATS}
+_TEXTS = frozenset({"string", "id", "datetime", "date"})
+_BARE = frozenset({"int", "float", "boolean"})
+
+
+class Line(NamedTuple):
+    """One document: where it stands in the file (from 1), and its native JSON."""
+
+    place: int
+    text: bytes
+
+
+@dataclass
+class Source:
+    """The documents for one table. `lines` may be called more than once; fields are those the table declares."""
+
+    table: str
+    where: str  # the file, for people
+    unit: str  # what `Line.place` counts: "line" or "row"
+    lines: Callable[[Fields], Iterator[Line]]
+    number: int | None = None  # of the table, where the file says it
+    total: int | None = None  # documents, where the file says it
+
+    def first_id(self) -> str | None:
+        """The `_id` of the first document, if it has one."""
+        for line in self.lines({}):
+            parsed = native.loads(line.text)
+            id = parsed.get("_id") if isinstance(parsed, dict) else None
+            return id if isinstance(id, str) else None
+        return None
+
+
+@dataclass
+class Opened:
+    """A path made into sources; `ignored` are parts of it that mean nothing here."""
+
+    sources: list[Source]
+    ignored: list[str] = field(default_factory=list)
+
+
+def format_of(path: Path) -> str:
+    """The format a file name asks for. Errors: CallerError for a suffix nobody knows."""
+    known = SUFFIXES.get(path.suffix.lower())
+    if known is None:
+        raise CallerError(
+            f"{path.name}: the suffix names no format; use one of {', '.join(SUFFIXES)}", code="BadFormat"
+        )
+    return known
+
+
+def open_path(path: Path, table: str | None) -> Opened:
+    """What is in a file or a directory of files; of one table only, if it is named. Errors: NotFound, ValidationError."""
+    if not path.exists():
+        raise NotFound(f"there is no file {path} to import", kind="file", name=str(path))
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.suffix != ".zip")
+        sources = [_file_source(each, each.stem) for each in files if table in (None, each.stem)]
+        opened = Opened(sources)
+    elif format_of(path) == "zip":
+        opened = _open_zip(path, table)
+    else:
+        return Opened([_file_source(path, table or path.stem)])
+    if not opened.sources:
+        raise NotFound(f"{path.name} holds nothing to import{'' if table is None else f' into {table!r}'}", kind="file")
+    return opened
+
+
+def _file_source(path: Path, table: str) -> Source:
+    kind = format_of(path)
+    if kind == "jsonl":
+        return Source(table, path.name, "line", lambda _: _jsonl(lambda: path.open("rb"), path.name))
+    if kind == "csv":
+        return Source(table, path.name, "line", lambda fields: _csv(path, fields))
+    return Source(table, path.name, "row", lambda fields: _parquet(path, fields), total=_parquet_rows(path))
+
+
+# ── JSON lines ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _jsonl(open_it: Callable[[], IO[bytes]], where: str, convert: Callable[[Any], Any] | None = None) -> Iterator[Line]:
+    """The lines that are not blank. Only those that may mean something else in native JSON are parsed."""
+    with open_it() as file:
+        for place, raw in enumerate(file, 1):
+            text = (raw.removeprefix(_BOM) if place == 1 else raw).strip()
+            if text and (convert is not None or b'"$integer"' in text):
+                text = _converted(text, convert or _exact, f"{where}, line {place}")
+            if text:
+                yield Line(place, text)
+
+
+def _converted(text: bytes, convert: Callable[[Any], Any], where: str) -> bytes:
+    try:
+        return native.dumps(convert(orjson.loads(text)))
+    except orjson.JSONDecodeError as error:
+        raise ValidationError(f"{where}: this is not JSON: {error}") from None
+    except CellstoreError as error:
+        raise ValidationError(f"{where}: {error.message}") from None
+
+
+def _exact(parsed: Any) -> Any:
+    """export_json: number tokens are exact, and an int may also come as `$integer`."""
+    kind = type(parsed)
+    if kind is dict:
+        if len(parsed) == 1 and next(iter(parsed)).startswith("$"):
+            return from_convex(parsed)
+        return {name: _exact(inner) for name, inner in parsed.items()}
+    return [_exact(inner) for inner in parsed] if kind is list else parsed
+
+
+# ── ZIP ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _open_zip(path: Path, table: str | None) -> Opened:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            root = _root_of(names, path)
+            numbers = _numbers(archive, f"{root}_tables/documents.jsonl", names)
+            tables = sorted({*numbers, *_tables_of(names, root)})
+            exact = {name: _is_uniform(archive, f"{root}{name}/generated_schema.jsonl", names) for name in tables}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValidationError(f"{path.name} cannot be read as a ZIP file: {error}", code="BadZip") from None
+    sources = [
+        _zip_source(path, f"{root}{name}/documents.jsonl", name, numbers.get(name), exact[name], names)
+        for name in tables
+        if table in (None, name)
+    ]
+    others = {name.removeprefix(root).split("/")[0] for name in names if name.startswith(root)}
+    return Opened(sources, sorted(others & {"_storage", "_components"}))
+
+
+def _root_of(names: set[str], path: Path) -> str:
+    """The directory inside the file that the tables are in: "" or ending with a slash."""
+    tables = [name for name in names if name.endswith("/documents.jsonl")]
+    if not tables:
+        raise ValidationError(f"{path.name} is no snapshot: no <table>/documents.jsonl is in it", code="BadZip")
+    shallow = min(tables, key=lambda name: (name.count("/"), name))
+    return "".join(f"{part}/" for part in shallow.split("/")[:-2])
+
+
+def _tables_of(names: set[str], root: str) -> Iterator[str]:
+    for name in names:
+        parts = name.removeprefix(root).split("/")
+        if name.startswith(root) and len(parts) == 2 and parts[1] == "documents.jsonl" and not parts[0].startswith("_"):
+            yield parts[0]
+
+
+def _numbers(archive: zipfile.ZipFile, entry: str, names: set[str]) -> dict[str, int]:
+    """Table name to number."""
+    if entry not in names:
+        return {}
+    numbers: dict[str, int] = {}
+    with archive.open(entry) as file:
+        for line in file:
+            if line.strip():
+                row = native.loads(line)
+                if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+                    raise ValidationError(path=entry, expected='lines like {"name": …, "id": …}', got=repr(row)[:60])
+                if not row["name"].startswith("_"):
+                    numbers[row["name"]] = int(row["id"])
+    return numbers
+
+
+def _is_uniform(archive: zipfile.ZipFile, entry: str, names: set[str]) -> bool:
+    return entry in names and archive.read(entry).strip() == b'"uniform"'
+
+
+def _zip_source(path: Path, entry: str, table: str, number: int | None, exact: bool, names: set[str]) -> Source:
+    """Without the mark of exact values every number is a float, as Convex reads it."""
+    where = f"{path.name}/{entry}"
+
+    def open_it() -> IO[bytes]:
+        return io.BufferedReader(_Entry(path, entry), 1 << 20) if entry in names else io.BytesIO()
+
+    return Source(table, where, "line", lambda _: _jsonl(open_it, where, None if exact else from_convex), number)
+
+
+class _Entry(io.RawIOBase):
+    """One file inside a ZIP, which is closed with it."""
+
+    def __init__(self, path: Path, entry: str) -> None:
+        self._archive = zipfile.ZipFile(path)
+        self._file = self._archive.open(entry)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`. Errors: ValidationError when the ZIP is broken here."""
+        try:
+            data = self._file.read(len(buffer))
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise ValidationError(f"{self._archive.filename} is broken: {error}", code="BadZip") from None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close both."""
+        if not self.closed:
+            self._file.close()
+            self._archive.close()
+        super().close()
+
+
+# ── CSV ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _csv(path: Path, fields: Fields) -> Iterator[Line]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        records = _records(file, path.name)
+        _, head = next(records, (0, []))
+        names = [_text(cell).strip() for cell in head]
+        if len(set(names)) < len(names):
+            raise ValidationError(f"{path.name}, line 1: two columns have the same name")
+        readers = [_reader_of(name, fields) for name in names]
+        for place, cells in records:
+            if cells == [""]:
+                continue
+            if len(cells) != len(names):
+                raise ValidationError(
+                    f"{path.name}, line {place}: {len(cells)} cells, and the header names {len(names)} columns"
+                )
+            document = {}
+            for name, read, cell in zip(names, readers, cells, strict=True):
+                value = read(cell)
+                if value is not _ABSENT:
+                    document[name] = value
+            yield Line(place, native.dumps(document))
+
+
+_ABSENT: Any = object()
+
+
+def _records(file: IO[str], where: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of each record; cells as they stand there, with their quotation marks."""
+    text, at, place, is_last = "", 0, 1, False
+    cells: list[str] = []
+    match, begin = _CELL.match, 0
+    while True:
+        found = match(text, at)
+        if found is not None and (found.end() < len(text) or is_last):
+            at = found.end()
+            cells.append(found[1])
+            if found[2] != ",":
+                yield place, cells
+                place += text.count("\n", begin, at) if found[2] != "\r" else 1
+                cells, begin = [], at
+            continue
+        if is_last and (at == len(text) or found is None):
+            if at < len(text):
+                raise ValidationError(
+                    f"{where}, line {place}: a quotation mark stands in the wrong place, or is not closed"
+                )
+            return
+        more = _read(file, where)
+        if len(text) - begin > _RECORD_CHARS_MAX:
+            raise ValidationError(f"{where}, line {place}: this row does not end; is a quotation mark not closed?")
+        is_last = not more
+        text, at, begin = text[begin:] + more, at - begin, 0
+        if is_last and text and not text.endswith(("\n", "\r")):
+            text += "\n"
+
+
+def _read(file: IO[str], where: str) -> str:
+    try:
+        return file.read(_READ_CHARS)
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{where} is not UTF-8 text: {error.reason}; save it as UTF-8") from None
+
+
+def _text(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if cell.startswith('"') else cell
+
+
+def _reader_of(name: str, fields: Fields) -> Callable[[str], Any]:
+    """What a column's cells mean."""
+    if name == "_id":
+        return lambda cell: _text(cell) or _ABSENT
+    expr = fields.get(name, {}).get("type", {"type": "any"})
+    members = expr["members"] if expr["type"] == "union" else [expr]
+    kinds = {str(member["type"]) for member in members}
+    missing = None if needs_none_of(name, fields) else _ABSENT
+    may_be_none, kinds = "null" in kinds, kinds - {"null"}
+    if kinds and kinds <= _TEXTS:
+        return lambda cell: _declared_text(cell, missing, may_be_none)
+    is_bare, is_float = bool(kinds) and kinds <= _BARE, kinds == {"float"}
+
+    def read(cell: str) -> Any:
+        if cell == "":
+            return missing
+        if cell[0] == '"' and not is_bare:
+            return _quoted(_text(cell))
+        value = _bare(_text(cell))
+        return float(value) if is_float and type(value) is int else value
+
+    return read
+
+
+def _declared_text(cell: str, missing: Any, may_be_none: bool) -> Any:
+    if cell == "":
+        return missing
+    if cell == "null" and may_be_none:
+        return None
+    value = _quoted(_text(cell)) if cell.startswith('"""') else None
+    return value if isinstance(value, str) else _text(cell)
+
+
+def _quoted(text: str) -> Any:
+    if not text.startswith(("[", "{", '"')):
+        return text
+    try:
+        return native.loads(text)
+    except ValidationError:
+        return text
+
+
+def _bare(text: str) -> Any:
+    """What a cell without quotation marks looks like."""
+    if text in _WORDS:
+        return _WORDS[text]
+    number = _NUMBER.match(text)
+    if number is None:
+        return _quoted(text)
+    if number[1] is None and number[2] is None and int(text) in _INT64:
+        return int(text)
+    return float(text)
+
+
+# ── Parquet ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parquet_rows(path: Path) -> int:
+    import duckdb
+
+    with closing(duckdb.connect()) as duck:
+        try:
+            counted = duck.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchone()
+        except duckdb.Error as error:
+            raise ValidationError(f"{path.name} cannot be read as Parquet: {error}", code="BadParquet") from None
+    return int(counted[0]) if counted else 0
+
+
+def _parquet(path: Path, fields: Fields) -> Iterator[Line]:
+    import duckdb
+
+    with closing(duckdb.connect()) as duck:
+        duck.execute("SET threads = 2")
+        described = duck.execute("DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]).fetchall()
+        types = {str(row[0]): str(row[1]) for row in described}
+        shown = ", ".join(_shown(name, kind) for name, kind in types.items())
+        cursor = duck.execute(f"SELECT {shown} FROM read_parquet(?)", [str(path)])
+        readers = [_column_reader(name, kind) for name, kind in types.items()]
+        keep_none = [needs_none_of(name, fields) for name in types]
+        place = 0
+        while rows := cursor.fetchmany(_ROWS):
+            for row in rows:
+                place += 1
+                yield Line(place, _parquet_line(row, types, readers, keep_none, f"{path.name}, row {place}"))
+
+
+def _parquet_line(
+    row: Iterable[Any],
+    names: Mapping[str, str],
+    readers: list[Callable[[Any], Any]],
+    keep_none: list[bool],
+    where: str,
+) -> bytes:
+    try:
+        document = {
+            name: None if value is None else read(value)
+            for name, read, keep, value in zip(names, readers, keep_none, row, strict=True)
+            if value is not None or keep
+        }
+        return native.dumps(document)
+    except ValidationError as error:
+        raise ValidationError(f"{where}: {error.message}", path=error.path) from None
+
+
+def _shown(name: str, kind: str) -> str:
+    """A column as Python can take it: moments with a zone would need a time zone library."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    return f"epoch_us({quoted}) AS {quoted}" if kind == "TIMESTAMP WITH TIME ZONE" else quoted
+
+
+def _column_reader(name: str, kind: str) -> Callable[[Any], Any]:
+    if kind == "JSON":
+        return native.loads
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+        return lambda value: plain_value(epoch + dt.timedelta(microseconds=value), name)
+    return lambda value: plain_value(value, name)

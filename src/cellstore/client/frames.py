@@ -158,14 +158,16 @@ def _series(array: Any, kind: str) -> Any:
     import numpy as np
     import pandas as pd
 
-    gaps, data = np.ma.getmaskarray(array), np.ma.getdata(array)
+    gaps: Any = np.ma.getmaskarray(array)
+    data: Any = np.ma.getdata(array)
     has_gaps = bool(gaps.any())
     if kind in _INTS:
         return pd.Series(pd.arrays.IntegerArray(data, gaps) if has_gaps else data)
     if kind == "BOOLEAN":
         return pd.Series(pd.arrays.BooleanArray(data, gaps) if has_gaps else data)
     if data.dtype == object:
-        return _texts(np.where(gaps, None, data) if has_gaps else data, kind)
+        data[gaps] = None
+        return _texts(data, kind)
     if has_gaps:
         missing = {"M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(data.dtype.kind, np.nan)
         data = np.where(gaps, missing, data).astype(data.dtype)

@@ -1,0 +1,69 @@
+"""What is different between two moments, from the log."""
+
+import pytest
+
+from cellstore.analytics import changes
+from cellstore.errors import OutOfRetention
+from cellstore.values import json as native
+
+
+def differences(desk, ts0, ts1):
+    return [native.loads(line) for line in desk.ask("diff", ts0=ts0, ts1=ts1).splitlines()]
+
+
+@pytest.fixture
+def moments(desk):
+    """Before and after one of each: kept, changed, removed, inserted, passing through, changed back."""
+    _, changed, removed, back = desk.write(lambda tx: [tx.insert("t", {"n": n}) for n in range(4)])
+    before = desk.now
+    desk.write(lambda tx: tx.patch(changed, {"n": 10, "raw": b"x"}))
+    desk.write(lambda tx: tx.delete(removed))
+    desk.write(lambda tx: tx.patch(back, {"n": 99}))
+    passing = desk.write(lambda tx: tx.insert("t", {"n": 5}))
+    desk.write(lambda tx: tx.patch(back, {"n": 3}))
+    inserted = desk.write(lambda tx: tx.insert("a", {"n": float("inf")}))
+    desk.write(lambda tx: tx.delete(passing))
+    return before, desk.now, {"changed": changed, "removed": removed, "inserted": inserted}
+
+
+def test_each_kind_of_difference_is_told_and_nothing_else(desk, moments):
+    before, after, ids = moments
+    found = differences(desk, before, after)
+    assert [(each["table"], each["_id"], each["change"]) for each in found] == [
+        ("a", ids["inserted"], "inserted"),
+        ("t", ids["changed"], "changed"),
+        ("t", ids["removed"], "removed"),
+    ]
+
+
+def test_documents_are_whole_on_both_sides(desk, moments):
+    before, after, ids = moments
+    inserted, changed, removed = differences(desk, before, after)
+    assert inserted["before"] is None
+    assert inserted["after"]["n"] == float("inf")
+    assert changed["before"]["n"] == 1
+    assert (changed["after"]["n"], changed["after"]["raw"]) == (10, b"x")
+    assert changed["before"]["_id"] == changed["after"]["_id"] == ids["changed"]
+    assert changed["before"]["_creationTime"] == changed["after"]["_creationTime"]
+    assert (removed["before"]["n"], removed["after"]) == (2, None)
+
+
+def test_the_order_of_the_two_moments_does_not_matter(desk, moments):
+    before, after, _ = moments
+    assert differences(desk, after, before) == differences(desk, before, after)
+    assert differences(desk, after, after) == []
+
+
+def test_a_long_log_is_read_in_batches(desk, moments, monkeypatch):
+    before, after, _ = moments
+    at_once = differences(desk, before, after)
+    monkeypatch.setattr(changes, "BATCH", 1)
+    assert differences(desk, before, after) == at_once
+
+
+def test_a_moment_that_is_not_kept_is_refused(desk, moments):
+    before, after, _ = moments
+    while desk.engine.storage.trim(after, 1000):
+        pass
+    with pytest.raises(OutOfRetention):
+        differences(desk, before, after)

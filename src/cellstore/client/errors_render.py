@@ -95,7 +95,7 @@ def function_lines(traceback: str, function: str, reason: str = "") -> str:
     heading = f"In the function {function}:" if function else "In the function:"
     lines = traceback.rstrip().removeprefix("Traceback (most recent call last):\n").split("\n")
     last = max((at for at, line in enumerate(lines) if line[:1].strip()), default=0)
-    if last and reason and "\n".join(lines[last:]).endswith(reason):
+    if reason and "\n".join(lines[last:]).endswith(reason):
         del lines[last:]
     return "\n".join([heading, *lines])
 

@@ -25,7 +25,7 @@ from cellstore.runtime import calls, traces
 from cellstore.runtime.calls import Message
 from cellstore.runtime.capture import LogLines, current
 from cellstore.runtime.context import ActionContext, check_arguments, check_result
-from cellstore.runtime.execute import explain
+from cellstore.runtime.execute import encoded_result, explain
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.values.json import decode, dumps
@@ -90,7 +90,10 @@ async def in_thread(work: Any) -> Any:
             value = context.run(work)
         except BaseException as failure:  # noqa: BLE001 — the thread ends here; its error is handed over
             error = failure
-        loop.call_soon_threadsafe(finish, value, error)
+        try:
+            loop.call_soon_threadsafe(finish, value, error)
+        except RuntimeError:
+            pass  # the loop has ended; nobody waits
 
     threading.Thread(target=body, daemon=True, name="action").start()
     value, error = await done
@@ -105,8 +108,7 @@ async def run_action(run: ActionRun, modules: LoadedModules, knobs: Knobs) -> Ou
     try:
         run.task = asyncio.current_task()
         value = await run.run()
-        check_value(value)
-        outcome = Outcome(True, dumps(value))
+        outcome = Outcome(True, encoded_result(value, run.loaded.path, knobs))
     except (Cancelled, asyncio.CancelledError) as error:
         info = explain(error, run.loaded.path, modules, knobs)
         info.code, info.message = "Cancelled", f"{run.loaded.path} was cancelled"

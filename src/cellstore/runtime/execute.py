@@ -105,8 +105,8 @@ class Executor:
     def mutation(self, call: Call, transaction: Transaction, now_ns: int, overlay: Overlay | None = None) -> Ran:
         """Run a mutation on `transaction`; its commit request carries everything it wrote and the result.
 
-        In the lane (`overlay` given) a failure, too, may rest on writes that will never be: then it comes with a
-        commit request without writes, and counts only if that is accepted.
+        In the lane (`overlay` given) a failure, too, may rest on writes that will never be, or on a view older than what
+        its caller has been told: it comes with a commit request without writes, and counts only if that is accepted.
         """
         if call.job is not None and not self._job_is_due(call, transaction):
             return Ran(Outcome.failed(CellstoreError("the job was cancelled or has run already", code="JobIsOver")))
@@ -119,7 +119,7 @@ class Executor:
             stored = self._request(*call.request)  # it may have failed because it has succeeded before
             if stored is not None:
                 return Ran(replayed(stored, transaction.begin_ts))
-        if not outcome.ok and overlay is not None and not overlay.empty:
+        if not outcome.ok and overlay is not None:
             commit = transaction.freeze(source=call.path, writes=False)
         if commit is not None and overlay is not None:
             overlay.apply(commit)
@@ -152,7 +152,7 @@ class Executor:
             seed = self._random(16)
             run = Run(transaction, self.modules, self._knobs, call.identity, now_ns / 1e6, seed, job=call.job)
             value = self._call_user(call, loaded, run)
-            outcome = Outcome(True, self._encoded(value, loaded))
+            outcome = Outcome(True, encoded_result(value, loaded.path, self._knobs))
         except TransientError:
             raise
         except BaseException as error:  # here the call ends: whatever it raised is its outcome
@@ -177,21 +177,6 @@ class Executor:
         finally:
             self._guards.exit()
             running.reset(token)
-
-    def _encoded(self, value: Any, loaded: Loaded) -> bytes:
-        try:
-            size = check_value(value)
-        except ValidationError as error:
-            raise ValidationError(
-                f"{loaded.path} returned a value that cannot be stored or sent: {error.message}",
-                path=error.path,
-                expected=error.expected,
-                got=error.got,
-                code="ReturnsValidationError",
-            ) from None
-        if size > self._knobs.result_size_bytes:
-            raise LimitExceeded(knob="result_size_bytes", limit=self._knobs.result_size_bytes, used=size)
-        return dumps(value)
 
 
 def explain(error: BaseException, path: str, modules: LoadedModules, knobs: Knobs) -> ErrorInfo:
@@ -243,3 +228,20 @@ def replayed(stored: bytes, ts: int) -> Outcome:
     """The outcome of a request that was committed before. `ts` is a snapshot that holds its effects."""
     fields = loads(stored)
     return Outcome(True, dumps(fields["value"]), logs=fields["logs"], ts=ts)
+
+
+def encoded_result(value: Any, path: str, knobs: Knobs) -> bytes:
+    """What the function at `path` returned, as native JSON. Errors: ValidationError, LimitExceeded."""
+    try:
+        size = check_value(value)
+    except ValidationError as error:
+        raise ValidationError(
+            f"{path} returned a value that cannot be stored or sent: {error.message}",
+            path=error.path,
+            expected=error.expected,
+            got=error.got,
+            code="ReturnsValidationError",
+        ) from None
+    if size > knobs.result_size_bytes:
+        raise LimitExceeded(knob="result_size_bytes", limit=knobs.result_size_bytes, used=size)
+    return dumps(value)

@@ -54,9 +54,10 @@ def public_definitions(path: Path) -> list[tuple[str, ast.AST]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found: list[tuple[str, ast.AST]] = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            if not _is_overload(node):  # its implementation speaks for it
-                found.append((node.name, node))
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if not node.name.startswith("_") and not _is_overload(node):  # an overload's implementation speaks for it
+            found.append((node.name, node))
     return found
 
 

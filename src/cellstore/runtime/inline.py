@@ -22,7 +22,7 @@ from typing import Any
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
 from cellstore.runtime import capture
-from cellstore.runtime.action_worker import ActionRun, run_action
+from cellstore.runtime.action_worker import ActionRun, in_thread, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
 from cellstore.runtime.deploying import Deploying
@@ -169,7 +169,7 @@ class InlineRunner:
             with capture.installed():
                 return asyncio.run(run_action(run, self._modules, self._engine.knobs))
 
-        task = asyncio.ensure_future(asyncio.to_thread(body))
+        task = asyncio.ensure_future(in_thread(body))  # one that never ends does not hold up the end of the process
         self._actions.add(task)
         task.add_done_callback(self._actions.discard)
         try:

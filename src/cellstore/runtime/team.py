@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cellstore.errors import CellstoreError, FatalError, LimitExceeded
+from cellstore.errors import CellstoreError, FatalError, LimitExceeded, Overloaded
 from cellstore.knobs import Knobs
 from cellstore.runtime import traces
 from cellstore.runtime.calls import Message
@@ -324,8 +324,8 @@ class Team:
 
     def start(self, count: int) -> None:
         """Have at least `count` workers."""
-        while len(self.workers) < count and not self._stopping:
-            self._start_one()
+        while len(self.workers) < count and not self._stopping and self._start_one():
+            pass
 
     def _grow(self) -> None:
         """More work than open workers: start another one, unless one is coming up or there are enough."""
@@ -333,16 +333,23 @@ class Team:
         if not coming and len(self.workers) < self._knobs.workers_max:
             self.start(len(self.workers) + 1)
 
-    def _start_one(self) -> None:
-        worker = Worker(Link(self.environment, self._settings, self._on_messages, self._on_death))
+    def _start_one(self) -> bool:
+        try:
+            worker = Worker(Link(self.environment, self._settings, self._on_messages, self._on_death))
+        except OSError as error:  # no process to be had: no memory, no descriptors, no permission
+            self._give_up(str(error), "")
+            return False
         worker.quiet_since = time.monotonic()
         self.workers.append(worker)
         for unit in self.units.values():
             worker.link.send(["unit", unit])
+        return True
 
     def anyone(self) -> Worker:
-        """The worker with the least to do that is not the lane, if there is one."""
+        """The worker with the least to do that is not the lane, if there is one. Errors: Overloaded when none is there."""
         self.start(1)
+        if not self.workers:
+            raise Overloaded(f"no worker of {self.environment[0]} can be started", queue="workers")
         return min(self.workers, key=lambda worker: (worker is self._lane, not worker.is_open, len(worker.flying)))
 
     def broadcast(self, message: Message) -> None:
@@ -369,7 +376,7 @@ class Team:
                 spared.append(call)
         self._to_front(spared)
         if self._failed_starts >= _FAILED_STARTS_MAX:
-            self._give_up(link)
+            self._give_up(link.exit_text(), link.dump().strip())
         elif not self._stopping:
             self.start(self._knobs.workers_min)
 
@@ -386,11 +393,11 @@ class Team:
         info.traceback = f"{trace}\n{info.message}" if trace else info.message
         return info
 
-    def _give_up(self, link: Link) -> None:
-        """Workers of this environment do not come up: say so to everybody who waits."""
-        text = link.dump().strip()
-        message = f"workers of {self.environment[0]} do not start: {link.exit_text()}"
-        info = ErrorInfo("WorkerFailed", message, traceback=text)
+    def _give_up(self, why: str, last_words: str) -> None:
+        """Workers of this environment do not come up: say so to everybody who waits, unless others are at work."""
+        if self.workers:
+            return
+        info = ErrorInfo("WorkerFailed", f"workers of {self.environment[0]} do not start: {why}", traceback=last_words)
         calls = [*self.waiting, *self.lane_waiting]
         self.waiting.clear()
         self.lane_waiting.clear()

@@ -48,7 +48,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def context(browser: Any) -> Iterator[Any]:
     """One signed-in person, whose browser has JupyterLab in its cache after the first page."""
-    made = browser.new_context(viewport={"width": 1280, "height": 900})
+    made = browser.new_context(viewport={"width": 1280, "height": 1250})
     made.set_default_timeout(15_000)
     yield made
     made.close()
@@ -74,8 +74,11 @@ def notebook(context: Any, lab: Lab, tabs: list[Page]) -> Iterator[Callable[...,
 
     yield opened
     for page in used:
-        page.clear()
-        tabs.append(page)
+        if page.is_spoilt:
+            page.page.close()
+        else:
+            page.clear()
+            tabs.append(page)
     lab.end_kernels()
 
 

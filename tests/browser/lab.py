@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -123,6 +124,7 @@ class Lab:
             return False
 
 
+TABS = itertools.count(1)
 SETTLED = """async () => {
     const app = window.jupyterapp, panel = app.shell.currentWidget;
     await app.restored; await panel.context.ready; await panel.sessionContext.ready;
@@ -146,15 +148,21 @@ class Page:
     def __init__(self, context: Any, lab: Lab) -> None:
         self.page = context.new_page()
         self.troubles: list[str] = []
+        self.is_spoilt = False  # it shows dialogs, and is not for the next test
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.goto(f"{lab.url}lab?token={TOKEN}&reset")
-        self.page.wait_for_function("window.jupyterapp?.shell", timeout=60_000)
+        self.page.goto(f"{lab.url}lab/workspaces/tab-{next(TABS)}?token={TOKEN}")
+        self.page.wait_for_function("window.jupyterapp?.shell", timeout=30_000)
         self.page.evaluate("async () => { await window.jupyterapp.restored; }")
 
     def open(self, name: str) -> None:
         """Show a notebook; returns when it and its kernel are ready."""
+        self.look()
         self.page.evaluate("name => window.jupyterapp.commands.execute('docmanager:open', {path: name})", name)
         self.settle()
+
+    def look(self) -> None:
+        """Bring the tab to the front: others paint once a second."""
+        self.page.bring_to_front()
 
     def clear(self) -> None:
         """Close what is open, unsaved."""
@@ -167,7 +175,7 @@ class Page:
 
     def settle(self) -> None:
         """Wait until notebook and kernel are ready."""
-        self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=60_000)
+        self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext", timeout=30_000)
         self.page.evaluate(SETTLED)
 
     def command(self, name: str, wait: bool = True) -> None:
@@ -177,6 +185,10 @@ class Page:
 
     def run_all(self, wait: bool = True) -> None:
         self.command("notebook:run-all-cells", wait)
+
+    def select_first(self) -> None:
+        """Put the cursor on the first cell."""
+        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 0; }")
 
     def restart_kernel(self) -> None:
         self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")

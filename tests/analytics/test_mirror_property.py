@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import Desk
+from analytics_desk import Desk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ STEP = st.one_of(
 COMMITS = st.lists(st.lists(STEP, min_size=1, max_size=3), max_size=8)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(COMMITS)
 def test_the_mirror_at_any_moment_is_the_storage_at_that_moment(commits):
     with tempfile.TemporaryDirectory() as scratch:

@@ -25,7 +25,7 @@ from cellstore.errors import ApplicationError, CellstoreError, FunctionError
 
 _RED, _PLAIN = "\x1b[31m", "\x1b[39m"  # as IPython prints the name of an error
 _OURS = str(Path(__file__).parents[1]) + os.sep
-_HOST_PARTS = ("/IPython/core/", "/ipykernel/", "/concurrent/futures/", "/contextlib.py", "/cellstore_kernel/")
+_HOST_PARTS = ("/IPython/core/", "/ipykernel/", "/concurrent/futures/", "/asyncio/", "/contextlib.py", "/cellstore_kernel/")
 
 
 def error_from(failure: Failure, path: str = "") -> CellstoreError:

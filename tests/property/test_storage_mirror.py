@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cellstore.errors import OutOfRetention
+from cellstore.storage import counts, sqlite
 from cellstore.storage.contract import by_id_index
 from cellstore.storage.memory import MemoryStorage
 from cellstore.storage.sqlite import SqliteStorage
@@ -77,9 +78,18 @@ class Mirror:
         assert {id for _, id in later} >= {id for id in self.scribe.now if self.scribe.now[id] != state.get(id)}
 
 
+@pytest.fixture
+def small_buckets(monkeypatch):
+    """Counts on several levels although there are few documents, and moments that soon are long ago."""
+    monkeypatch.setattr(counts, "LEAF_MAX", 2)
+    monkeypatch.setattr(counts, "FANOUT", 4)
+    monkeypatch.setattr(counts, "WAITING_MAX", 5)
+    monkeypatch.setattr(sqlite, "_SOON_ROWS", 6)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEPS, min_size=1, max_size=8))
-def test_storages_agree_with_each_other_and_with_history(tmp_path_factory, steps):
+def test_storages_agree_with_each_other_and_with_history(tmp_path_factory, small_buckets, steps):
     mirror = Mirror(tmp_path_factory.mktemp("mirror") / "store.db")
     try:
         for what, how in steps:

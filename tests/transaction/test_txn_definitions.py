@@ -242,7 +242,7 @@ def test_ids_must_be_of_the_table_their_field_names(engine: Engine) -> None:
     engine.run(lambda tx: tx.insert("tasks", {"owner": None}))
     engine.run(lambda tx: tx.insert("tasks", {"owner": str(user)}))
     for bad in ({"owner": stranger}, {"owner": str(stranger)}, {"owner": None, "others": [str(stranger)]}):
-        with pytest.raises(ValidationError, match="'users'.*'teams'"):
+        with pytest.raises(ValidationError, match=r"'users'.*'teams'"):
             engine.run(lambda tx, bad=bad: tx.insert("tasks", bad))
 
 

@@ -322,9 +322,16 @@ def _is_kind(expr: TypeExpr, value: object) -> bool:
         return isinstance(value, dict)
     if kind == "array":
         return isinstance(value, list)
-    if kind in ("id", "datetime"):  # their errors say more than "expected …"
-        return kind == "datetime" and type(value).__name__ in ("datetime", "Timestamp")
-    return False
+    if kind == "id":  # its error tells whose id it is instead
+        return _is_id(value)
+    return kind == "datetime" and type(value).__name__ in ("datetime", "Timestamp")
+
+
+def _is_id(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(decode_id(value))
+    except ValidationError:
+        return False
 
 
 def _closeness(expr: TypeExpr, value: object, misfit: Misfit) -> tuple[int, int, int]:

@@ -8,6 +8,8 @@
                revision was replaced by a revision or a tombstone that says so
     entries    each belongs to a live document; with `keys_of`, exactly the keys its body has, and none is missing
     requests   each was committed
+    counts     the buckets of every level cut each index without gaps, within their largest size; each holds as many
+               entries as it says
 
 Reads through one view of a read-only connection: a running store may be checked. Memory stays flat; SQLite sorts
 on disk where it must. Cost: a few passes over everything.
@@ -23,6 +25,7 @@ import apsw
 
 from cellstore.errors import CellstoreError
 from cellstore.storage.contract import KeysOf
+from cellstore.storage.counts import verify
 
 _SHOWN_MAX = 20  # of one kind; a broken tree breaks everything above it
 
@@ -154,6 +157,7 @@ def check(path: str | Path, keys_of: KeysOf | None = None) -> Iterator[str]:
         connection.execute(_HELPERS)
         for sentence, statement in _RULES:
             yield from _offenders(connection, sentence, statement)
+        yield from verify(connection.cursor())
         if keys_of is not None:
             yield from _check_keys(connection, keys_of)
         connection.execute("COMMIT")

@@ -5,6 +5,7 @@ commit, strictly increasing, across restarts too. In the numbers of `LogEntry` a
 
     latest    a point read or range read at the newest timestamp costs the same however many dead revisions exist, and
               stops at its limit inside the engine; descending is as good as ascending
+    counting  how many entries a range has, now, is told in the logarithm of that many steps
     past      a read at any timestamp in the retention window sees exactly that moment
     durable   when `append` returns, the commits survive power failure; it is all of them or none
     one       one process owns a store; a second is refused and told who has it
@@ -138,7 +139,11 @@ class Reader(Protocol):
         ...
 
     def count(self, index: int, lo: bytes, hi: bytes, ts: int | None = None) -> int:
-        """How many entries lie in [lo, hi)."""
+        """How many entries lie in [lo, hi). Cost: O(log n); at an earlier moment the whole range is walked."""
+        ...
+
+    def written_since(self, table: int, ts: int) -> set[bytes] | None:
+        """The documents of a table that were written after `ts`; None if too much was, and looking would not pay."""
         ...
 
     def log(self, after_ts: int, upto_ts: int, limit: int) -> list[LogEntry]:

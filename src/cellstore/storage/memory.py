@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,7 @@ from cellstore.errors import InvariantError, OutOfRetention, StorageError
 from cellstore.storage.contract import CommitRecord, DocWrite, KeysOf, LogEntry, Row, by_id_index, table_of_by_id
 
 _CHUNK = 256
+_SOON_ROWS = 2000
 _FOREVER = 1 << 63
 
 Doc = tuple[int, bytes]
@@ -113,8 +114,21 @@ class MemoryReader:
 
     def count(self, index: int, lo: bytes, hi: bytes, ts: int | None = None) -> int:
         """How many entries lie in [lo, hi)."""
+        at = self._at(ts)
         with self._storage._lock:
-            return sum(1 for _ in self._storage._keys(index, lo, hi, self._at(ts), False))
+            if at < self._storage._last_ts:
+                return sum(1 for _ in self._storage._keys(index, lo, hi, at, False))
+            live = self._storage._index(index).live
+            return max(0, int(live.bisect_left(hi) - live.bisect_left(lo)))
+
+    def written_since(self, table: int, ts: int) -> set[bytes] | None:
+        """The documents of a table written after `ts`."""
+        with self._storage._lock:
+            newest_first = reversed(self._storage._log.values())
+            since = list(islice(takewhile(lambda entry: entry.ts > ts, newest_first), _SOON_ROWS + 1))
+        if len(since) > _SOON_ROWS:
+            return None
+        return {entry.id for entry in since if entry.table == table and entry.ts <= self.ts}
 
     def log(self, after_ts: int, upto_ts: int, limit: int) -> list[LogEntry]:
         """The log in (after_ts, upto_ts], whole commits, about `limit` entries."""

@@ -7,6 +7,7 @@
     dead_entries  index keys that no longer hold, with their span
     commits       one row per commit: the last log row it wrote, who made it, which request it answered
     requests      outcomes by client session and request number
+    counts, uncounted   how many entries lie between two keys of an index: see `counts.py`
     globals       epoch, catalog_ts, min_snapshot_ts, trimmed_seq
 
 Live and dead revisions are kept apart so that a read at the newest timestamp never meets a dead one.
@@ -17,9 +18,14 @@ from __future__ import annotations
 from typing import Final
 
 APPLICATION_ID: Final = 0x43454C4C  # "CELL", so that a store is recognised as one
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
-CREATE: Final = """
+CREATE_COUNTS: Final = """
+CREATE TABLE counts (level INTEGER NOT NULL, idx INTEGER NOT NULL, key BLOB NOT NULL, n BLOB,
+                     PRIMARY KEY (level, idx, key)) WITHOUT ROWID;
+CREATE TABLE uncounted (idx INTEGER NOT NULL, key BLOB NOT NULL, by INTEGER NOT NULL);
+"""
+CREATE: Final = f"""{CREATE_COUNTS}
 CREATE TABLE log (seq INTEGER PRIMARY KEY, ts INTEGER NOT NULL, tbl INTEGER NOT NULL, id BLOB NOT NULL, prev INTEGER,
                   body BLOB);
 CREATE TABLE docs (tbl INTEGER NOT NULL, id BLOB NOT NULL, seq INTEGER NOT NULL, ts INTEGER NOT NULL,
@@ -64,11 +70,28 @@ ENTRY_NEW: Final = "INSERT INTO entries (idx, key, ts) VALUES (?, ?, ?)"
 COMMIT_NEW: Final = "INSERT INTO commits (ts, seq, source, session, request) VALUES (?, ?, ?, ?, ?)"
 REQUEST_NEW: Final = "INSERT INTO requests (session, request, ts, result) VALUES (?, ?, ?, ?)"
 
+# ── counting: the writer's side ────────────────────────────────────────────────────────────────────────────────────
+
+ENTRY_ENDED: Final = "SELECT idx, key FROM dead_entries WHERE to_ts = ? AND idx = ? AND key = ?"
+COUNT_LEVEL: Final = "SELECT key, n FROM counts WHERE level = ? AND idx = ? ORDER BY key"
+COUNT_SET: Final = """INSERT INTO counts (level, idx, key, n) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET n = excluded.n"""
+COUNT_GONE: Final = "DELETE FROM counts WHERE level = ? AND idx = ? AND key = ?"
+NTH_ENTRY: Final = "SELECT key FROM entries WHERE idx = ? AND key >= ? ORDER BY key LIMIT 1 OFFSET ?"
+NTH_ID: Final = "SELECT id FROM docs WHERE tbl = ? AND id >= ? ORDER BY id LIMIT 1 OFFSET ?"
+COUNTED_INDEXES: Final = "SELECT DISTINCT idx FROM entries UNION ALL SELECT DISTINCT 2 * tbl FROM docs"
+UNCOUNTED: Final = "SELECT idx, key, by FROM uncounted"
+UNCOUNTED_NEW: Final = "INSERT INTO uncounted (idx, key, by) VALUES (?, ?, ?)"
+UNCOUNTED_GONE: Final = "DELETE FROM uncounted"
+COUNT_INDEXES: Final = "SELECT DISTINCT idx FROM counts UNION SELECT DISTINCT idx FROM uncounted"
+ALL_ENTRIES: Final = "SELECT key FROM entries WHERE idx = ?"
+ALL_IDS: Final = "SELECT id FROM docs WHERE tbl = ?"
+
 # ── backfill and dropping ──────────────────────────────────────────────────────────────────────────────────────────
 
-PUT_ENTRY: Final = "INSERT OR IGNORE INTO entries (idx, key, ts) VALUES (?, ?, ?)"
+PUT_ENTRY: Final = "INSERT OR IGNORE INTO entries (idx, key, ts) VALUES (?, ?, ?) RETURNING key"
 DROP_ENTRIES: Final = """DELETE FROM entries WHERE (idx, key) IN
-    (SELECT idx, key FROM entries WHERE idx = ? LIMIT ?)"""
+    (SELECT idx, key FROM entries WHERE idx = ? ORDER BY key LIMIT ?) RETURNING key"""
 DROP_DEAD_ENTRIES: Final = """DELETE FROM dead_entries WHERE (idx, key, to_ts) IN
     (SELECT idx, key, to_ts FROM dead_entries WHERE idx = ? LIMIT ?)"""
 
@@ -106,33 +129,50 @@ SCAN: Final = """SELECT e.key, d.id, d.ts, l.body FROM entries e
     WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 ORDER BY e.key {order} LIMIT ?4"""
 
 # A compound with its ORDER BY outside runs both halves as coroutines, in key order, and merges them: nothing is sorted
-# and the limit stops both. (An ORDER BY inside a subquery promises nothing to the query around it.)
-SCAN_IDS_AT: Final = """SELECT d.id, d.id, d.ts, l.body FROM docs d CROSS JOIN log l ON l.seq = d.seq
-    WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.ts <= ?5
-    UNION ALL
+# and the limit stops both. (An ORDER BY inside a subquery promises nothing to the query around it.) What died before the
+# moment lies in the way of the second half; for a moment not long ago the …_SOON forms find by time the few that have
+# died since, and sort those.
+_MERGED = "ORDER BY 1 {order} LIMIT ?4"
+_LIVE_IDS_AT = """SELECT d.id, d.id, d.ts, l.body FROM docs d CROSS JOIN log l ON l.seq = d.seq
+    WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.ts <= ?5"""
+SCAN_IDS_AT: Final = f"""{_LIVE_IDS_AT} UNION ALL
     SELECT d.id, d.id, d.from_ts, l.body FROM dead_docs d CROSS JOIN log l ON l.seq = d.seq
-    WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.from_ts <= ?5 AND d.to_ts > ?5
-    ORDER BY 1 {order} LIMIT ?4"""
+    WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.from_ts <= ?5 AND d.to_ts > ?5 {_MERGED}"""
+SCAN_IDS_AT_SOON: Final = f"""{_LIVE_IDS_AT} UNION ALL
+    SELECT d.id, d.id, d.from_ts, l.body FROM log s
+    CROSS JOIN dead_docs d ON d.tbl = s.tbl AND d.id = s.id AND d.to_ts = s.ts CROSS JOIN log l ON l.seq = d.seq
+    WHERE s.seq > ?6 AND s.tbl = ?1 AND s.id >= ?2 AND s.id < ?3 AND s.prev <= ?5 {_MERGED}"""
 _SEQ_AT = """coalesce(
         (SELECT seq FROM docs WHERE tbl = ?5 AND id = substr(e.key, -16) AND ts <= ?6),
         (SELECT CASE WHEN from_ts <= ?6 THEN seq END FROM dead_docs
          WHERE tbl = ?5 AND id = substr(e.key, -16) AND to_ts > ?6 ORDER BY to_ts LIMIT 1))"""
-SCAN_AT: Final = f"""SELECT e.key, l.id, l.ts, l.body FROM entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
-    WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.ts <= ?6
-    UNION ALL
-    SELECT e.key, l.id, l.ts, l.body FROM dead_entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
-    WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.from_ts <= ?6 AND e.to_ts > ?6
-    ORDER BY 1 {{order}} LIMIT ?4"""
+_LIVE_AT = f"""SELECT e.key, l.id, l.ts, l.body FROM entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
+    WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.ts <= ?6"""
+_DEAD_AT = f"""CROSS JOIN log l ON l.seq = {_SEQ_AT}
+    WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.from_ts <= ?6 AND e.to_ts > ?6 {_MERGED}"""
+SCAN_AT: Final = f"{_LIVE_AT} UNION ALL SELECT e.key, l.id, l.ts, l.body FROM dead_entries e {_DEAD_AT}"
+SCAN_AT_SOON: Final = f"""{_LIVE_AT} UNION ALL
+    SELECT e.key, l.id, l.ts, l.body FROM dead_entries e INDEXED BY dead_entries_by_time {_DEAD_AT}"""
 
-COUNT_IDS: Final = "SELECT count(*) FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3"
-COUNT: Final = "SELECT count(*) FROM entries WHERE idx = ?1 AND key >= ?2 AND key < ?3"
-COUNT_IDS_AT: Final = """SELECT
-    (SELECT count(*) FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND ts <= ?4) +
-    (SELECT count(*) FROM dead_docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND from_ts <= ?4 AND to_ts > ?4)"""
+# counting: whole buckets by their rows, ragged ends entry by entry up to a limit
+COUNT_IDS: Final = "SELECT count(*) FROM (SELECT 1 FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 LIMIT ?4)"
+COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM entries WHERE idx = ?1 AND key >= ?2 AND key < ?3 LIMIT ?4)"
+COUNT_ROOT: Final = """WITH RECURSIVE level (n) AS (SELECT ?1 UNION ALL SELECT n - 1 FROM level WHERE n > 1)
+    SELECT c.level, c.n FROM level CROSS JOIN counts c ON c.level = level.n AND c.idx = ?2 AND c.key = x'' LIMIT 1"""
+COUNT_BEGIN: Final = "SELECT count(*), max(key) FROM counts WHERE level = ? AND idx = ? AND key >= ? AND key <= ?"
+COUNT_OF: Final = "SELECT n FROM counts WHERE level = ? AND idx = ? AND key = ?"
+UNCOUNTED_SUM: Final = "SELECT ifnull(sum(by), 0) FROM uncounted WHERE idx = ? AND key >= ? AND key < ?"
 COUNT_AT: Final = """SELECT
     (SELECT count(*) FROM entries WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND ts <= ?4) +
     (SELECT count(*) FROM dead_entries WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND from_ts <= ?4 AND to_ts > ?4)"""
+COUNT_IDS_AT: Final = """SELECT
+    (SELECT count(*) FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND ts <= ?4) +
+    (SELECT count(*) FROM dead_docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND from_ts <= ?4 AND to_ts > ?4)"""
 
+# which moments are not long ago, and what was written since
+SEQ_AT: Final = "SELECT coalesce((SELECT seq FROM commits WHERE ts <= ? ORDER BY ts DESC LIMIT 1), 0)"
+LAST_SEQ: Final = "SELECT coalesce((SELECT seq FROM commits ORDER BY ts DESC LIMIT 1), 0)"
+WRITTEN_SINCE: Final = "SELECT DISTINCT id FROM log WHERE seq > ? AND tbl = ?"
 LOG_AFTER: Final = """SELECT ts, tbl, id, body, prev FROM log
     WHERE seq > coalesce((SELECT seq FROM commits WHERE ts <= ?1 ORDER BY ts DESC LIMIT 1), 0)
       AND seq <= (SELECT seq FROM commits WHERE ts <= ?2 ORDER BY ts DESC LIMIT 1) AND ts > ?1

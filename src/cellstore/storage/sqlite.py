@@ -4,7 +4,8 @@ One connection writes, and does the checkpoints; any number of readers, in this 
 connections. A group of commits is one SQLite transaction and one fsync (`synchronous=FULL`); a reader's view is one
 SQLite read transaction. SQLite recovers by itself after a kill: reopening needs no repair step.
 
-    append     begin · check the epoch · look up what is overwritten · plan (pure) · one executemany per table · commit
+    append     begin · check the epoch · look up what is overwritten · plan (pure) · one executemany per table ·
+               settle the counts · commit
 
 Outcome:    an error before COMMIT, or a write error in it, rolls everything back: nothing has happened. An fsync that
             fails in COMMIT leaves pages that may or may not survive: nobody knows, so the storage stops (FatalError)
@@ -38,8 +39,9 @@ from cellstore.errors import (
 )
 from cellstore.storage import sql
 from cellstore.storage.contract import CommitRecord, KeysOf, LogEntry, Row, table_of_by_id
+from cellstore.storage.counts import Counter, Ledger, rebuild
 from cellstore.storage.lease import Lease
-from cellstore.storage.plan import Doc, Revision, must_exist, plan
+from cellstore.storage.plan import Doc, Plan, Revision, must_exist, plan
 
 T = TypeVar("T")
 
@@ -50,19 +52,23 @@ _WRITER_CACHE_KIB = 128 << 10  # the upper levels of every tree, and the leaves 
 _READER_CACHE_KIB = 64 << 10
 _BUSY_MS = 10_000
 _ALL = -1  # SQL's "no limit"
+_SOON_ROWS = 2000  # a moment is not long ago while the log has no more rows since
 
 _as_row = partial(tuple.__new__, Row)  # tuple to Row without a Python call
 _SCAN = sql.both_ways(sql.SCAN)
 _SCAN_AT = sql.both_ways(sql.SCAN_AT)
 _SCAN_IDS = sql.both_ways(sql.SCAN_IDS)
+_SCAN_AT_SOON = sql.both_ways(sql.SCAN_AT_SOON)
 _SCAN_IDS_AT = sql.both_ways(sql.SCAN_IDS_AT)
+_SCAN_IDS_AT_SOON = sql.both_ways(sql.SCAN_IDS_AT_SOON)
 
 
 class SqliteReader:
     """A view of a store through a read-only connection of its own; what worker processes open.
 
     Order:  one thread at a time. `refresh` begins a read transaction, which is the view; `release` ends it.
-    Cost:   a point read is two look-ups, a range read two more per row; neither meets a dead revision.
+    Cost:   a point read is two look-ups, a range read two more per row; neither meets a dead revision. A count costs the
+            logarithm of what it counts. At a moment since which little was written, the same and what was written.
     Errors: NotFound when there is no store at `path`.
     """
 
@@ -74,6 +80,11 @@ class SqliteReader:
         self.catalog_ts = 0
         self._connection = _connect(self.path, apsw.SQLITE_OPEN_READONLY, _READER_CACHE_KIB)
         self._cursor = self._connection.cursor()
+        self._counter = Counter(self._cursor)
+        self._soon: tuple[int, int | None] = (
+            -1,
+            None,
+        )  # a past moment, and the last log row then if that is not long ago
         self._viewing = False
         self._scans: list[ref[apsw.Cursor]] = []
 
@@ -82,6 +93,7 @@ class SqliteReader:
         if self._viewing:
             self.release()
         cursor = self._cursor
+        self._soon = (-1, None)
         try:
             cursor.execute("BEGIN")
             self._viewing = True
@@ -133,28 +145,46 @@ class SqliteReader:
             self._scans = [scan for scan in self._scans if scan() is not None]
         self._scans.append(ref(cursor))
         most = _ALL if limit is None else limit
-        latest = ts is None or ts >= self.ts
-        if index == table << 1:
-            if latest:
+        if ts is None or ts >= self.ts:
+            if index == table << 1:
                 cursor.execute(_SCAN_IDS[descending], (table, lo, hi, most))
             else:
-                cursor.execute(_SCAN_IDS_AT[descending], (table, lo, hi, most, ts))
-        elif latest:
-            cursor.execute(_SCAN[descending], (index, lo, hi, most, table))
+                cursor.execute(_SCAN[descending], (index, lo, hi, most, table))
+            return map(_as_row, cursor)
+        since = self._seq_soon(ts)
+        if index != table << 1:
+            statement = (_SCAN_AT if since is None else _SCAN_AT_SOON)[descending]
+            cursor.execute(statement, (index, lo, hi, most, table, ts))
+        elif since is None:
+            cursor.execute(_SCAN_IDS_AT[descending], (table, lo, hi, most, ts))
         else:
-            cursor.execute(_SCAN_AT[descending], (index, lo, hi, most, table, ts))
+            cursor.execute(_SCAN_IDS_AT_SOON[descending], (table, lo, hi, most, ts, since))
         return map(_as_row, cursor)
 
     def count(self, index: int, lo: bytes, hi: bytes, ts: int | None = None) -> int:
         """How many entries lie in [lo, hi)."""
+        if lo >= hi:
+            return 0
+        if ts is None or ts >= self.ts:
+            return self._counter.count(index, lo, hi)
         table = table_of_by_id(index)
-        latest = ts is None or ts >= self.ts
-        what: tuple[Any, ...] = (index if table is None else table, lo, hi)
-        if latest:
-            statement = sql.COUNT if table is None else sql.COUNT_IDS
-        else:
-            statement, what = sql.COUNT_AT if table is None else sql.COUNT_IDS_AT, (*what, ts)
-        return int(self._cursor.execute(statement, what).get)
+        statement, of = (sql.COUNT_AT, index) if table is None else (sql.COUNT_IDS_AT, table)
+        return int(self._cursor.execute(statement, (of, lo, hi, ts)).get)
+
+    def written_since(self, table: int, ts: int) -> set[bytes] | None:
+        """The documents of a table written after `ts`; None if that was too long ago to look it up."""
+        since = self._seq_soon(ts)
+        if since is None:
+            return None
+        return {id for (id,) in self._cursor.execute(sql.WRITTEN_SINCE, (since, table))}
+
+    def _seq_soon(self, ts: int) -> int | None:
+        """The last log row at `ts`, if few were written since; None for a moment long ago."""
+        if self._soon[0] != ts:
+            seq = int(self._cursor.execute(sql.SEQ_AT, (ts,)).get)
+            newest = int(self._cursor.execute(sql.LAST_SEQ).get)
+            self._soon = ts, seq if newest - seq <= _SOON_ROWS else None
+        return self._soon[1]
 
     def log(self, after_ts: int, upto_ts: int, limit: int) -> list[LogEntry]:
         """The log in (after_ts, upto_ts], whole commits, about `limit` entries."""
@@ -188,6 +218,7 @@ class SqliteStorage:
         self._lease = lease
         self._connection = connection
         self._cursor = connection.cursor()
+        self._ledger = Ledger()
         self._guard = threading.Lock()
         self._stopped: CellstoreError | None = None
         self._epoch = int(self._cursor.execute(sql.RAISE_EPOCH).get)
@@ -250,19 +281,23 @@ class SqliteStorage:
     def put_entries(self, index: int, entries: Sequence[tuple[bytes, int]]) -> None:
         """Backfill entries (key, ts); those already there stay."""
         rows = [(index, key, ts) for key, ts in entries]
+
+        def work(cursor: apsw.Cursor) -> None:
+            self._ledger.note(cursor, [(index, key, 1) for (key,) in cursor.executemany(sql.PUT_ENTRY, rows)])
+
         with self._guard:
-            self._transact(lambda cursor: cursor.executemany(sql.PUT_ENTRY, rows))
+            self._transact(work)
 
     def drop_index(self, index: int, budget: int | None = None) -> int:
         """Remove up to `budget` entries of an index; how many were."""
         most = _ALL if budget is None else budget
 
         def work(cursor: apsw.Cursor) -> int:
+            keys = [key for (key,) in cursor.execute(sql.DROP_ENTRIES, (index, most))]
+            self._ledger.note(cursor, [(index, key, -1) for key in keys])
             before = self._connection.total_changes()
-            cursor.execute(sql.DROP_ENTRIES, (index, most))
-            left = most if most < 0 else most - (self._connection.total_changes() - before)
-            cursor.execute(sql.DROP_DEAD_ENTRIES, (index, left))
-            return self._connection.total_changes() - before
+            cursor.execute(sql.DROP_DEAD_ENTRIES, (index, most if most < 0 else most - len(keys)))
+            return len(keys) + self._connection.total_changes() - before
 
         with self._guard:
             return self._transact(work)
@@ -328,6 +363,7 @@ class SqliteStorage:
             raise LeaseLost(f"{self.path} was opened by process {self._lease.pid}; its forked child may not write")
 
     def _roll_back(self) -> None:
+        self._ledger.forget()
         try:
             if self._connection.in_transaction:  # a full disk may have rolled back already
                 self._connection.execute("ROLLBACK")
@@ -342,15 +378,25 @@ class SqliteStorage:
         many(sql.DOC_GONE, rows.docs_gone)
         many(sql.DOC_MOVED, rows.docs_moved)
         many(sql.DOC_NEW, rows.docs_new)
-        many(sql.ENTRY_DIES, rows.entries_die)
+        missing = self._take_entries(cursor, rows) if rows.entries_gone else set()
         many(sql.ENTRY_DEAD, rows.entries_dead)
-        many(sql.ENTRY_GONE, rows.entries_gone)
         many(sql.ENTRY_NEW, rows.entries_new)
+        if rows.docs_new or rows.docs_gone or rows.entries_new or rows.entries_gone:
+            self._ledger.apply(cursor, rows, missing)
         many(sql.COMMIT_NEW, rows.commits)
         many(sql.REQUEST_NEW, rows.requests)
         if rows.catalog_ts is not None:
             cursor.execute(sql.SET_GLOBAL, (rows.catalog_ts, "catalog_ts"))
         return rows.seq
+
+    def _take_entries(self, cursor: apsw.Cursor, rows: Plan) -> set[tuple[int, bytes]]:
+        """Move entries among the dead; those that were not there, because backfill had not come to them yet."""
+        cursor.executemany(sql.ENTRY_DIES, rows.entries_die)
+        before = self._connection.total_changes()
+        cursor.executemany(sql.ENTRY_GONE, rows.entries_gone)
+        if self._connection.total_changes() - before == len(rows.entries_gone):
+            return set()
+        return set(rows.entries_gone).difference(cursor.executemany(sql.ENTRY_ENDED, rows.entries_die))
 
 
 def out_of_retention(ts: int, oldest: int) -> OutOfRetention:
@@ -446,6 +492,11 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
         with connection:
             connection.execute(sql.CREATE)
             connection.pragma("application_id", sql.APPLICATION_ID)
+            connection.pragma("user_version", sql.SCHEMA_VERSION)
+    elif version < sql.SCHEMA_VERSION:
+        with connection:
+            connection.execute(sql.CREATE_COUNTS)
+            rebuild(connection.cursor())
             connection.pragma("user_version", sql.SCHEMA_VERSION)
 
 

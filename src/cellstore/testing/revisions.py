@@ -7,7 +7,7 @@ the same records drive several storages alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,3 +112,20 @@ def assert_same_as_scribe(reader: Reader, scribe: Scribe, stamps: Sequence[int])
             backwards = list(reader.scan(index, TABLE, b"", END, ts=ts, descending=True))
             assert seen(backwards) == wanted[::-1], (index, ts)
             assert reader.count(index, b"", END, ts) == len(wanted), (index, ts)
+
+
+def work_of(reader: Any, read: Callable[[], object]) -> int:
+    """How many steps SQLite's machine takes for `read()` through an SQLite reader: its cost, without a clock."""
+    taken = 0
+
+    def step() -> bool:
+        nonlocal taken
+        taken += 1
+        return False
+
+    reader._connection.set_progress_handler(step, 1)
+    try:
+        read()
+    finally:
+        reader._connection.set_progress_handler(None)
+    return taken

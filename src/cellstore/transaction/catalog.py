@@ -56,6 +56,15 @@ def by_creation_time(table: int) -> int:
     return 2 * table + 1
 
 
+def membership(index: int) -> int:
+    """The number under which reads and commits speak of an index's keys alone.
+
+    Whoever counts reads this: it matters which keys there are, and not what the documents behind them hold. A commit
+    touches it with the keys that came or went, and not with those that stayed.
+    """
+    return ~index
+
+
 @dataclass(frozen=True, slots=True)
 class IndexMeta:
     """One index. `key(fields, id)` is where a document stands in it."""
@@ -287,6 +296,7 @@ class Catalog:
 
     def describe(self, index: int) -> str:
         """`table.index` for people."""
+        index = max(index, ~index)  # of either number
         table = self.by_number(index // 2)
         if table is not None:
             return f"{table.name}.{BY_CREATION_TIME if index % 2 else BY_ID}"

@@ -3,6 +3,8 @@
     get(id), found or not          the one key in by_id
     a scan, while it runs          from its start to the last document consumed, in scan direction
     a scan that came to its end    its whole interval, the empty tail too: nothing may appear there unnoticed
+    a count                        its whole interval, under the `membership` of the index: what comes or goes matters, not
+                                   what stays and is changed
 
 Documents fetched ahead but never handed out are not recorded, and a scan nobody pulled records nothing. Recording too
 much is slow; recording too little is wrong.

@@ -109,7 +109,7 @@ class Reading:
         return iter(()) if span is None else self.scan_span(span, want)
 
     def count(self, table: str, index: str = names.BY_CREATION_TIME, lo: bytes = b"", hi: bytes = END) -> int:
-        """How many documents have their key in [lo, hi). Depends on all of that interval."""
+        """How many documents have their key in [lo, hi). Depends on which do, and not on what they hold."""
         span = self.span(table, index, lo, hi)
         return 0 if span is None else self.count_span(span)
 
@@ -128,7 +128,7 @@ class Reading:
         """As `count`, of a span got before."""
         if span.lo >= span.hi:
             return 0
-        self._reads.open(span.meta.number, span.lo, span.hi).done = True
+        self._reads.open(names.membership(span.meta.number), span.lo, span.hi).done = True
         return count(self._snapshot, self._writes, span)
 
     def scan_span(self, span: Span, want: int | None = None) -> Iterator[tuple[bytes, Document]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cellstore.errors import CellstoreError
 from cellstore.storage.contract import DocWrite
+from cellstore.transaction.catalog import membership
 from cellstore.transaction.packed import packable, packed, unpacked
 from cellstore.values.interval import ReadIntervals
 
@@ -130,7 +131,10 @@ CommitResult = Committed | Replayed | CellstoreError
 
 @dataclass(slots=True)
 class Commit:
-    """A commit as conflicts and live queries see it: which keys it touched, old and new, by_id included."""
+    """A commit as conflicts and live queries see it: which keys it touched, old and new, by_id included.
+
+    Under `membership(index)` stand those of them that came or went.
+    """
 
     ts: int
     keys: dict[int, list[bytes]]
@@ -148,20 +152,33 @@ class Commit:
 
 
 def touched_keys(writes: list[DocWrite]) -> dict[int, list[bytes]]:
-    """Every key the writes leave or arrive at, by index."""
+    """Every key the writes leave, arrive at or stay at, by index; those left and arrived at by its `membership` too."""
     found: dict[int, list[bytes]] = {}
     for write in writes:
         by_id = 2 * write.table
-        if by_id in found:
-            found[by_id].append(write.id)
-        else:
-            found[by_id] = [write.id]
+        _keys(found, by_id).append(write.id)
+        if write.op != "update":
+            _keys(found, membership(by_id)).append(write.id)
         for index, old, new in write.keys:
             keys = found.get(index)
             if keys is None:
                 keys = found[index] = []
+            if old == new:
+                if old is not None:
+                    keys.append(old)
+                continue
+            moved = _keys(found, membership(index))
             if old is not None:
                 keys.append(old)
-            if new is not None and new != old:
+                moved.append(old)
+            if new is not None:
                 keys.append(new)
+                moved.append(new)
     return found
+
+
+def _keys(found: dict[int, list[bytes]], index: int) -> list[bytes]:
+    keys = found.get(index)
+    if keys is None:
+        keys = found[index] = []
+    return keys

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import NamedTuple
 
+from cellstore.storage.contract import Row
 from cellstore.transaction.catalog import IndexMeta
 from cellstore.transaction.snapshot import Snapshot
 from cellstore.transaction.write_set import WriteSet
 from cellstore.values.json import loads
 
 FIRST_CHUNK, NEXT_CHUNK = 64, 512
+WALKED_PER_LOOK = 400  # entries walked while one document is looked up and decoded twice
 
 
 class Found(NamedTuple):
@@ -106,15 +108,31 @@ def _hidden(snapshot: Snapshot, own: WriteSet, table: int, id: bytes, start: int
 
 def count(snapshot: Snapshot, own: WriteSet, span: Span) -> int:
     """How many documents a span holds; the storage counts, pending documents are settled one by one."""
-    meta, table, lo, hi, _ = span
-    total = snapshot.reader.count(meta.number, lo, hi, snapshot.at)
+    table = span.table
+    total = _stored_count(snapshot, span)
     pending = set(own.tables.get(table, ()))
     if snapshot.overlay is not None:
         pending |= set(snapshot.overlay.tables.get(table, ()))
     return total + len(_layered(snapshot, own, span)) - sum(_stands_in(snapshot, span, id) for id in pending)
 
 
+def _stored_count(snapshot: Snapshot, span: Span) -> int:
+    """How many stored documents a span holds. A moment ago it was what it is now, but for what was written since."""
+    reader, at, (meta, table, lo, hi, _) = snapshot.reader, snapshot.at, span
+    if at is None:
+        return reader.count(meta.number, lo, hi)
+    now, written = reader.count(meta.number, lo, hi), reader.written_since(table, at)
+    if written is None or len(written) * WALKED_PER_LOOK > now:
+        return reader.count(meta.number, lo, hi, at)
+    stand_now = sum(_inside(span, reader.get(table, id)) for id in written)
+    return now - stand_now + sum(_stands_in(snapshot, span, id) for id in written)
+
+
 def _stands_in(snapshot: Snapshot, span: Span, id: bytes) -> bool:
     """Whether the stored state of a document is inside the span."""
-    row = snapshot.row(span.table, id)
+    return _inside(span, snapshot.row(span.table, id))
+
+
+def _inside(span: Span, row: Row | None) -> bool:
+    id = b"" if row is None else row.id
     return row is not None and span.lo <= span.meta.key(loads(row.body), id) < span.hi

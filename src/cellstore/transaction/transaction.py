@@ -213,7 +213,7 @@ class Transaction(Reading):
             prefix = encode_prefix(values)
             span = self.span(meta.name, index.name, prefix, prefix + END)
             assert span is not None
-            self._reads.open(index.number, span.lo, span.hi).done = True
+            self._reads.open(names.membership(index.number), span.lo, span.hi).done = True
             for found in walk(self._snapshot, self._writes, span, 2):
                 if found.id != internal:
                     have = ", ".join(f"{path}={value!r}" for path, value in zip(index.fields, values, strict=True))

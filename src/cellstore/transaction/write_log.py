@@ -118,7 +118,7 @@ class WriteLog:
         writer = f" by {commit.source}" if commit.source else ""
         return ConflictError(
             f"another commit{writer} changed {self._describe(index)} inside what this transaction read: run it again",
-            index=index,
+            index=max(index, ~index),
             write_ts=commit.ts,
             writer=commit.source,
         )

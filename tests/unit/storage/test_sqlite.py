@@ -12,11 +12,11 @@ import apsw
 import pytest
 
 from cellstore import errors, faults
-from cellstore.storage import lease, sql, sqlite
+from cellstore.storage import counts, lease, sql, sqlite
 from cellstore.storage.check import check
 from cellstore.storage.contract import by_id_index
 from cellstore.storage.sqlite import SqliteReader, SqliteStorage
-from cellstore.testing.revisions import BY_A, TABLE, Scribe, assert_same_as_scribe, doc_id, keys_of
+from cellstore.testing.revisions import BY_A, TABLE, Scribe, assert_same_as_scribe, doc_id, keys_of, work_of
 from cellstore.values.index_key import END
 
 
@@ -259,7 +259,10 @@ def test_ranges_never_sort_and_never_walk(storage):
         numbered = re.findall(r"\?(\d)", statement)
         count = max(map(int, numbered)) if numbered else statement.count("?")
         steps = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, (1,) * count)]
-        assert not [step for step in steps if "TEMP B-TREE" in step or step.startswith("SCAN ")], (statement, steps)
+        assert not [step for step in steps if "TEMP B-TREE" in step or (step.startswith("SCAN ") and step[5] != "(")], (
+            statement,
+            steps,
+        )
 
 
 def test_many_dead_revisions_do_not_slow_the_newest_read(storage, scribe):
@@ -268,9 +271,7 @@ def test_many_dead_revisions_do_not_slow_the_newest_read(storage, scribe):
 
     def steps_of(read):
         reader.refresh()
-        before = reader._connection.status(apsw.SQLITE_DBSTATUS_CACHE_HIT, True)[0]
-        read()
-        return reader._connection.status(apsw.SQLITE_DBSTATUS_CACHE_HIT)[0] - before
+        return work_of(reader, read)
 
     def one():
         reader.get(TABLE, doc_id(1))
@@ -415,13 +416,23 @@ DAMAGE = {
     "UPDATE globals SET value = 999 WHERE key = 'catalog_ts'": "later than the newest commit",
     "UPDATE log SET body = NULL WHERE seq = (SELECT max(seq) FROM log)": "not its revision",
     "UPDATE log SET prev = NULL": "log says nothing of it",
+    "UPDATE counts SET n = X'07000000' WHERE idx = 1048576 AND level = 1": "7 entries were counted .* and 2 are there",
+    "UPDATE counts SET n = X'00000000' WHERE idx = 20002 AND level = 1": "0 entries were counted .* and 2 are there",
+    "DELETE FROM counts WHERE idx = 20002": "0 entries were counted .* and 2 are there",
+    "DELETE FROM counts WHERE idx = 20002 AND level = 1": "level 0 is the highest and has 1 buckets|do not fit together",
+    "UPDATE counts SET key = X'05' WHERE idx = 1048577 AND level = 0": "begins at 05, not at the beginning",
+    "INSERT INTO counts VALUES (0, 1048576, X'06', NULL)": "level 1 counts 1 buckets, there are 2",
+    "UPDATE counts SET n = X'e8030000' WHERE idx = 20003 AND level = 1": "covers more than it may",
+    "INSERT INTO uncounted VALUES (1048576, X'05', 1)": "3 entries were counted .* and 2 are there",
+    "INSERT INTO uncounted VALUES (1048579, X'05', 1)": "1 entries were counted .* and 0 are there",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_the_check_sees(damage, storage, path, scribe):
+def test_the_check_sees(damage, storage, path, scribe, monkeypatch):
     from cellstore.storage.contract import RequestRecord
 
+    monkeypatch.setattr(counts, "WAITING_MAX", 0)
     storage.append([scribe.record({1: {"a": 1}, 2: {"a": 2, "b": 1}})])
     storage.append([scribe.record({1: {"a": 3}})])
     storage.append([scribe.record({3: {"a": 1}, 1: {"a": 1}}, request=RequestRecord("s", 1, b""))])

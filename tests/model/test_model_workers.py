@@ -170,3 +170,41 @@ def test_killing_workers_at_random_loses_nothing_and_does_nothing_twice(name: st
                 kills += 1
 
     play(tmp_path, SOURCE, stage_for(name, killer), timeout_s=90 + seconds(0), worker_deaths_max=1000)
+
+
+BUSY = """
+    @cs.mutation
+    def fail(ctx):
+        raise cs.ApplicationError("always")
+
+    @cs.mutation
+    def must_find(ctx, id: str):
+        if ctx.db.get(id) is None:
+            raise cs.ApplicationError("not there")
+        return True
+
+    @cs.mutation
+    def find(ctx, id: str):
+        return ctx.db.get(id) is not None
+"""
+
+
+@pytest.mark.parametrize("function", ["must_find", "find"])
+def test_a_lane_that_never_rests_sees_what_its_callers_have_been_told(function: str, tmp_path: Path) -> None:
+    """Failures write nothing, so nothing moved the lane's view on, and errors were told as of long ago."""
+
+    async def scenario(stage: Stage) -> None:
+        resting = asyncio.Event()
+
+        async def keep_busy() -> None:
+            while not resting.is_set():
+                await stage.runner.mutation("m:fail", {})
+
+        noise = [asyncio.ensure_future(keep_busy()) for _ in range(20)]
+        for n in range(15):
+            id, _ = stage.engine.run(lambda tx, n=n: tx.insert("things", {"n": n}))
+            assert await stage.mutate(function, id=id) is True
+        resting.set()
+        await asyncio.gather(*noise)
+
+    play(tmp_path, BUSY, scenario)

@@ -194,6 +194,7 @@ class Worker:
                     self._queue = deque(m for m in self._queue if m[0] not in ("call", "bulk"))
                 case "lane":
                     self._overlay = Overlay(message[1])
+                    self._store.refresh()  # the lane before may have ended because this view was too old
                 case "at":
                     if self._overlay is not None:
                         self._overlay.acknowledge(message[1], message[2])

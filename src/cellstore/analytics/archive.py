@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 FORMATS = ("zip", "jsonl", "csv", "parquet")
 SUFFIXES = {"zip": "zip", "jsonl": "jsonl", "csv": "csv", "parquet": "parquet"}
 BATCH = 1000
+BATCH_BYTES = 1 << 20  # documents may be large
 PARQUET_MEMORY_BYTES = 512 << 20  # DuckDB spills what does not fit
 _UNIFORM = b'"uniform"\n'  # the mark of exact values in a Convex snapshot
 _LOOKS_LIKE_JSON = ("[", "{", '"')
@@ -116,9 +116,16 @@ class _Source:
     def batches(self, table: TableMeta, *, by_age: bool) -> Iterator[list[Row]]:
         """Every document of a table, in order of creation or of ids."""
         index = by_creation_time(table.number) if by_age else by_id(table.number)
-        rows = self._reader.scan(index, table.number, b"", END, ts=self._ts)
-        while batch := list(islice(rows, BATCH)):
-            self._check()
+        batch: list[Row] = []
+        size = 0
+        for row in self._reader.scan(index, table.number, b"", END, ts=self._ts):
+            batch.append(row)
+            size += len(row.body)
+            if len(batch) == BATCH or size >= BATCH_BYTES:
+                self._check()
+                yield batch
+                batch, size = [], 0
+        if batch:
             yield batch
 
     def lines(self, table: TableMeta, *, by_age: bool) -> Iterator[bytes]:

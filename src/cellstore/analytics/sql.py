@@ -46,9 +46,15 @@ def read_statement(duck: duckdb.DuckDBPyConnection, text: str) -> Statement:
         found = duck.extract_statements(text)
     except duckdb.Error as error:
         raise sql_error(error) from error
-    if len(found) != 1 and "PIVOT" not in text.upper():
-        raise _refused(f"one SQL statement at a time, not {len(found)}" if found else "there is no SQL statement in it")
-    (only, *_) = found
+    if not found:
+        raise _refused("there is no SQL statement in it")
+    if len(found) > 1:  # a PIVOT without values is several, because DuckDB looks for them first
+        raise (
+            _not_a_select("MULTI")
+            if "PIVOT" in text.upper()
+            else _refused(f"one SQL statement at a time, not {len(found)}")
+        )
+    (only,) = found
     if only.type != duckdb.StatementType.SELECT:
         raise _not_a_select(only.type.name)
     if only.named_parameters:

@@ -22,6 +22,7 @@ import decimal
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from cellstore.client.database import Database
 
 _INTS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"})
+_MOMENT = "TIMESTAMP WITH TIME ZONE"
 _SAFE_INT = 1 << 53
 _PREVIEW_ROWS = 20
 ID, CREATION_TIME = "_id", "_creationTime"
@@ -172,7 +174,7 @@ def _series(array: Any, kind: str) -> Any:
         missing = {"M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(data.dtype.kind, np.nan)
         data = np.where(gaps, missing, data).astype(data.dtype)
     series = pd.Series(data)
-    return series.dt.tz_localize("UTC") if kind == "TIMESTAMP WITH TIME ZONE" else series
+    return series.dt.tz_localize("UTC") if kind == _MOMENT else series
 
 
 def _texts(values: Iterable[Any], kind: str) -> Any:
@@ -205,14 +207,23 @@ def _objects(values: Iterable[Any]) -> Any:
 
 def _python_columns(relation: Any) -> list[list[Any]]:
     """The columns as lists of Python values."""
+    import duckdb
+
     kinds = list(map(str, relation.types))
-    columns = list(zip(*relation.fetchall(), strict=True)) or [()] * len(kinds)
+    # the session's zone is UTC; older DuckDBs would want a further library to say so
+    plain = [
+        _column(name).cast(duckdb.type("TIMESTAMP")).alias(name) if kind == _MOMENT else _column(name)
+        for name, kind in zip(relation.columns, kinds, strict=True)
+    ]
+    columns = list(zip(*relation.select(*plain).fetchall(), strict=True)) or [()] * len(kinds)
     return [_python_values(values, kind) for values, kind in zip(columns, kinds, strict=True)]
 
 
 def _python_values(values: Sequence[Any], kind: str) -> list[Any]:
     if kind == "JSON":
         return [None if value is None else _decoded(value) for value in values]
+    if kind == _MOMENT:
+        return [value.replace(tzinfo=UTC) if isinstance(value, datetime) else value for value in values]
     if _is_wide_decimal(kind):
         return [int(value) if isinstance(value, decimal.Decimal) else value for value in values]
     return list(values)

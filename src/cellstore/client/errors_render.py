@@ -25,7 +25,14 @@ from cellstore.errors import ApplicationError, CellstoreError, FunctionError
 
 _RED, _PLAIN = "\x1b[31m", "\x1b[39m"  # as IPython prints the name of an error
 _OURS = str(Path(__file__).parents[1]) + os.sep
-_HOST_PARTS = ("/IPython/core/", "/ipykernel/", "/concurrent/futures/", "/asyncio/", "/contextlib.py", "/cellstore_kernel/")
+_HOST_PARTS = (
+    "/IPython/core/",
+    "/ipykernel/",
+    "/concurrent/futures/",
+    "/asyncio/",
+    "/contextlib.py",
+    "/cellstore_kernel/",
+)
 
 
 def error_from(failure: Failure, path: str = "") -> CellstoreError:
@@ -87,7 +94,8 @@ def _in_colour() -> bool:
 def caller_lines(traceback: TracebackType | None) -> list[str]:
     """The user's own frames of a traceback, outermost first: where, and the line itself."""
     frames = [(frame, line) for frame, line in tracebacks.walk_tb(traceback) if not _is_machinery(frame)]
-    return [_frame_lines(frame, line) for frame, line in frames]
+    shown = [_frame_lines(frame, line) for frame, line in frames]
+    return [lines for lines in shown if "\n    get_ipython().run_" not in lines]  # a magic: nothing the user wrote
 
 
 def function_lines(traceback: str, function: str, reason: str = "") -> str:

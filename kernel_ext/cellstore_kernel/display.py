@@ -14,6 +14,7 @@ COLUMNS_MAX = 14
 CELL_CHARS_MAX = 80
 
 _CELL = "padding:2px 12px 2px 4px;text-align:{side};white-space:nowrap"
+_FRAME = "padding:2px 8px 4px"
 _NOTE = "font-size:85%;color:#888"
 
 
@@ -26,8 +27,13 @@ def moment(ts: int | None) -> str:
 
 def as_html(label: str, value: Any, ts: int | None, error: str = "") -> str:
     """A static rendering, marked with its moment."""
-    body = f"<pre>{escape(error)}</pre>" if error else _body_html(value) if ts else ""
-    return f'<div>{body}<div style="{_NOTE}"><code>{escape(label)}</code> · {escape(moment(ts))}</div></div>'
+    return framed(f"<pre>{escape(error)}</pre>" if error else _body_html(value) if ts else "", label, ts)
+
+
+def framed(body: str, label: str, ts: int | None) -> str:
+    """HTML with a line under it that says what it is, and of which moment."""
+    note = f'<div style="{_NOTE}"><code>{escape(label)}</code> · {escape(moment(ts))}</div>'
+    return f'<div style="{_FRAME}">{body}{note}</div>'
 
 
 def as_text(label: str, value: Any, ts: int | None, error: str = "") -> str:

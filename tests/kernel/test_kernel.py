@@ -254,10 +254,24 @@ def test_magics_list_and_query(loaded: Kernel) -> None:
 
 
 def test_sql_in_a_cell(loaded: Kernel) -> None:
-    loaded.run("add(text='counted')")
     cell = loaded.run("%%cellstore sql\nselect count(*) as n from tasks")
     assert cell.errors == []
     assert "n" in cell.text
+    wrong = loaded.run("%%cellstore sql\nselect colour from tasks")
+    assert wrong.errors[0].splitlines()[0].endswith('Referenced column "colour" not found in FROM clause!')
+
+
+def test_live_sql_follows_the_data(loaded: Kernel) -> None:
+    loaded.run("set_level(1)")
+    cell = loaded.run("%%cellstore sql --live\nselect n from levels")
+    assert "as of 20" in cell.text
+    assert cell.text.split()[-1] == "1"
+    assert "<td>1</td>" in cell.shown[-1]["text/html"]
+    loaded.run("statement = _\nset_level(4)")
+    shown = "import asyncio\nawait asyncio.sleep(0.1)\nstatement._texts[0].split()[-1]"
+    deadline = time.monotonic() + 10
+    while loaded.run(shown).text != "'4'":
+        assert time.monotonic() < deadline
 
 
 MISTAKES = [
@@ -295,7 +309,7 @@ def test_a_mistake_is_one_clear_error_in_the_cell(loaded: Kernel, code: str, kin
 
 def test_reloading_leaves_one_of_everything(loaded: Kernel) -> None:
     count = (
-        "import threading\n"
+        "import threading, time\ntime.sleep(0.1)\n"
         "(len([f for f in get_ipython().events.callbacks['post_run_cell'] if 'cellstore' in f.__module__]),\n"
         " len([t for t in threading.enumerate() if t.name.startswith('cellstore')]))"
     )

@@ -121,6 +121,13 @@ def test_a_figure_is_a_picture_and_is_not_left_open(own: ScriptedDatabase) -> No
     plt.close(other)
 
 
+def test_readers_without_us_see_what_was_printed(own: ScriptedDatabase) -> None:
+    own.link.step(10)
+    data, _ = made(lambda: print("three"), own)._repr_mimebundle_()
+    assert data["text/plain"].splitlines()[1] == "three"
+    assert "three" in data["text/html"]
+
+
 def test_what_takes_arguments_or_awaits_is_no_view(own: ScriptedDatabase) -> None:
     async def later() -> None: ...
 

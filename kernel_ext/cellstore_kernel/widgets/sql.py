@@ -25,8 +25,10 @@ class SqlView(View):
     def __init__(self, statement: str, database: Database) -> None:
         self.statement = statement
         self._ended = threading.Event()
+        self._seen = 0  # the moment of the newest answer, in ns
         super().__init__(self._answer, database)
         self.label = " ".join(statement.split())[:80]
+        database.on_closed.append(lambda _: self._ended.set())
         threading.Thread(target=self._look, name="cellstore-live-sql", daemon=True).start()
 
     def close(self) -> None:
@@ -36,18 +38,19 @@ class SqlView(View):
         super().close()
 
     def _answer(self) -> Any:
-        return self._database.sql(self.statement).df()
+        result = self._database.sql(self.statement)
+        self._seen = result.ts
+        return result.df()
 
     def _look(self) -> None:
-        seen: int | None = None
-        while not self._ended.wait(LOOK_S) and self._database.state != "closed":
+        while not self._ended.wait(LOOK_S):
             try:
                 newest = self._database.snapshot().ts
             except CellstoreError:  # the server is away; the badge says so
                 continue
-            if seen is not None and newest != seen:
+            if newest > self._seen:
+                self._seen = newest  # seen, if not answered: a statement that fails is not run twice for one commit
                 self._changed()
-            seen = newest
 
 
 def live_sql(statement: str) -> SqlView:

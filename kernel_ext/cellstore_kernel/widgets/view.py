@@ -30,6 +30,7 @@ from cellstore.errors import CallerError, CellstoreError
 from cellstore.values import json as native
 from cellstore.values.value import same
 from cellstore_kernel.bridge import MainLoop, failure_json, main_loop, query_key, shell
+from cellstore_kernel.display import framed
 from cellstore_kernel.widgets.base import StoreWidget
 from cellstore_kernel.widgets.live import current
 
@@ -61,6 +62,7 @@ class View(StoreWidget):
         self._planned = False
         self._rest_until = 0.0
         self._closed = False
+        self._texts: list[str] = []  # what was drawn, for readers who see text only
         super().__init__(database, kind="view", label=getattr(block, "__name__", "view"))
         self.run()
 
@@ -72,16 +74,16 @@ class View(StoreWidget):
         """Draw again, now. From the main loop or a cell."""
         began, ts = time.monotonic(), self._database.link.ts
         failure: dict[str, Any] | None = None
-        outputs: list[Output] = []
+        outputs, texts = list[Output](), list[str]()
         with recording() as asked:
             try:
-                outputs = drawn(self.block)
+                outputs, texts = drawn(self.block)
             except Exception as error:  # noqa: BLE001 - the user's own; the view shows it and stays live
                 failure = describe(error)
         with self._lock, self.hold_sync():
             self.failure = failure
             if failure is None:
-                self.outputs = outputs
+                self.outputs, self._texts = outputs, texts
             self.ts = str(max(ts, self._database.link.ts))
             self.behind = self._planned
         self._follow(asked)
@@ -148,16 +150,18 @@ class View(StoreWidget):
             return None
         data, metadata = bundle
         pictures = [text for mime, text, *_ in self.outputs if mime == "image/png"]
+        markup = [text for mime, text, *_ in self.outputs if mime == "text/html"]
         if pictures:
             data["image/png"] = pictures[0]
             del data["text/html"]  # a static reader should pick the picture
+        elif markup and self.failure is None:
+            data["text/html"] = framed("".join(markup), self.label, int(self.ts))
         return data, metadata
 
     def _fallback(self) -> tuple[Any, int | None, str]:
         if self.failure is not None:
             return None, int(self.ts), f"{self.failure['code']}: {self.failure['message']}\n{self.failure['traceback']}"
-        texts = [text for mime, text, *_ in self.outputs if mime == "text/plain"]
-        return "\n".join(texts) or "a drawing", int(self.ts), ""
+        return "\n".join(self._texts) or "a drawing", int(self.ts), ""
 
 
 class Watched:
@@ -240,8 +244,8 @@ def _show_pending(_result: object = None) -> None:
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def drawn(block: Callable[[], object]) -> list[Output]:
-    """Run the block; everything it drew, displayed, printed and returned, in that order."""
+def drawn(block: Callable[[], object]) -> tuple[list[Output], list[str]]:
+    """Run the block; everything it drew, displayed, printed and returned, in that order, and as much of it as is text."""
     from IPython.utils.capture import capture_output
 
     before = figures()
@@ -254,11 +258,11 @@ def drawn(block: Callable[[], object]) -> list[Output]:
         pictures = [picture(figure) for figure in shown]
     finally:
         close(number for number in figures() if number not in before)
-    texts = [text for text in (captured.stdout, captured.stderr) if text]
-    outputs = [*pictures, *(richest(each.data) for each in captured.outputs), *(["text/plain", text] for text in texts)]
+    bundles = [each.data for each in captured.outputs]
+    bundles += [{"text/plain": text} for text in (captured.stdout, captured.stderr) if text]
     if value is not None and not is_drawing(value):
-        outputs.append(richest(formatted(value)))
-    return outputs
+        bundles.append(formatted(value))
+    return [*pictures, *map(richest, bundles)], [each["text/plain"] for each in bundles if "text/plain" in each]
 
 
 def figures() -> dict[int, Any]:

@@ -258,7 +258,7 @@ def _csv(path: Path, fields: Fields) -> Iterator[Line]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = _records(file, path.name)
         _, head = next(records, (0, []))
-        names = [_text(cell).strip() for cell in head]
+        names = [_text(cell) if cell.startswith('"') else cell.strip() for cell in head]
         if len(set(names)) < len(names):
             raise ValidationError(f"{path.name}, line 1: two columns have the same name")
         readers = [_reader_of(name, fields) for name in names]

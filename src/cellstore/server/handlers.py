@@ -282,14 +282,16 @@ class ControlHandler(HttpHandler):
             self.set_header("Content-Type", "application/octet-stream")
             self.set_header("Content-Length", str(export.size_bytes))
             self.set_header(RESULT_HEADER, native.dumps(answer).decode()[:HEADER_CHARS_MAX])
+            last = await asyncio.to_thread(export.read, PIECE_BYTES)
             while piece := await asyncio.to_thread(export.read, PIECE_BYTES):
-                self.write(piece)
+                self.write(last)
                 await self.flush()
-            self.finish()
+                last = piece
         except StreamClosedError:
-            pass  # the other side went away
+            return  # the other side went away
         finally:
             await asyncio.to_thread(export.close)
+        self.finish(last)  # when the other side has everything, nothing is left here
 
     def reply(self, op: str, answer: dict[str, Any], octets: bytes) -> None:
         """A query's value is JSON and goes into the body; other octets go as they are."""
@@ -350,10 +352,9 @@ def encode_outcome(outcome: Outcome, encoding: str, who: Principal) -> dict[str,
     """What a function came to, in Convex's HTTP shape."""
     logs = logs_for(outcome, who)
     if outcome.ok:
-        if encoding == "convex":
-            value = convex_json(outcome.value)
-        else:
-            value = orjson.dumps(to_clean(native.loads(outcome.value)))
+        value = (
+            convex_json(outcome.value) if encoding == "convex" else orjson.dumps(to_clean(native.loads(outcome.value)))
+        )
         return {"status": "success", "value": fragment(value), "logLines": logs}
     failure = failure_for(outcome, who, exact=False)
     answer: dict[str, Any] = {"status": "error", "errorMessage": failure.message, "logLines": logs}

@@ -129,8 +129,10 @@ class Imports:
         try:
             while not self._closed and await self._do(self._purge_some):
                 pass
-        except (FatalError, StorageError, asyncio.CancelledError) as error:
-            log.warning("hidden tables could not be emptied, the next start will: %r", error)
+        except asyncio.CancelledError:
+            pass  # closing; the next start goes on
+        except (FatalError, StorageError) as error:
+            log.warning("hidden tables could not be emptied, the next start will: %s", error.message)
 
     def _purge_some(self) -> bool:
         """A step of it; whether there is more to do."""

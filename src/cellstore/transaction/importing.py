@@ -244,7 +244,7 @@ class Import:
                     expected=f"an id of the table number {job.number or job.target}, as those before it",
                     got=f"{id!r} of the table number {number}",
                 )
-            id = encode_id(job.target, internal)
+            id = id if number == job.target else encode_id(job.target, internal)
         if creation_time is not None and (type(creation_time) not in (int, float) or not math.isfinite(creation_time)):
             raise ValidationError(
                 path=f"{job.table}._creationTime", expected="milliseconds, a number", got=repr(creation_time)[:60]
@@ -330,14 +330,13 @@ def purge(engine: Engine, number: int, steps_max: int | None = None) -> int:
             table = transaction.catalog.by_number(number)
             if table is None or not table.stands_for:
                 raise InvariantError(f"the table {number} is not hidden: its documents stay")
-            found = list(transaction.scan(table.name, BY_ID, want=PURGE_DOCUMENTS))
-            count = len(found)
-            request = transaction.freeze(SOURCE)
-            for id, document in found:
+            request = transaction.freeze(SOURCE)  # nobody else writes here, so it depends on nothing
+            for id, document in transaction.scan(table.name, BY_ID, want=PURGE_DOCUMENTS):
                 keys: list[tuple[int, bytes | None, bytes | None]] = [
                     (index, key, None) for index, key in table.keys(document, id).items()
                 ]
                 request.writes.append(DocWrite(number, id, None, "delete", keys))
+            count = len(request.writes)
             return request
 
         _commit(engine, prepare)

@@ -1,0 +1,279 @@
+"""Imports: ids are kept, replacing is one moment for everybody, what is in the way is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cellstore.errors import CallerError, ConflictError, LimitExceeded, NotFound, ValidationError
+from cellstore.knobs import Knobs
+from cellstore.transaction.access import DatabaseReader
+from cellstore.transaction.database import Engine
+from cellstore.transaction.importing import Import, Wanted, leftovers, purge
+from cellstore.values.ids import encode_id
+from cellstore.values.json import dumps
+
+NUMBER = 10_044
+
+
+def id_of(n: int, number: int = NUMBER) -> str:
+    return encode_id(number, n.to_bytes(16, "big"))
+
+
+def lines(*rows: dict[str, Any]) -> bytes:
+    return b"\n".join(map(dumps, rows))
+
+
+def rows_of(engine: Engine, table: str, ts: int | None = None) -> list[dict[str, Any]]:
+    with engine.begin(ts) as transaction:
+        return [dict(document) for document in DatabaseReader(transaction).query(table)]
+
+
+def texts(engine: Engine, table: str, ts: int | None = None) -> list[Any]:
+    return [row["text"] for row in rows_of(engine, table, ts)]
+
+
+def imported(engine: Engine, mode: str, table: str, *rows: dict[str, Any], number: int | None = None) -> dict[str, Any]:
+    running = Import(engine, mode, [Wanted(table, number)])
+    running.load(table, lines(*rows))
+    return running.finish()
+
+
+def test_ids_and_creation_times_are_kept_and_the_table_gets_their_number(engine: Engine) -> None:
+    kept = {"_id": id_of(7), "text": "a", "_creationTime": 12.5}
+    report = imported(engine, "fail", "notes", kept, {"text": "new"}, number=NUMBER)
+    assert report["tables"] == {"notes": {"documents": 2, "number": NUMBER}}
+    first, second = rows_of(engine, "notes")
+    assert first == kept
+    assert second["text"] == "new"
+    assert engine.catalog.table("notes").number == NUMBER
+
+
+def test_an_empty_table_takes_the_number_of_the_ids_and_keeps_its_definition(engine: Engine, define: Any) -> None:
+    engine.define(define("notes", {"text": "string"}, by_text="text"))
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
+    with engine.begin() as transaction:
+        found = DatabaseReader(transaction).query("notes").with_index("by_text", text="a").unique()
+    assert found is not None
+    assert found["_id"] == id_of(1)
+    with pytest.raises(ValidationError, match=r"notes\.text: expected str"):
+        engine.run(lambda transaction: transaction.insert("notes", {"text": 1}))
+
+
+def test_a_number_that_another_table_has_is_refused_by_name(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
+    for mode in ("fail", "append", "replace"):
+        with pytest.raises(CallerError, match=f"{NUMBER}, which is the table 'notes' here, nothing was imported"):
+            Import(engine, mode, [Wanted("tasks", NUMBER)])
+    assert engine.catalog.table("tasks") is None
+
+
+def test_a_table_with_documents_is_refused_unless_the_mode_says_what_to_do(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"text": "a"})
+    with pytest.raises(CallerError, match="mode='append' to add to them, or with mode='replace'"):
+        Import(engine, "fail", [Wanted("notes")])
+    with pytest.raises(CallerError, match="'notes' has the number 10001 here and holds documents"):
+        Import(engine, "append", [Wanted("notes", NUMBER)])
+    imported(engine, "append", "notes", {"text": "b"})
+    assert texts(engine, "notes") == ["a", "b"]
+
+
+def test_an_id_that_is_there_already_is_named_by_its_row(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
+    running = Import(engine, "append", [Wanted("notes", NUMBER)])
+    with pytest.raises(ValidationError, match=r"row 21: there is a document .* in table 'notes' already"):
+        running.load("notes", lines({"_id": id_of(2), "text": "b"}, {"_id": id_of(1), "text": "c"}), first_row=20)
+    assert texts(engine, "notes") == ["a"]
+
+
+# ── replacing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [None, NUMBER], ids=["new ids", "ids of another number"])
+def test_replacing_is_one_moment_for_readers_by_name_and_by_id(engine: Engine, number: int | None) -> None:
+    old = engine.run(lambda transaction: transaction.insert("notes", {"text": "old"}))[0]
+    with engine.begin() as transaction:
+        DatabaseReader(transaction).query("notes").collect()
+        by_name = transaction.reads
+    with engine.begin() as transaction:
+        transaction.get(old)
+        by_id = transaction.reads
+    before = engine.published_ts
+    running = Import(engine, "replace", [Wanted("notes", number)])
+    running.load("notes", lines({"text": "new", **({"_id": id_of(3)} if number else {})}))
+    assert texts(engine, "notes") == ["old"]
+    assert engine.write_log.first_hit(by_name, before) is None
+
+    switch = running.finish()["ts"]
+    assert [engine.write_log.first_hit(reads, before) for reads in (by_name, by_id)] == [switch, switch]
+    assert texts(engine, "notes") == ["new"]
+    assert texts(engine, "notes", before) == ["old"]
+    with engine.begin() as transaction:
+        assert transaction.get(old) is None
+
+
+def test_documents_on_their_way_in_cannot_be_got_by_id(engine: Engine) -> None:
+    running = Import(engine, "replace", [Wanted("notes", NUMBER)])
+    running.load("notes", lines({"_id": id_of(1), "text": "a"}))
+    with engine.begin() as transaction:
+        assert transaction.get(id_of(1)) is None
+        reads = transaction.reads
+    before = engine.published_ts
+    switch = running.finish()["ts"]
+    assert engine.write_log.first_hit(reads, before) == switch
+
+
+def test_replacing_under_the_same_ids_touches_only_what_differs(engine: Engine) -> None:
+    same, changed, gone, new = (
+        {"_id": id_of(n), "text": text, "_creationTime": float(n)} for n, text in enumerate(("same", "b", "c", "d"))
+    )
+    imported(engine, "fail", "notes", same, changed, gone, number=NUMBER)
+    with engine.begin() as transaction:
+        transaction.get(same["_id"])
+        reads = transaction.reads
+    before = engine.published_ts
+    report = imported(engine, "replace", "notes", same, {**changed, "text": "B"}, new, number=NUMBER)
+    assert report["tables"]["notes"] == {"documents": 3, "number": NUMBER, "changed": 3}
+    assert texts(engine, "notes") == ["same", "B", "d"]
+    assert engine.write_log.first_hit(reads, before) is None
+
+
+def test_what_is_written_while_a_replacement_comes_in_is_replaced_too(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
+    running = Import(engine, "replace", [Wanted("notes", NUMBER)])
+    running.load("notes", lines({"_id": id_of(1), "text": "a"}))
+    engine.run(lambda transaction: transaction.patch(id_of(1), {"text": "meanwhile"}))
+    running.finish()
+    assert texts(engine, "notes") == ["a"]
+
+
+def test_a_write_that_began_before_the_switch_is_run_again_and_misses(engine: Engine) -> None:
+    old = engine.run(lambda transaction: transaction.insert("notes", {"text": "old"}))[0]
+    with engine.begin() as transaction:
+        transaction.patch(old, {"text": "patched"})
+        request = transaction.freeze()
+        imported(engine, "replace", "notes", {"text": "new"})
+        assert isinstance(engine.commit([request])[0], ConflictError)
+    with pytest.raises(NotFound, match="there is no document"):
+        engine.run(lambda transaction: transaction.patch(old, {"text": "patched"}))
+
+
+def test_an_empty_table_is_replaced_in_one_moment_too(engine: Engine, define: Any) -> None:
+    engine.define(define("notes", {"text": "string"}))
+    number = engine.catalog.table("notes").number
+    running = Import(engine, "replace", [Wanted("notes", number)])
+    running.load("notes", lines({"_id": id_of(1, number), "text": "a"}))
+    assert texts(engine, "notes") == []
+    running.finish()
+    assert rows_of(engine, "notes")[0]["_id"] == id_of(1, number)
+
+
+def test_several_tables_and_the_references_between_them_are_replaced_at_once(engine: Engine, define: Any) -> None:
+    users, posts = define("users", {"text": "string"}), define("posts", {"text": "string"})
+    posts.fields["fields"]["author"] = {"type": {"type": "id", "table": "users"}, "optional": False}
+    engine.define(users, posts)
+    imported(engine, "fail", "users", {"text": "old"})
+    running = Import(engine, "replace", [Wanted("users", 10_050), Wanted("posts", 10_051)])
+    running.load("posts", lines({"_id": id_of(1, 10_051), "text": "p", "author": id_of(2, 10_050)}))
+    running.load("users", lines({"_id": id_of(2, 10_050), "text": "u"}))
+    assert (texts(engine, "users"), texts(engine, "posts")) == (["old"], [])
+    switch = running.finish()["ts"]
+    assert (texts(engine, "users", switch), texts(engine, "posts", switch)) == (["u"], ["p"])
+
+
+def test_references_to_documents_that_were_replaced_are_still_ids_of_their_table(engine: Engine, define: Any) -> None:
+    posts = define("posts", {"text": "string"})
+    posts.fields["fields"]["author"] = {"type": {"type": "id", "table": "users"}, "optional": False}
+    user = engine.run(lambda transaction: transaction.insert("users", {"text": "u"}))[0]
+    engine.define(posts)
+    post = engine.run(lambda transaction: transaction.insert("posts", {"text": "p", "author": user}))[0]
+    imported(engine, "replace", "users", {"text": "new"})
+    engine.run(lambda transaction: transaction.patch(post, {"text": "dangling, and legal"}))
+    assert texts(engine, "posts") == ["dangling, and legal"]
+
+
+# ── refusals ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [None, NUMBER], ids=["switch", "merge"])
+def test_a_row_that_does_not_fit_is_named_and_nothing_is_replaced(
+    engine: Engine, define: Any, number: int | None
+) -> None:
+    engine.define(define("notes", {"text": "string"}))
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "old"}, number=NUMBER)
+    running = Import(engine, "replace", [Wanted("notes", number)])
+    running.load("notes", lines({"text": "new"}))
+    with pytest.raises(ValidationError, match=r"^row 1: notes\.text: expected str, got int 5"):
+        running.load("notes", lines({"text": "new"}, {"text": 5}))
+    assert texts(engine, "notes") == ["old"]
+
+
+def test_unique_indexes_hold_inside_of_what_comes_in(engine: Engine, define: Any) -> None:
+    engine.define(define("notes", {"text": "string"}, by_text="text!"))
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
+    running = Import(engine, "replace", [Wanted("notes", NUMBER)])
+    running.load("notes", lines({"_id": id_of(2), "text": "a"}))  # what is there now does not count
+    with pytest.raises(ValidationError, match=r"row 0: the index notes\.by_text is unique"):
+        running.load("notes", lines({"_id": id_of(3), "text": "a"}))
+
+
+def test_a_table_redefined_while_its_documents_come_in_is_not_replaced(engine: Engine, define: Any) -> None:
+    imported(engine, "fail", "notes", {"text": "old"})
+    running = Import(engine, "replace", [Wanted("notes")])
+    running.load("notes", lines({"text": "new"}))
+    engine.define(define("notes", {"text": "string"}, by_text="text"))
+    with pytest.raises(CallerError, match="'notes' was redefined while its documents came in, nothing was replaced"):
+        running.finish()
+    assert texts(engine, "notes") == ["old"]
+
+
+def test_one_commit_holds_only_so_many_differences() -> None:
+    with Engine.memory(knobs=Knobs(import_changes_max=2)) as engine:
+        olds = [{"_id": id_of(n), "text": "old"} for n in range(3)]
+        imported(engine, "fail", "notes", *olds, number=NUMBER)
+        with pytest.raises(LimitExceeded, match=r"more than 2 differ.*nothing was replaced.*import_changes_max"):
+            imported(engine, "replace", "notes", *[{**old, "text": "new"} for old in olds], number=NUMBER)
+        assert texts(engine, "notes") == ["old"] * 3
+        imported(engine, "replace", "notes", *[{"text": "new"}] * 5)  # under new ids there is no limit
+        assert texts(engine, "notes") == ["new"] * 5
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"_id": "nonsense"}, "is not a document id"),
+        ({"_id": id_of(1, 10_045)}, f"expected an id of the table number {NUMBER}"),
+        ({"_creationTime": "today"}, r"notes\._creationTime: expected milliseconds"),
+        ({"_creationTime": True}, r"notes\._creationTime: expected milliseconds"),
+        ([1], "expected a document"),
+    ],
+)
+def test_system_fields_are_checked(engine: Engine, row: Any, message: str) -> None:
+    running = Import(engine, "fail", [Wanted("notes", NUMBER)])
+    with pytest.raises(ValidationError, match=message):
+        running.load("notes", lines({"_id": id_of(9)}, row))
+    assert rows_of(engine, "notes") == []
+
+
+# ── what is left ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_replaced_is_purged_and_its_number_can_come_back(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "first"}, number=NUMBER)
+    imported(engine, "replace", "notes", {"text": "second"})
+    assert leftovers(engine) == [NUMBER]
+    assert purge(engine, NUMBER) == 1
+    assert leftovers(engine) == []
+    imported(engine, "replace", "notes", {"_id": id_of(1), "text": "again"}, number=NUMBER)
+    assert rows_of(engine, "notes")[0]["_id"] == id_of(1)
+    assert engine.catalog.table("notes").number == NUMBER
+
+
+def test_what_an_import_that_never_ended_left_is_in_nobodys_way(engine: Engine) -> None:
+    Import(engine, "replace", [Wanted("notes", NUMBER)]).load("notes", lines({"_id": id_of(1), "text": "a"}))
+    assert leftovers(engine) == [NUMBER]
+    assert [table.name for table in engine.catalog.user_tables()] == []
+    imported(engine, "replace", "notes", {"_id": id_of(1), "text": "b"}, number=NUMBER)
+    assert texts(engine, "notes") == ["b"]
+    assert leftovers(engine) == []

@@ -63,7 +63,7 @@ def _has_display() -> bool:
 
 # --------------------------------------------------------------------------------------------- demo
 
-HOUR = {"origin": "JFK", "month": 1, "day": 1, "hour": 8}
+HOUR = {"origin": "JFK", "month": 1, "day": 1, "hour": 11}
 DAY = {"month": 1, "day": 1}
 
 
@@ -128,7 +128,7 @@ def _show(
     from rich.table import Table
 
     left = Table(
-        "time", "flight", "to", "delay", "status", "", title="JFK, January 1st, 8 o'clock", title_justify="left"
+        "time", "flight", "to", "delay", "status", "", title="JFK, January 1st, 11 o'clock", title_justify="left"
     )
     for row in board[:6]:
         late = row["delay"] is not None and row["delay"] > 15

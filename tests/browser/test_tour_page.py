@@ -43,12 +43,13 @@ def test_the_tour_runs_and_stays_live(notebook: Callable[..., Page], lab: Lab) -
     page = notebook("01_tour.ipynb")
     page.run_all()
     assert page.page.evaluate(ERRORS) == []
-    page.page.evaluate(SHOW, "## 5")
+    page.command("application:toggle-left-area")
+    page.page.evaluate(SHOW, "cs.live(board")
     board, ranking = outputs(page, "airline").first, outputs(page, "mean_delay").first
-    page.wait_text(".cs-live", "B6 3", 20)
+    page.wait_text(".cs-live", "MQ 3792", 20)
 
     with cs.connect(lab.url, token=TOKEN) as db:  # another process, to the server
-        flights = db.query("01_tour:board", origin="JFK", month=1, day=1, hour=8)
+        flights = db.query("01_tour:board", origin="JFK", month=1, day=1, hour=11)
         was, mean = board.inner_text(), ranking.inner_text()
         db.mutation("01_tour:post_delay", flight_id=flights[0]["_id"], minutes=300)
         page.page.wait_for_function("([e, t]) => e.innerText !== t", arg=[board.element_handle(), was])

@@ -164,7 +164,7 @@ def test_a_form_and_a_button_call_while_the_kernel_is_busy(notebook: Callable[..
     eventually_shows(page, 8)
     page.page.get_by_label("by").fill("many")
     page.page.get_by_role("button", name="Bump").click()
-    page.wait_text(".cs-problem", "a whole number, not many")
+    page.wait_text(".cs-problem", "a whole number, not 'many'")
     page.shoot("form")
 
 

@@ -180,7 +180,7 @@ function numeric(_type, id, step, parse, wanted) {
     const text = element.value.trim();
     if (text === "") return { empty: true };
     const value = parse(text);
-    return value === undefined ? { problem: `${wanted}, not ${text}` } : { value };
+    return value === undefined ? { problem: `${wanted}, not ${literal(text, 1)}` } : { value };
   };
   return { element, get, set: (value) => (element.value = value === undefined || value === null ? "" : literal(value)) };
 }

@@ -45,7 +45,7 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-badge[data-state="closed"]::before { background: var(--cs-bad); }
 @keyframes cs-pulse { 50% { opacity: 0.25; } }
 .cellstore[data-state="reconnecting"] .cs-body, .cellstore.cs-failed .cs-place { opacity: 0.55; }
-.cellstore .cs-body { overflow-x: auto; transition: opacity 0.3s; }
+.cellstore .cs-body { overflow-x: auto; transition: opacity 0.3s; padding: 1px; margin: -1px; } /* room for focus rings */
 .cellstore .cs-note { color: var(--cs-faint); font-size: 11px; padding: 4px 0 0; }
 
 .cellstore .cs-error {

@@ -244,6 +244,18 @@ def test_a_query_that_fails_live_prints_nothing_in_other_cells(loaded: Kernel) -
     assert healed.text == "('live', None)"
 
 
+def test_a_view_defined_again_takes_the_place_of_the_one_before(loaded: Kernel) -> None:
+    cell = "@cs.view\ndef total():\n    runs.append(1)\n    return level()"
+    loaded.run(f"runs = []\n{cell}\nold = total")
+    loaded.run(cell)
+    loaded.run("before = len(runs)\nset_level(40)")
+    done = loaded.run(
+        "import asyncio\nwhile total.outputs[0][1] != '40': await asyncio.sleep(0.02)\nawait asyncio.sleep(0.2)"
+    )
+    assert done.errors == []
+    assert loaded.run("len(runs) - before, old.options['note']").text == "(1, 'defined again')"
+
+
 def test_magics_list_and_query(loaded: Kernel) -> None:
     assert "tasks" in loaded.run("%cellstore tables").text
     assert "tasks:add" in loaded.run("%cellstore functions").text

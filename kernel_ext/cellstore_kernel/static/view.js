@@ -23,7 +23,9 @@ export function renderView({ model, el }) {
   const judge = () => {
     clearTimeout(timer);
     const drawnAt = BigInt(model.get("ts") || "0");
-    if (changedAt <= drawnAt && !model.get("behind")) frame.note = "";
+    const retired = model.get("options")?.note;
+    if (retired) frame.note = retired;
+    else if (changedAt <= drawnAt && !model.get("behind")) frame.note = "";
     else timer = setTimeout(() => ((frame.note = "changed; waiting for the kernel"), frame.showState()), PATIENCE_MS);
     frame.showState();
   };
@@ -50,6 +52,7 @@ export function renderView({ model, el }) {
   model.on("change:failure", draw);
   model.on("change:ts", draw);
   model.on("change:behind", judge);
+  model.on("change:options", judge);
   model.on("change:queries", watch);
   draw();
   watch();
@@ -60,6 +63,7 @@ export function renderView({ model, el }) {
     model.off("change:failure", draw);
     model.off("change:ts", draw);
     model.off("change:behind", judge);
+    model.off("change:options", judge);
     model.off("change:queries", watch);
     frame.close();
   };

@@ -6,7 +6,8 @@
 
 The block runs on the kernel's main loop, between cells, never beside one and never on a thread: drawing libraries keep
 global state. While it runs, the queries it asks are written down; they are then watched, and a change schedules another
-run. Many changes while the kernel is busy are one run afterwards; a slow block rests twice as long as it took.
+run. Many changes while the kernel is busy are one run afterwards; a slow block rests twice as long as it took. A block
+defined again takes the place of the one before, which stays as it was drawn and runs no more.
 
 What it draws: new matplotlib figures, else what it displays and prints, and what it returns.
 """
@@ -92,12 +93,22 @@ class View(StoreWidget):
 
     def close(self) -> None:
         """Stop following; what was drawn stays."""
-        if not hasattr(self, "_plan") or self._closed:
-            return
+        if hasattr(self, "_plan"):
+            self._unfollow()
+            super().close()
+
+    def retire(self) -> None:
+        """Stop following, because the block was defined again; what was drawn stays, and says so."""
+        if not self._closed:
+            self._unfollow()
+            with self._lock:
+                self.options = {"note": "defined again"}
+
+    def _unfollow(self) -> None:
         self._closed = True
         for watched in self._watched.values():
             watched.close()
-        super().close()
+        self._watched.clear()
 
     # what it depends on
 
@@ -217,10 +228,21 @@ def view(block: Callable[[], object]) -> View:
         if needed:
             raise CallerError(f"a view takes no arguments, but this one needs {', '.join(needed)}; give them defaults")
         made = View(block, current())
+    replace(made)
     show_at_cell_end(made)
     return made
 
 
+def replace(made: View) -> None:
+    """Retire the view of the same name, if its cell is run again. Lambdas and inner functions have none of their own."""
+    name = getattr(made.block, "__qualname__", "")
+    if name.isidentifier():
+        former, _by_name[name] = _by_name.get(name), made
+        if former is not None:
+            former.retire()
+
+
+_by_name: dict[str, View] = {}  # the latest view of each name
 _not_shown: list[View] = []  # made in the running cell, and not displayed by it so far
 
 

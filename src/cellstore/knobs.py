@@ -45,7 +45,11 @@ class Knobs:
     lane_budget_s: float = 0.02  # a mutation that runs longer loses the lane to a successor
 
     # Retention
-    retention_s: float = 86_400.0
+    retention_s: float = 86_400.0  # how far back snapshots stay readable
+    request_retention_s: float = 14 * 86_400.0  # how long a client that was away may ask again for what it missed
+    requests_kept_max: int = 2000  # per session beyond retention_s: no client has more than its queue to ask again for
+    trim_slice_s: float = 0.002  # how long trimming holds up a writer at a time
+    trim_pause_s: float = 30.0  # between two looks for history to give up; at most a tenth of retention_s
 
     # Workers
     workers_min: int = 2  # the lane and one beside it, which is also the lane's successor

@@ -283,6 +283,29 @@ def test_the_outcome_of_a_request_is_kept_as_long_as_history(storage, reader, sc
     sound(storage)
 
 
+def test_what_a_client_may_ask_again_outlives_history(storage, reader, scribe):
+    for n in range(1, 11):
+        storage.append([scribe.record({1: {"a": n}}, request=RequestRecord("busy", n, b"%d" % n))])
+    storage.append([scribe.record({1: {"a": 0}}, request=RequestRecord("away", 1, b"away"))])
+    storage.append([scribe.record({1: {"a": 1}}), scribe.record({1: {"a": 2}})])
+    reader.release()
+
+    def trim(**requests):
+        while storage.trim(scribe.ts, 3, **requests):
+            sound(storage)
+        reader.refresh()
+        kept = [n for n in range(1, 11) if reader.request("busy", n)]
+        away = reader.request("away", 1)
+        reader.release()
+        return kept, away
+
+    assert trim(requests_before_ts=0, requests_kept=3) == ([8, 9, 10], b"away")
+    assert trim(requests_before_ts=85, requests_kept=3) == ([9, 10], b"away")
+    assert trim(requests_before_ts=scribe.ts, requests_kept=3) == ([], None)
+    reader.refresh()
+    assert_same_as_scribe(reader, scribe, [scribe.ts])
+
+
 def test_a_view_outlives_the_trimming_of_what_it_shows(storage, reader, scribe):
     storage.append([scribe.record({n: {"a": n} for n in range(600)})])
     reader.refresh()

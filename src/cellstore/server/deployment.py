@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellstore.clock import Clock, SystemClock
-from cellstore.errors import CellstoreError, FatalError, Overloaded
+from cellstore.errors import CellstoreError, FatalError, Overloaded, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.reactivity.connection import CloseSocket, Connection, Hub, SendFrame, VerifyToken, no_tokens
 from cellstore.reactivity.principal import EMBEDDED, Principal
@@ -87,6 +87,7 @@ class Deployment:
         self._hub: Hub | None = None
         self._control: Control | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._retaining: asyncio.Task[None] | None = None
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -109,6 +110,7 @@ class Deployment:
             self._control = Control(self.name, engine, runner, self._hub, self.path)
             await runner.start()
             self._control.clean_up()
+            self._retaining = asyncio.get_running_loop().create_task(self._retain(engine))
         except BaseException as error:
             self.failure = error if isinstance(error, CellstoreError) else None
             await self.stop()
@@ -118,6 +120,9 @@ class Deployment:
         """Close every connection, end every run, close the store and give back its lease. Again is fine."""
         hub, runner, engine, control = self._hub, self._runner, self._engine, self._control
         self._hub = self._runner = self._engine = self._control = None
+        if self._retaining is not None:
+            self._retaining.cancel()
+            self._retaining = None
         if hub is not None:
             await hub.close()
         if control is not None:
@@ -207,6 +212,19 @@ class Deployment:
         from cellstore.runtime.pool import PoolRunner
 
         return PoolRunner(engine)
+
+    async def _retain(self, engine: Engine) -> None:
+        """Give up old history, a slice of a few milliseconds at a time, for as long as the store is open."""
+        while True:
+            try:
+                wait_s = engine.retention.slice()
+            except StorageError as error:
+                log.warning("deployment %s could not give up old history: %s", self.name, error.message)
+                wait_s = self.knobs.trim_pause_s
+            except FatalError as stop:
+                self._fail(stop)
+                return
+            await asyncio.sleep(wait_s)
 
     def _fail(self, stop: FatalError) -> None:
         """The store must not be written any more: stop, and say why to whoever asks."""

@@ -2,6 +2,8 @@
 
     contract    what every storage promises, spelt out; the shapes that cross the wall
     plan        which rows a group of commits writes: pure
+    counts      how many entries lie between two keys, without walking them
+    trim        giving up history, a slice at a time
     sqlite      one writing connection, any number of readers in any process; WAL, synchronous=FULL
     lease       one process owns a store; a second is told who
     memory      the shortest storage that keeps every promise

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from cellstore.errors import OutOfRetention
+
 Op = Literal["insert", "update", "delete"]
 
 ID_BYTES = 16
@@ -96,6 +98,17 @@ class LogEntry(NamedTuple):
 
 KeysOf = Callable[[int, bytes, bytes], list[tuple[int, bytes]]]
 """(table, id, body) to the entries (index, key) the document must have. `check` verifies entries exactly with it."""
+
+
+def out_of_retention(ts: int, oldest: int) -> OutOfRetention:
+    """The error for a read at `ts` when the store keeps history from `oldest` on."""
+    ago_s = (oldest - ts) / 1e9
+    return OutOfRetention(
+        f"the moment {ts} is {ago_s:,.1f} s older than the history kept (from {oldest} on); read a newer one, or raise "
+        "the knob retention_s",
+        ts=ts,
+        min_snapshot_ts=oldest,
+    )
 
 
 class Reader(Protocol):
@@ -196,8 +209,13 @@ class Storage(Protocol):
         """Remove up to `budget` entries of an index (all without one); how many were. Fewer than asked: it is gone."""
         ...
 
-    def trim(self, before_ts: int, budget: int) -> int:
+    def trim(
+        self, before_ts: int, budget: int, *, requests_before_ts: int | None = None, requests_kept: int = 0
+    ) -> int:
         """Give up history before `before_ts`: revisions whose successor is not newer than it.
+
+        The outcome of a request made before it goes too, unless it is one of the `requests_kept` newest of its session:
+        those stay until `requests_before_ts` (as long as history, without one), because their client may ask again.
 
         The newest commit stays readable at its own timestamp whatever `before_ts` says, and a storage may keep history
         for as long as a view that can see it is held.

@@ -25,8 +25,17 @@ from weakref import WeakKeyDictionary
 
 from sortedcontainers import SortedDict
 
-from cellstore.errors import InvariantError, OutOfRetention, StorageError
-from cellstore.storage.contract import CommitRecord, DocWrite, KeysOf, LogEntry, Row, by_id_index, table_of_by_id
+from cellstore.errors import InvariantError, StorageError
+from cellstore.storage.contract import (
+    CommitRecord,
+    DocWrite,
+    KeysOf,
+    LogEntry,
+    Row,
+    by_id_index,
+    out_of_retention,
+    table_of_by_id,
+)
 
 _CHUNK = 256
 _SOON_ROWS = 2000
@@ -150,9 +159,7 @@ class MemoryReader:
         """Raise OutOfRetention if revisions needed to read at `ts` may be gone."""
         oldest = self._storage._min_snapshot_ts
         if ts < oldest:
-            raise OutOfRetention(
-                f"the moment {ts} is older than the history kept (from {oldest} on)", ts=ts, min_snapshot_ts=oldest
-            )
+            raise out_of_retention(ts, oldest)
 
     def _at(self, ts: int | None) -> int:
         return self.ts if ts is None else min(ts, self.ts)
@@ -211,10 +218,15 @@ class MemoryStorage:
                 found.live.pop(key, None)
             return gone
 
-    def trim(self, before_ts: int, budget: int) -> int:
+    def trim(
+        self, before_ts: int, budget: int, *, requests_before_ts: int | None = None, requests_kept: int = 0
+    ) -> int:
         """Give up history before `before_ts`, or before the oldest view; how many rows were looked at."""
         with self._lock:
             before_ts = min(before_ts, *self._views.values(), self._last_ts)
+            self._trim_requests(
+                before_ts, before_ts if requests_before_ts is None else requests_before_ts, requests_kept
+            )
             self._min_snapshot_ts = max(self._min_snapshot_ts, before_ts)
             looked = 0
             while looked < budget and self._trimmed_seq < self._seq:
@@ -226,8 +238,6 @@ class MemoryStorage:
                     self._trim_at(self._log[seq])
             if looked < budget:
                 looked += self._trim_entries(before_ts, budget - looked)
-            for request in [request for request, (ts, _) in self._requests.items() if ts < before_ts]:
-                del self._requests[request]
             return looked
 
     def check(self, keys_of: KeysOf | None = None) -> Iterator[str]:
@@ -323,6 +333,16 @@ class MemoryStorage:
             self._log.pop(revisions.pop(0)[1], None)
         if not revisions:
             del self._docs[entry.table, entry.id]
+
+    def _trim_requests(self, before_ts: int, requests_before_ts: int, kept: int) -> None:
+        newest: dict[str, int] = {}
+        for session, number in self._requests:
+            newest[session] = max(number, newest.get(session, 0))
+        self._requests = {
+            (session, number): (ts, result)
+            for (session, number), (ts, result) in self._requests.items()
+            if ts >= before_ts or (ts >= requests_before_ts and number > newest[session] - kept)
+        }
 
     def _trim_entries(self, before_ts: int, budget: int) -> int:
         looked = 0

@@ -8,7 +8,7 @@
     commits       one row per commit: the last log row it wrote, who made it, which request it answered
     requests      outcomes by client session and request number
     counts, uncounted   how many entries lie between two keys of an index: see `counts.py`
-    globals       epoch, catalog_ts, min_snapshot_ts, trimmed_seq
+    globals       epoch, catalog_ts, min_snapshot_ts, trimmed_seq, trimmed_ts (of commits)
 
 Live and dead revisions are kept apart so that a read at the newest timestamp never meets a dead one.
 """
@@ -25,6 +25,7 @@ CREATE TABLE counts (level INTEGER NOT NULL, idx INTEGER NOT NULL, key BLOB NOT 
                      PRIMARY KEY (level, idx, key)) WITHOUT ROWID;
 CREATE TABLE uncounted (idx INTEGER NOT NULL, key BLOB NOT NULL, by INTEGER NOT NULL);
 """
+UPGRADE_1: Final = f"{CREATE_COUNTS} INSERT INTO globals VALUES ('trimmed_ts', 0);"
 CREATE: Final = f"""{CREATE_COUNTS}
 CREATE TABLE log (seq INTEGER PRIMARY KEY, ts INTEGER NOT NULL, tbl INTEGER NOT NULL, id BLOB NOT NULL, prev INTEGER,
                   body BLOB);
@@ -42,7 +43,8 @@ CREATE TABLE commits (ts INTEGER PRIMARY KEY, seq INTEGER NOT NULL, source TEXT 
 CREATE TABLE requests (session TEXT NOT NULL, request INTEGER NOT NULL, ts INTEGER NOT NULL, result BLOB NOT NULL,
                        PRIMARY KEY (session, request)) WITHOUT ROWID;
 CREATE TABLE globals (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO globals VALUES ('epoch', 0), ('catalog_ts', 0), ('min_snapshot_ts', 0), ('trimmed_seq', 0);
+INSERT INTO globals VALUES ('epoch', 0), ('catalog_ts', 0), ('min_snapshot_ts', 0), ('trimmed_seq', 0),
+    ('trimmed_ts', 0);
 """
 
 # ── opening ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,7 +104,8 @@ TRIM_DOC: Final = "DELETE FROM dead_docs WHERE tbl = ? AND id = ? AND to_ts = ? 
 TRIM_REVISION: Final = "DELETE FROM log WHERE seq = ?"
 TRIM_ENTRIES: Final = """DELETE FROM dead_entries WHERE (idx, key, to_ts) IN
     (SELECT idx, key, to_ts FROM dead_entries WHERE to_ts <= ? ORDER BY to_ts LIMIT ?)"""
-TRIM_COMMITS: Final = "SELECT ts, session, request FROM commits WHERE ts < ? ORDER BY ts LIMIT ?"
+TRIM_COMMITS: Final = "SELECT ts, session, request FROM commits WHERE ts > ? AND ts < ? ORDER BY ts LIMIT ?"
+NEWEST_REQUEST: Final = "SELECT ifnull(max(request), 0) FROM requests WHERE session = ?"
 # the newest commit not newer than the moment stays: it says where the log stood then
 NEWEST_COMMIT_AT: Final = "SELECT ts FROM commits WHERE ts <= ? ORDER BY ts DESC LIMIT 1"
 TRIM_COMMIT: Final = "DELETE FROM commits WHERE ts = ?"

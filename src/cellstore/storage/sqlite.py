@@ -34,14 +34,14 @@ from cellstore.errors import (
     InvariantError,
     LeaseLost,
     NotFound,
-    OutOfRetention,
     StorageError,
 )
 from cellstore.storage import sql
-from cellstore.storage.contract import CommitRecord, KeysOf, LogEntry, Row, table_of_by_id
+from cellstore.storage.contract import CommitRecord, KeysOf, LogEntry, Row, out_of_retention, table_of_by_id
 from cellstore.storage.counts import Counter, Ledger, rebuild
 from cellstore.storage.lease import Lease
 from cellstore.storage.plan import Doc, Plan, Revision, must_exist, plan
+from cellstore.storage.trim import Trim
 
 T = TypeVar("T")
 
@@ -286,7 +286,7 @@ class SqliteStorage:
             self._ledger.note(cursor, [(index, key, 1) for (key,) in cursor.executemany(sql.PUT_ENTRY, rows)])
 
         with self._guard:
-            self._transact(work)
+            self._transact(work, durable=False)
 
     def drop_index(self, index: int, budget: int | None = None) -> int:
         """Remove up to `budget` entries of an index; how many were."""
@@ -300,14 +300,21 @@ class SqliteStorage:
             return len(keys) + self._connection.total_changes() - before
 
         with self._guard:
-            return self._transact(work)
+            return self._transact(work, durable=False)
 
-    def trim(self, before_ts: int, budget: int) -> int:
-        """Give up history before `before_ts`, looking at no more than `budget` rows; at how many it looked."""
+    def trim(
+        self, before_ts: int, budget: int, *, requests_before_ts: int | None = None, requests_kept: int = 0
+    ) -> int:
+        """Give up history before `before_ts`, looking at no more than `budget` rows; at how many it looked.
+
+        A slice lost with the power is trimmed again.
+        """
         with self._guard:
             # an idle store is never trimmed past its newest commit, which must stay readable at its own timestamp
             floor = min(before_ts, self._last_ts)
-            return self._transact(lambda cursor: _trim(cursor, floor, budget))
+            requests = floor if requests_before_ts is None else min(floor, requests_before_ts)
+            trim = Trim(floor, budget, requests, requests_kept)
+            return self._transact(trim.run, durable=False)
 
     def check(self, keys_of: KeysOf | None = None) -> Iterator[str]:
         """Walk everything; a sentence for each broken invariant."""
@@ -323,9 +330,24 @@ class SqliteStorage:
             self._connection.close(True)
             self._lease.release()
 
-    def _transact(self, work: Callable[[apsw.Cursor], T]) -> T:
-        """Run `work` in one durable transaction, or leave no trace of it."""
+    def _transact(self, work: Callable[[apsw.Cursor], T], durable: bool = True) -> T:
+        """Run `work` in one durable transaction, or leave no trace of it.
+
+        Not `durable` is for what may be lost with the power because it would just be done again: it waits for no disk,
+        neither for an fsync (the next commit's covers it) nor for a checkpoint.
+        """
         self._may_write()
+        if durable:
+            return self._in_transaction(work)
+        self._cursor.execute("PRAGMA synchronous = NORMAL")
+        self._connection.wal_autocheckpoint(0)
+        try:
+            return self._in_transaction(work)
+        finally:
+            self._connection.wal_autocheckpoint(_CHECKPOINT_PAGES)
+            self._cursor.execute("PRAGMA synchronous = FULL")
+
+    def _in_transaction(self, work: Callable[[apsw.Cursor], T]) -> T:
         cursor = self._cursor
         faults.reach("storage.begin")
         try:
@@ -399,53 +421,9 @@ class SqliteStorage:
         return set(rows.entries_gone).difference(cursor.executemany(sql.ENTRY_ENDED, rows.entries_die))
 
 
-def out_of_retention(ts: int, oldest: int) -> OutOfRetention:
-    """The error for a read at `ts` when the store keeps history from `oldest` on."""
-    ago_s = (oldest - ts) / 1e9
-    return OutOfRetention(
-        f"the moment {ts} is {ago_s:,.1f} s older than the history kept (from {oldest} on); read a newer one, or raise "
-        "the knob retention_s",
-        ts=ts,
-        min_snapshot_ts=oldest,
-    )
-
-
 def _current(cursor: apsw.Cursor, docs: list[Doc]) -> dict[Doc, Revision]:
     """The live revisions of `docs`; a document that is not there is not in the answer."""
     return {(table, id): (seq, ts) for table, id, seq, ts in cursor.executemany(sql.CURRENT, docs)}
-
-
-def _trim(cursor: apsw.Cursor, before_ts: int, budget: int) -> int:
-    """One slice: first raise the floor, then what died below it. All in the caller's transaction."""
-    if before_ts > cursor.execute(sql.GLOBAL, ("min_snapshot_ts",)).get:
-        cursor.execute(sql.SET_GLOBAL, (before_ts, "min_snapshot_ts"))
-    looked = _trim_log(cursor, before_ts, budget)
-    connection = cursor.connection
-    if looked < budget:
-        before = connection.total_changes()
-        cursor.execute(sql.TRIM_ENTRIES, (before_ts, budget - looked))
-        looked += connection.total_changes() - before
-    if looked < budget:
-        newest = cursor.execute(sql.NEWEST_COMMIT_AT, (before_ts,)).get
-        commits = cursor.execute(sql.TRIM_COMMITS, (newest or 0, budget - looked)).fetchall()
-        cursor.executemany(sql.TRIM_COMMIT, [(ts,) for ts, _, _ in commits])
-        cursor.executemany(sql.TRIM_REQUEST, [(session, n) for _, session, n in commits if session is not None])
-        looked += len(commits)
-    return looked
-
-
-def _trim_log(cursor: apsw.Cursor, before_ts: int, budget: int) -> int:
-    """Follow the log in order: whatever a row replaced died at that row, and a tombstone has then done its work."""
-    start = cursor.execute(sql.GLOBAL, ("trimmed_seq",)).get
-    rows = cursor.execute(sql.TRIM_LOG, (start, before_ts, budget)).fetchall()
-    if not rows:
-        return 0
-    replaced = [(table, id, ts) for _, ts, table, id, prev, _ in rows if prev is not None]
-    dead: list[Any] = list(cursor.executemany(sql.TRIM_DOC, replaced))
-    dead += [(seq,) for seq, _, _, _, _, tombstone in rows if tombstone]
-    cursor.executemany(sql.TRIM_REVISION, dead)
-    cursor.execute(sql.SET_GLOBAL, (rows[-1][0], "trimmed_seq"))
-    return len(rows)
 
 
 # ── connections ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -495,7 +473,7 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             connection.pragma("user_version", sql.SCHEMA_VERSION)
     elif version < sql.SCHEMA_VERSION:
         with connection:
-            connection.execute(sql.CREATE_COUNTS)
+            connection.execute(sql.UPGRADE_1)
             rebuild(connection.cursor())
             connection.pragma("user_version", sql.SCHEMA_VERSION)
 

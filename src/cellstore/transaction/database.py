@@ -25,6 +25,7 @@ from cellstore.transaction.catalog import Catalog
 from cellstore.transaction.committer import Committer
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
+from cellstore.transaction.retention import Retention
 from cellstore.transaction.transaction import Transaction
 from cellstore.transaction.worker_store import Catalogs, begin
 from cellstore.transaction.write_log import WriteLog
@@ -55,6 +56,7 @@ class Engine:
         self._catalogs = Catalogs()
         self._idle: list[Reader] = []
         self._lock = threading.Lock()
+        self.retention = Retention(storage, self.clock, knobs)
         self._definitions = Definitions(self.committer, storage, self.begin)
         self._definitions.clean_up()
 

@@ -1,0 +1,70 @@
+"""Giving up history in the background, in slices no writer notices.
+
+    every trim_pause_s      slice ▸ pause ▸ slice ▸ pause ▸ …      until nothing older than retention_s is left
+
+A slice takes about `trim_slice_s`: how many rows that is, is learnt from the slices before. The pause after a slice is
+three times as long as the slice took, so trimming takes a quarter of the time at most and keeps up with any stream of
+writes, since giving up a revision is quicker than writing one. Whoever drives this (the deployment's loop, or a script)
+just calls `slice` and waits as long as it says.
+
+Order      any thread; a slice and a group commit take turns
+Errors     StorageError from a slice leaves nothing half done: try again later. FatalError: stop
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cellstore.clock import Clock
+from cellstore.knobs import Knobs
+
+if TYPE_CHECKING:
+    from cellstore.storage.contract import Storage
+
+_ROWS_MIN, _ROWS_MAX = 16, 4096
+_PAUSE_SHARE = 3  # of a slice's time
+_EAGERNESS_MAX = 2  # a slice is at most this many times as large as the one before
+
+
+class Retention:
+    """What is given up when. One per store."""
+
+    def __init__(self, storage: Storage, clock: Clock, knobs: Knobs) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._knobs = knobs
+        self._rows = _ROWS_MIN
+        self.longest_slice_s = 0.0  # for whoever watches
+
+    def slice(self) -> float:
+        """Give up a little of what is too old. Returns in how many seconds to call again."""
+        looked, took_s = self._trim()
+        if looked:
+            return max(_PAUSE_SHARE * took_s, 0.001)
+        return min(self._knobs.trim_pause_s, self._knobs.retention_s / 10)
+
+    def drain(self) -> None:
+        """Give up all that is too old. For whoever can wait; others get their turn between slices."""
+        while self._trim()[0]:
+            pass
+
+    def _trim(self) -> tuple[int, float]:
+        """One slice: at how many rows it looked, and how long it took."""
+        knobs, now = self._knobs, self._clock.now_ns()
+        begun = time.perf_counter()
+        looked = self._storage.trim(
+            now - int(knobs.retention_s * 1e9),
+            self._rows,
+            requests_before_ts=now - int(knobs.request_retention_s * 1e9),
+            requests_kept=knobs.requests_kept_max,
+        )
+        took_s = time.perf_counter() - begun
+        self.longest_slice_s = max(self.longest_slice_s, took_s)
+        self._learn(looked, took_s)
+        return looked, took_s
+
+    def _learn(self, looked: int, took_s: float) -> None:
+        fitting = self._rows * self._knobs.trim_slice_s / max(took_s, 1e-6)
+        if looked >= self._rows or fitting < self._rows:  # a slice that found little says nothing about a full one
+            self._rows = int(min(max(_ROWS_MIN, min(fitting, self._rows * _EAGERNESS_MAX)), _ROWS_MAX))

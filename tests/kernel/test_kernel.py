@@ -187,13 +187,13 @@ def test_values_are_fresh_inside_a_running_cell_and_observers_come_after_it(load
     assert loaded.run("import asyncio; await asyncio.sleep(0.2); seen == [len(w.value)]").text == "True"
 
 
-def test_a_view_shows_itself_and_draws_again(loaded: Kernel) -> None:
-    cell = loaded.run("@cs.view\ndef total():\n    return f'{len(texts())} tasks'")
+def test_a_view_shows_itself_and_draws_again(levels: Kernel) -> None:
+    cell = levels.run("@cs.view\ndef total():\n    return f'{len(texts())} tasks'")
     assert len(cell.shown) == 1
-    before = loaded.run("total.outputs").text
-    loaded.run("add(text='salt')")
-    loaded.run("import asyncio; await asyncio.sleep(0.3)")
-    assert loaded.run("total.outputs").text != before
+    before = levels.run("total.outputs").text
+    levels.run("add(text='salt')")
+    levels.run("import asyncio; await asyncio.sleep(0.3)")
+    assert levels.run("total.outputs").text != before
 
 
 WATCHED = """
@@ -214,46 +214,51 @@ set_level(0)
 """
 
 
-def test_what_an_observer_raises_is_printed_under_the_cell_that_observes(loaded: Kernel) -> None:
-    assert loaded.run(WATCHED).errors == []
-    observing = loaded.run("gauge = cs.live(level)\ngauge.observe(lambda change: 1 / 0, 'value')")
-    quiet = loaded.run("import time\nset_level(1)\ntime.sleep(0.2)")
+@pytest.fixture
+def levels(loaded: Kernel) -> Kernel:
+    assert levels.run(WATCHED).errors == []
+    return loaded
+
+
+def test_what_an_observer_raises_is_printed_under_the_cell_that_observes(levels: Kernel) -> None:
+    observing = levels.run("gauge = cs.live(level)\ngauge.observe(lambda change: 1 / 0, 'value')")
+    quiet = levels.run("import time\nset_level(1)\ntime.sleep(0.2)")
     assert (quiet.printed, quiet.errors) == ("", [])
-    said = loaded.late(observing, "ZeroDivisionError: division by zero")
+    said = levels.late(observing, "ZeroDivisionError: division by zero")
     assert "an observer of tasks:level() raised" in said
     assert "cellstore_kernel" not in said
-    assert loaded.run("gauge.close()").printed == ""
+    assert levels.run("gauge.close()").printed == ""
 
 
-def test_what_a_callback_raises_is_printed_under_the_cell_that_subscribed(loaded: Kernel) -> None:
-    observing = loaded.run("following = cs.subscribe(level, lambda value: {}['value'])")
-    quiet = loaded.run("set_level(2)\ntime.sleep(0.2)")
+def test_what_a_callback_raises_is_printed_under_the_cell_that_subscribed(levels: Kernel) -> None:
+    observing = levels.run("following = cs.subscribe(level, lambda value: {}['value'])")
+    quiet = levels.run("import time\nset_level(2)\ntime.sleep(0.2)")
     assert (quiet.printed, quiet.errors) == ("", [])
-    assert "the callback of live query tasks:level raised" in loaded.late(observing, "KeyError: 'value'")
-    assert loaded.run("following.close()").printed == ""
+    assert "the callback of live query tasks:level raised" in levels.late(observing, "KeyError: 'value'")
+    assert levels.run("following.close()").printed == ""
 
 
-def test_a_query_that_fails_live_prints_nothing_in_other_cells(loaded: Kernel) -> None:
-    loaded.run("inverted = cs.live(inverse)")
-    quiet = loaded.run("set_level(7)\ntime.sleep(0.3)")
+def test_a_query_that_fails_live_prints_nothing_in_other_cells(levels: Kernel) -> None:
+    levels.run("inverted = cs.live(inverse)")
+    quiet = levels.run("import time\nset_level(7)\ntime.sleep(0.3)")
     assert (quiet.printed, quiet.errors) == ("", [])
-    assert loaded.run("inverted.status, inverted.error.message").text.startswith("('error', 'ZeroDivisionError")
-    healed = loaded.run(
+    assert levels.run("inverted.status, inverted.error.message").text.startswith("('error', 'ZeroDivisionError")
+    healed = levels.run(
         "set_level(8)\ninverted._sub.wait(lambda v: v == 1, timeout=5)\ninverted.status, inverted.error"
     )
     assert healed.text == "('live', None)"
 
 
-def test_a_view_defined_again_takes_the_place_of_the_one_before(loaded: Kernel) -> None:
+def test_a_view_defined_again_takes_the_place_of_the_one_before(levels: Kernel) -> None:
     cell = "@cs.view\ndef total():\n    runs.append(1)\n    return level()"
-    loaded.run(f"runs = []\n{cell}\nold = total")
-    loaded.run(cell)
-    loaded.run("before = len(runs)\nset_level(40)")
-    done = loaded.run(
+    levels.run(f"runs = []\n{cell}\nold = total")
+    levels.run(cell)
+    levels.run("before = len(runs)\nset_level(40)")
+    done = levels.run(
         "import asyncio\nwhile total.outputs[0][1] != '40': await asyncio.sleep(0.02)\nawait asyncio.sleep(0.2)"
     )
     assert done.errors == []
-    assert loaded.run("len(runs) - before, old.options['note']").text == "(1, 'defined again')"
+    assert levels.run("len(runs) - before, old.options['note']").text == "(1, 'defined again')"
 
 
 def test_magics_list_and_query(loaded: Kernel) -> None:
@@ -273,16 +278,16 @@ def test_sql_in_a_cell(loaded: Kernel) -> None:
     assert wrong.errors[0].splitlines()[0].endswith('Referenced column "colour" not found in FROM clause!')
 
 
-def test_live_sql_follows_the_data(loaded: Kernel) -> None:
-    loaded.run("set_level(1)")
-    cell = loaded.run("%%cellstore sql --live\nselect n from levels")
+def test_live_sql_follows_the_data(levels: Kernel) -> None:
+    levels.run("set_level(1)")
+    cell = levels.run("%%cellstore sql --live\nselect n from levels")
     assert "as of 20" in cell.text
     assert cell.text.split()[-1] == "1"
     assert "<td>1</td>" in cell.shown[-1]["text/html"]
-    loaded.run("statement = _\nset_level(4)")
+    levels.run("statement = _\nset_level(4)")
     shown = "import asyncio\nawait asyncio.sleep(0.1)\nstatement._texts[0].split()[-1]"
     deadline = time.monotonic() + 10
-    while loaded.run(shown).text != "'4'":
+    while levels.run(shown).text != "'4'":
         assert time.monotonic() < deadline
 
 

@@ -216,7 +216,7 @@ set_level(0)
 
 @pytest.fixture
 def levels(loaded: Kernel) -> Kernel:
-    assert levels.run(WATCHED).errors == []
+    assert loaded.run(WATCHED).errors == []
     return loaded
 
 
@@ -271,6 +271,7 @@ def test_magics_list_and_query(loaded: Kernel) -> None:
 
 
 def test_sql_in_a_cell(loaded: Kernel) -> None:
+    loaded.run("add(text='sugar')")
     cell = loaded.run("%%cellstore sql\nselect count(*) as n from tasks")
     assert cell.errors == []
     assert "n" in cell.text

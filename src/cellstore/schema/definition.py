@@ -30,7 +30,7 @@ from cellstore.schema.registry import module_of, registry
 from cellstore.schema.types import check_plain
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
-_INDEX_FIELDS_MAX = 15  # _creationTime is the sixteenth
+_INDEX_FIELDS_MAX = 16  # _creationTime after them not counted
 _RESERVED_INDEXES = ("by_id", "by_creation_time")
 
 

@@ -4,6 +4,7 @@
     ctx.db.query("flights").with_index("by_origin", origin="JFK").order("desc").take(10)
     ctx.db.query("flights").with_index("by_hour", lambda q: q.eq("origin", "JFK").gte("hour", 8)).filter(late).collect()
     ctx.db.insert(table, fields) · patch(id, changes) · replace(id, fields) · delete(id)
+    ctx.db.upsert("users", {"email": "ann@example.org"}, {"name": "Ann"})  by a unique index
 
 A query is a description until something pulls: `collect`, `take`, `first`, `unique`, `paginate`, `count` or a `for` loop.
 It reads just what it hands out; documents a `filter` passed over count as read.
@@ -21,6 +22,7 @@ from cellstore.transaction.catalog import BY_CREATION_TIME, FILES, FIRST_TABLE, 
 from cellstore.transaction.ranges import Range, interval
 from cellstore.transaction.scan import Span
 from cellstore.transaction.transaction import Transaction
+from cellstore.transaction.upsert import upsert
 from cellstore.values.document import Document
 from cellstore.values.ids import Id, decode_id
 from cellstore.values.json import loads
@@ -330,6 +332,17 @@ class DatabaseWriter(DatabaseReader):
         if name.startswith("_"):
             raise _read_only(name)
         return self._transaction.insert(name, fields)
+
+    def upsert(self, table: str, equal: Mapping[str, Any], fields: Mapping[str, Any] | None = None, /) -> Id:
+        """Patch the document whose fields are `equal`, or insert one with them and `fields`; its id.
+
+        `equal` names the fields of one of the table's unique indexes (dotted paths too) and gives each a value.
+        Errors: NotFound naming the unique indexes there are; ValidationError, for None among `equal` too; LimitExceeded
+        """
+        name = table_name(table)
+        if name.startswith("_"):
+            raise _read_only(name)
+        return upsert(self._transaction, name, equal, {} if fields is None else fields)
 
     @overload
     def patch(self, id: str, changes: Mapping[str, Any], /) -> None: ...

@@ -38,7 +38,7 @@ TABLES_BY_NAME, INDEXES_BY_TABLE, MODULES_BY_PATH, JOBS_BY_STATE = (FIRST_INDEX 
 
 BY_ID, BY_CREATION_TIME = "by_id", "by_creation_time"
 NAME_CHARS_MAX = 64
-INDEX_FIELDS_MAX = 15  # the creation time is the sixteenth
+INDEX_FIELDS_MAX = 16  # the creation time after them not counted
 INDEXES_PER_TABLE_MAX = 64
 
 IndexState = Literal["backfilling", "enabled", "dropped"]

@@ -131,6 +131,13 @@ class Reading:
         self._reads.open(names.membership(span.meta.number), span.lo, span.hi).done = True
         return count(self._snapshot, self._writes, span)
 
+    def holder(self, span: Span) -> Id | None:
+        """The first document in a span, by its id. Depends on which stand there, and not on what they hold."""
+        self._reads.open(names.membership(span.meta.number), span.lo, span.hi).done = True
+        found = next(walk(self._snapshot, self._writes, span, 1), None)
+        meta = self.catalog.by_number(span.table)
+        return None if found is None or meta is None else meta.id_class(encode_id(span.table, found.id))
+
     def scan_span(self, span: Span, want: int | None = None) -> Iterator[tuple[bytes, Document]]:
         """As `scan`, of a span got before."""
         if span.lo >= span.hi:

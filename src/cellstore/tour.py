@@ -25,9 +25,10 @@ from cellstore.server.launch import START_TIMEOUT_S, Launched, launch
 
 
 def notebook_path() -> Path:
-    """Where the tour lies: inside the installed package, or beside the sources of an editable install."""
-    here = Path(__file__).parent
-    for place in (here / "notebooks", here.parents[1] / "notebooks"):
+    """Where the tour lies: beside the sources of an editable install, or in Jupyter's data of the environment."""
+    from jupyter_core.paths import jupyter_path
+
+    for place in (Path(__file__).parents[2] / "notebooks", *map(Path, jupyter_path("cellstore"))):
         if (place / "01_tour.ipynb").exists():
             return place / "01_tour.ipynb"
     raise FileNotFoundError("the tour notebook is not part of this installation of cellstore")

@@ -9,6 +9,12 @@
 Annotations are fields, values are their defaults, `Index` attributes are indexes. The class holds no documents: it is the
 definition, and an annotation for documents. Defining it registers it; it takes effect when its module is deployed.
 
+    class Todo(cs.Table, name="todos", renamed_from="tasks", renamed_fields={"text": "title"}):
+        title: str
+
+renames a table, or fields of it, with the documents there are and their ids. It happens once, when it is first deployed;
+afterwards it may stay or be taken out.
+
 A field with a default may be absent in a document: an older one, or one whose writer left it to the default.
 """
 
@@ -17,7 +23,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NoReturn
 
 import typing_extensions
@@ -60,16 +66,26 @@ class IndexDefinition:
 
 @dataclass(frozen=True, slots=True)
 class TableDefinition:
-    """A table as plain data. `fields` is an object expression, or one of any fields when the table has no schema."""
+    """A table as plain data. `fields` is an object expression, or one of any fields when the table has no schema.
+
+    `renamed_fields` maps old names to new ones.
+    """
 
     name: str
     fields: TypeExpr
     indexes: dict[str, IndexDefinition] = field(default_factory=dict)
+    renamed_from: str | None = None
+    renamed_fields: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a value of the native JSON (a default may be bytes)."""
         indexes = {name: {"fields": list(each.fields), "unique": each.unique} for name, each in self.indexes.items()}
-        return {"name": self.name, "fields": self.fields, "indexes": indexes}
+        data = {"name": self.name, "fields": self.fields, "indexes": indexes}
+        if self.renamed_from is not None:
+            data["renamed_from"] = self.renamed_from
+        if self.renamed_fields:
+            data["renamed_fields"] = self.renamed_fields
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TableDefinition:
@@ -77,7 +93,9 @@ class TableDefinition:
         indexes = {
             name: IndexDefinition(tuple(each["fields"]), bool(each["unique"])) for name, each in data["indexes"].items()
         }
-        return cls(data["name"], data["fields"], indexes)
+        return cls(
+            data["name"], data["fields"], indexes, data.get("renamed_from"), dict(data.get("renamed_fields", {}))
+        )
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}: {signature(each['type'])}" for name, each in self.fields["fields"].items())
@@ -86,6 +104,8 @@ class TableDefinition:
 
 class Table:
     """Base of table definitions: `class Task(cs.Table, name="tasks")`.
+
+    `renamed_from="old"` renames the table, `renamed_fields={"old": "new"}` fields of its documents, when it is deployed.
 
     Errors: DeployError where the class is defined, naming the field or index that cannot be.
     """
@@ -98,6 +118,8 @@ class Table:
         name: str | None = None,
         module: str | None = None,
         definition: TableDefinition | None = None,
+        renamed_from: str | None = None,
+        renamed_fields: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,7 +128,8 @@ class Table:
             return
         if name is None:
             raise DeployError(f'{cls.__name__} needs the name of its table: class {cls.__name__}(cs.Table, name="…")')
-        cls.__cellstore__ = define(cls, name, frame_names(1))
+        made = define(cls, name, frame_names(1))
+        cls.__cellstore__ = with_renames(made, renamed_from, renamed_fields or {})
         registry.add_table(cls.__cellstore__, module or module_of(cls.__module__, frame_names_file(1)))
 
     def __new__(cls, *_: Any, **__: Any) -> NoReturn:
@@ -148,6 +171,29 @@ def define(cls: type, name: str, names: dict[str, Any]) -> TableDefinition:
                 f"`{attribute}: {type(value).__name__} = {value!r:.40}`"
             )
     return TableDefinition(name, expr, indexes)
+
+
+def with_renames(made: TableDefinition, renamed_from: str | None, renamed_fields: dict[str, str]) -> TableDefinition:
+    """The definition with what its table and fields were called before. Errors: DeployError."""
+    where = f"table {made.name!r}"
+    if renamed_from is not None:
+        _check_name("table", renamed_from, where)
+        if renamed_from == made.name:
+            raise DeployError(f"{where} cannot be renamed from its own name; renamed_from is what it was called before")
+    if not isinstance(renamed_fields, dict):
+        raise DeployError(f'{where}: renamed_fields is a dict of old to new names, as in {{"text": "title"}}')
+    declared = made.fields.get("fields", {})
+    for old, new in renamed_fields.items():
+        _check_field_name(where, old)
+        if new not in declared:
+            raise DeployError(f"{where}: the field {old!r} is renamed to {new!r}, which the table does not declare")
+        if old in declared:
+            raise DeployError(
+                f"{where}: the field {old!r} is renamed to {new!r}, and declared still; take one of them out"
+            )
+    if len(set(renamed_fields.values())) < len(renamed_fields):
+        raise DeployError(f"{where}: two fields are renamed to one")
+    return replace(made, renamed_from=renamed_from, renamed_fields=dict(renamed_fields))
 
 
 def _attributes(cls: type) -> Iterator[tuple[str, Any]]:

@@ -93,6 +93,24 @@ def mentions(expr: TypeExpr, *kinds: str) -> bool:
     return expr["type"] in kinds or any(mentions(child, *kinds) for child in children(expr))
 
 
+def with_table_renamed(expr: TypeExpr, old: str, new: str) -> TypeExpr:
+    """The same type where the table `old` is called `new`; the very same object when it is not mentioned."""
+    if expr["type"] == "id":
+        return {**expr, "table": new} if expr["table"] == old else expr
+    changed = dict(expr)
+    for part in ("items", "values", "extra"):
+        if part in expr:
+            changed[part] = with_table_renamed(expr[part], old, new)
+    if "members" in expr:
+        changed["members"] = [with_table_renamed(member, old, new) for member in expr["members"]]
+    if "fields" in expr:
+        changed["fields"] = {
+            name: {**field, "type": with_table_renamed(field["type"], old, new)}
+            for name, field in expr["fields"].items()
+        }
+    return expr if changed == expr else changed
+
+
 def describe(expr: TypeExpr) -> str:
     """The type in words, as in `expected …`: `int`, `list of str`, `an id of table 'users' or None`."""
     kind = expr["type"]

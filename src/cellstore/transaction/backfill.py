@@ -4,6 +4,9 @@
     build       new indexes: from now on every write keeps them up, slices of old documents are added; nobody reads them
     finish      what was written meanwhile is checked too; then one commit switches everything over at once
 
+    rename      a table keeps its number, so its ids and indexes stay as they are; renamed fields are rewritten in every
+                document by the commit that switches, so nobody ever sees some of each
+
 A write that fits the present schema but not the coming one succeeds, and the change is refused at its end. An index on an
 empty table needs no building. An interrupted change leaves half-built indexes, which the next opening clears away.
 
@@ -14,14 +17,18 @@ Errors     ValidationError naming table, document and field of the first offende
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cellstore.errors import CellstoreError, FatalError, InvariantError, StorageError, ValidationError
+from cellstore.schema.expr import with_table_renamed
+from cellstore.storage.contract import DocWrite
 from cellstore.transaction.catalog import (
+    FIRST_INDEX,
     FIRST_TABLE,
     INDEXES_PER_TABLE_MAX,
+    Catalog,
     IndexMeta,
     TableMeta,
     by_id,
@@ -34,7 +41,7 @@ from cellstore.transaction.rules import Rules
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END, encode_value
-from cellstore.values.json import loads
+from cellstore.values.json import dumps, loads
 
 if TYPE_CHECKING:
     from cellstore.schema.definition import IndexDefinition, TableDefinition
@@ -59,6 +66,9 @@ class Change:
     dropped: list[IndexMeta] = field(default_factory=list)
     building: dict[int, IndexMeta] = field(default_factory=dict)  # of the added ones, those that need building
     checked: int = 0
+    renamed_from: str | None = None  # the table's name until now, if it is to change
+    fields: dict[str, str] = field(default_factory=dict)  # old to new name of those to be renamed
+    refielded: dict[int, tuple[str, ...]] = field(default_factory=dict)  # indexes over renamed fields, which stay
 
     @property
     def name(self) -> str:
@@ -69,11 +79,17 @@ class Change:
     @property
     def empty(self) -> bool:
         """Whether everything is as defined already."""
-        return self.table is not None and self.schema is None and not self.added and not self.dropped
+        if self.table is None or self.renamed_from is not None:
+            return False
+        return self.schema is None and not self.added and not self.dropped
 
     def report(self) -> dict[str, Any]:
         """The change as plain data."""
+        renames: dict[str, Any] = {} if self.renamed_from is None else {"renamed_from": self.renamed_from}
+        if self.fields:
+            renames["fields_renamed"] = dict(self.fields)
         return {
+            **renames,
             "created": self.table is None,
             "schema_changed": self.schema is not None and self.table is not None,
             "documents_checked": self.checked,
@@ -82,8 +98,8 @@ class Change:
         }
 
 
-def plan(definition: TableDefinition, table: TableMeta | None) -> Change:
-    """What `definition` asks to change in `table`. Errors: ValidationError for a definition that cannot be."""
+def plan(definition: TableDefinition, catalog: Catalog) -> Change:
+    """What `definition` asks to change. Errors: ValidationError for a definition that cannot be."""
     check_name("table", definition.name)
     if len(definition.indexes) > INDEXES_PER_TABLE_MAX:
         raise ValidationError(
@@ -92,19 +108,74 @@ def plan(definition: TableDefinition, table: TableMeta | None) -> Change:
     for name, index in definition.indexes.items():
         check_name("index", name)
         check_index_fields(name, index.fields)
-    there = {} if table is None else {i.name: i for i in table.indexes.values() if i.number >= 1 << 20}
+    table, renamed_from = _table_meant(definition, catalog)
+    fields = _fields_to_rename(definition, table)
+    there = {} if table is None else {i.name: i for i in table.indexes.values() if i.number >= FIRST_INDEX}
     kept = {
-        name
+        name: there[name]
         for name, index in definition.indexes.items()
-        if name in there and there[name].fields == tuple(index.fields) and there[name].unique == index.unique
+        if name in there
+        and _renamed_paths(there[name].fields, fields) == tuple(index.fields)
+        and there[name].unique == index.unique
     }
-    return Change(
+    change = Change(
         definition,
         table,
         schema=definition.fields if table is None or table.schema != definition.fields else None,
         added={name: index for name, index in definition.indexes.items() if name not in kept},
         dropped=[index for name, index in there.items() if name not in kept],
+        renamed_from=renamed_from,
+        fields=fields,
+        refielded={
+            index.number: paths
+            for index in kept.values()
+            if (paths := _renamed_paths(index.fields, fields)) != index.fields
+        },
     )
+    _check_added(change)
+    return change
+
+
+def _table_meant(definition: TableDefinition, catalog: Catalog) -> tuple[TableMeta | None, str | None]:
+    """(the table a definition is of, its present name if that is another one). Errors: ValidationError"""
+    table, old = catalog.table(definition.name), definition.renamed_from
+    before = None if old is None else catalog.table(old)
+    if before is None:
+        return table, None
+    if table is not None:
+        raise ValidationError(
+            f"the table {old!r} cannot be renamed to {definition.name!r}, nothing was changed: both exist. If the rename "
+            f"is done, something still writes to {old!r}: take renamed_from out, and find it",
+            code="TableConflict",
+        )
+    return before, old
+
+
+def _fields_to_rename(definition: TableDefinition, table: TableMeta | None) -> dict[str, str]:
+    """The renames of fields that are still to be done: not those whose new name the table declares already."""
+    declared = {} if table is None or table.schema is None else table.schema.get("fields", {})
+    return {
+        old: new
+        for old, new in definition.renamed_fields.items()
+        if table is not None and (new not in declared or old in declared)
+    }
+
+
+def _renamed_paths(paths: tuple[str, ...], fields: dict[str, str]) -> tuple[str, ...]:
+    split = (path.partition(".") for path in paths)
+    return tuple(fields.get(root, root) + dot + rest for root, dot, rest in split)
+
+
+def _check_added(change: Change) -> None:
+    """A new index is built from documents as they are, so it cannot be over a field that is being renamed."""
+    for name, index in change.added.items():
+        both = {path.partition(".")[0] for path in index.fields} & set(change.fields.values())
+        if both:
+            raise ValidationError(
+                f"the index {change.name}.{name} is new or different and over {min(both)!r}, a field that is being renamed; "
+                "deploy the rename first and then the index",
+                code="InvalidIndex",
+            )
 
 
 class Definitions:
@@ -148,7 +219,7 @@ class Definitions:
 
     def _changes(self, definitions: Iterable[TableDefinition]) -> list[Change]:
         catalog = self._committer.catalog
-        return [plan(definition, catalog.table(definition.name)) for definition in definitions]
+        return [plan(definition, catalog) for definition in definitions]
 
     def _attempt(self, changes: list[Change]) -> Generator[Step, None, bool]:
         """Check, build, finish. False when a table that was empty or missing got documents meanwhile: once more."""
@@ -240,28 +311,42 @@ class Definitions:
                     if change.added and not change.building and change.table and _filled(reader, change.table):
                         return False
                 catalog = self._committer.catalog
-                if any(change.table is not catalog.table(change.name) and change.table is None for change in changes):
+                if any(catalog.table(change.name) is not None for change in changes if _makes_name(change)):
                     return False
-            self._commit(lambda transaction: self._switch(transaction, changes))
+                rewritten = [write for change in changes for write in _rewritten(reader, change)]
+            self._commit(lambda transaction: self._switch(transaction, changes), rewritten)
         return True
 
     def _switch(self, transaction: Transaction, changes: list[Change]) -> None:
         dropped = {index.number for change in changes for index in change.dropped}
         built = {number for change in changes for number in change.building}
+        refielded = {number: paths for change in changes for number, paths in change.refielded.items()}
         for id, row in list(transaction.catalog.index_rows()):
             if row["number"] in dropped:
                 transaction.define_index(id, {**_user(row), "state": "dropped"})
             elif row["number"] in built:
                 transaction.define_index(id, {**_user(row), "state": "enabled"})
+            elif row["number"] in refielded:
+                transaction.define_index(id, {**_user(row), "fields": list(refielded[row["number"]])})
         self._forget_dropped(transaction)
         for change in changes:
             number = transaction.catalog.next_table if change.table is None else change.table.number
-            if change.schema is not None:
-                transaction.define_table(change.name, number, change.schema)
+            if change.renamed_from is not None:
+                self._rename_mentions(transaction, change.renamed_from, change.name)
+            if change.schema is not None or change.renamed_from is not None:
+                transaction.define_table(change.name, number, change.definition.fields, change.renamed_from)
             if not change.building:
                 for name, index in change.added.items():
                     row = _index_row(number, name, index, transaction.catalog.next_index, "enabled")
                     transaction.define_index(None, row)
+
+    def _rename_mentions(self, transaction: Transaction, old: str, new: str) -> None:
+        """Schemas of other tables whose ids are of a renamed one go on meaning it."""
+        for table in transaction.catalog.user_tables():
+            if table.schema is not None and table.name != old:
+                schema = with_table_renamed(table.schema, old, new)
+                if schema is not table.schema:
+                    transaction.define_table(table.name, table.number, schema)
 
     def _forget_dropped(self, transaction: Transaction) -> None:
         """Remove rows of dropped indexes; the highest number stays, so that it is not given again."""
@@ -289,12 +374,13 @@ class Definitions:
         row = self._committer.catalog.row(id)
         return "dropped" if row is None else str(row["state"])
 
-    def _commit(self, function: Callable[[Transaction], Any]) -> Any:
-        """A transaction nobody can conflict with, because nobody else commits meanwhile."""
+    def _commit(self, function: Callable[[Transaction], Any], rewritten: Sequence[DocWrite] = ()) -> Any:
+        """A transaction nobody can conflict with, because nobody else commits meanwhile; with documents it rewrites."""
         with self._committer.exclusive():
             with self._begin() as transaction:
                 value = function(transaction)
                 request = transaction.freeze("definitions")
+            request.writes.extend(rewritten)
             (answer,) = self._committer.commit([request])
             if isinstance(answer, Committed):
                 return value
@@ -334,7 +420,18 @@ class _Watch:
             for change in changes
             if change.table is not None and change.schema is not None
         }
+        self._names = {change.renamed_from: change.name for change in changes if change.renamed_from is not None}
+        self._as_renamed: tuple[Catalog, Catalog] | None = None
         self.upto_ts = committer.published_ts
+
+    def _catalog(self) -> Catalog:
+        """The tables by the names they are going to have."""
+        newest = self._committer.catalog
+        if not self._names:
+            return newest
+        if self._as_renamed is None or self._as_renamed[0] is not newest:
+            self._as_renamed = newest, newest.with_names(self._names)
+        return self._as_renamed[1]
 
     def walk(self) -> Steps:
         """The documents there are, by id, each slice at its own moment; what moves meanwhile is met in the log."""
@@ -380,7 +477,7 @@ class _Watch:
         fields = loads(document.body or b"{}")
         del fields["_creationTime"]
         try:
-            rules.admit(fields, self._committer.catalog)
+            rules.admit(_renamed(fields, change), self._catalog())
         except ValidationError as error:
             assert change.table is not None
             id = encode_id(change.table.number, document.id)
@@ -392,6 +489,30 @@ class _Watch:
                 got=error.got,
                 code="SchemaMismatch",
             ) from None
+
+
+def _makes_name(change: Change) -> bool:
+    return change.table is None or change.renamed_from is not None
+
+
+def _renamed(fields: dict[str, Any], change: Change) -> dict[str, Any]:
+    """A document's fields by their new names. Errors: ValidationError where one has the new name already"""
+    for new in change.fields.values():
+        if new in fields:
+            raise ValidationError(path=f"{change.name}.{new}", expected="no such field before the rename", got="one")
+    return {change.fields.get(name, name): value for name, value in fields.items()} if change.fields else fields
+
+
+def _rewritten(reader: Reader, change: Change) -> Iterator[DocWrite]:
+    """The documents with renamed fields. Their keys stay: indexes over those fields are renamed with them."""
+    if change.table is None or not change.fields:
+        return
+    number = change.table.number
+    for row in reader.scan(by_id(number), number, b"", END):
+        before = loads(row.body)
+        after = {change.fields.get(name, name): value for name, value in before.items()}
+        if after.keys() != before.keys():
+            yield DocWrite(number, row.id, dumps(after), "update", [])
 
 
 def _last_states(entries: list[LogEntry]) -> Iterator[LogEntry]:

@@ -283,6 +283,11 @@ class Catalog:
             return self
         return Catalog(tables, indexes, ts=self.ts if ts is None else ts, previous=self)
 
+    def with_names(self, names: Mapping[str, str]) -> Catalog:
+        """This catalog where tables bear the new names that `names` gives for old ones."""
+        tables = {id: {**row, "name": names.get(row["name"], row["name"])} for id, row in self._tables.items()}
+        return Catalog(tables, self._indexes, ts=self.ts)
+
     def restricted(self, newest: Catalog) -> Catalog:
         """This older catalog without the indexes whose entries are gone by now, as `newest` tells."""
         live = {row["number"] for row in newest._indexes.values() if row["state"] == "enabled"}

@@ -266,9 +266,9 @@ class Transaction(Reading):
         assert created is not None
         return created
 
-    def define_table(self, name: str, number: int, schema: Any) -> None:
-        """Write the row of a new table, or a new schema of one that exists. Conflicts with every other definition."""
-        existing = self.catalog.table(name)
+    def define_table(self, name: str, number: int, schema: Any, renamed_from: str | None = None) -> None:
+        """Write the row of a new table, or a new schema or name of one that exists. Conflicts with every definition."""
+        existing = self.catalog.table(renamed_from or name)
         row = {"name": name, "number": number, "schema": schema}
         self.place_table(None if existing is None else existing.row, row)
 

@@ -19,14 +19,14 @@ from cellstore.values.interval import IntervalSet
 
 
 def some_commits(dice, count):
-    """Timestamps with gaps, few keys so that they meet, some of a lane with rising positions."""
-    ts, made = 0, []
+    """Timestamps with gaps, few keys so that they meet or many so that they do not, some of a lane with rising positions."""
+    ts, made, letters = 0, [], range(dice.choice((3, 40)))
     for position in range(1, count + 1):
         ts += dice.choice((1, 1, 7))
         lane = dice.choice((None, None, "L", "M"))
         keys = {}
         for _ in range(dice.choice((1, 2, 12))):
-            keys.setdefault(dice.randrange(3), []).append(bytes(dice.choices((0, 1, 2), k=3)))
+            keys.setdefault(dice.randrange(3), []).append(bytes(dice.choices(letters, k=3)))
         made.append(Commit(ts, keys, "", lane, position if lane else 0))
     return made
 
@@ -77,6 +77,9 @@ def test_the_log_finds_the_first_commit_that_a_loop_finds(seed, count):
 def compare_with_loop(log, known, dice):
     for _ in range(5):
         reads, after_ts = some_reads(dice), dice.randrange(1 + (known[-1].ts if known else 0))
+        if known and dice.random() < 0.5:  # a single key that a late commit wrote, and perhaps no other
+            index, keys = next(iter(dice.choice(known[-12:]).keys.items()))
+            reads = {index: [(keys[0], keys[0] + b"\0")]}
         lane = dice.choice((None, Lane("L", 999, dice.randrange(len(known) + 1)), Lane("M", 999, len(known))))
         found = log.conflict(reads, after_ts, lane)
         assert (found and found.write_ts) == first_by_hand(known, reads, after_ts, lane)

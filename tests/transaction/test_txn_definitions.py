@@ -81,6 +81,27 @@ def test_an_index_is_built_behind_live_traffic(engine: Engine, define: Any) -> N
     assert order(engine, "by_n") == expected
 
 
+def test_how_far_a_backfill_is_can_be_watched(engine: Engine, define: Any) -> None:
+    from cellstore.server.control import _describe_tables
+
+    def told() -> dict[str, Any]:
+        return {
+            name: index for name, index in _describe_tables(engine)[0]["indexes"].items() if index["state"] != "enabled"
+        }
+
+    fill(engine, 600)
+    engine.define(define("t", by_n="n"))
+    seen, steps = [], []
+    for step in engine.apply_definitions([define("t", by_n="n,m", by_m="m")]):
+        steps += [(step["documents"], step["of"])] if step["step"] == "backfill" else []
+        seen.append(told())
+    building = {"unique": False, "state": "backfilling", "documents": 256, "of": 600}
+    assert seen[0] == {"by_n (new)": {"fields": ["n", "m"], **building}, "by_m": {"fields": ["m"], **building}}
+    assert steps == [(256, 600), (512, 600), (600, 600)]
+    assert told() == {}
+    assert _describe_tables(engine)[0]["indexes"]["by_n"]["fields"] == ["n", "m"]
+
+
 def test_a_writer_who_does_not_know_the_new_index_runs_again(engine: Engine, define: Any) -> None:
     fill(engine, 10)
     with engine.begin() as tx:

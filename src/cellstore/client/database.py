@@ -151,7 +151,11 @@ class Database:
             return self.snapshot(at).sql(statement)
 
     def tables(self) -> list[dict[str, Any]]:
-        """The tables: name, fields, indexes, number of documents."""
+        """The tables: name, fields, indexes, number of documents.
+
+        An index that is being built has the state "backfilling" and says how many `documents` it has, `of` how many. One
+        that is to replace an index of the same name is listed beside it, with " (new)" after the name.
+        """
         with doorway():
             return listed(self._control("tables", {})[0], "tables")
 

@@ -36,6 +36,7 @@ from cellstore.values import json as native
 if TYPE_CHECKING:
     from cellstore.analytics.exports import Export
     from cellstore.runtime.runner import Runner
+    from cellstore.transaction.catalog import IndexMeta
     from cellstore.transaction.database import Engine
 
 PROTOCOL = 1
@@ -217,13 +218,17 @@ def _describe_tables(engine: Engine, ts: int | None = None) -> list[dict[str, An
                 "count": transaction.count(table.name),
                 "schema": table.schema,
                 "fields": fields_of(table.schema),
-                "indexes": {
-                    index.name: {"fields": list(index.fields), "unique": index.unique, "state": index.state}
-                    for index in table.indexes.values()
-                },
+                "indexes": {label: _describe_index(engine, index) for label, index in table.indexes.items()},
             }
             for table in transaction.catalog.user_tables()
         ]
+
+
+def _describe_index(engine: Engine, index: IndexMeta) -> dict[str, Any]:
+    """Fields, uniqueness and state; of one that is being built also how many documents it has, of how many."""
+    described = {"fields": list(index.fields), "unique": index.unique, "state": index.state}
+    backfill = engine.backfills.get(index.number)
+    return described if backfill is None else {**described, "documents": backfill.done, "of": backfill.of}
 
 
 def fields_of(schema: Any) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellstore.errors import CellstoreError, FatalError, InvariantError, StorageError, ValidationError
 from cellstore.schema.expr import with_table_renamed
@@ -53,6 +53,13 @@ _LOG_LIMIT = 1024
 
 Step = dict[str, Any]
 Steps = Generator[Step, None, None]
+
+
+class Progress(NamedTuple):
+    """How far the backfill of an index is, in documents."""
+
+    done: int
+    of: int
 
 
 @dataclass(slots=True)
@@ -186,6 +193,7 @@ class Definitions:
         self._storage = storage
         self._begin = begin
         self._running = False
+        self.progress: dict[int, Progress] = {}  # index being built, by number; for whoever watches
 
     def apply(self, definitions: list[TableDefinition]) -> Generator[Step, None, dict[str, Any]]:
         """Steps of the change, each a dict that tells how far it is; its return value is a report by table.
@@ -206,6 +214,7 @@ class Definitions:
                 changes = self._changes(definitions)
         finally:
             self._running = False
+            self.progress.clear()
         yield from self._drop([index.number for change in changes for index in change.dropped])
         report = {"tables": {change.name: change.report() for change in changes}, "ts": self._committer.published_ts}
         return report
@@ -268,6 +277,8 @@ class Definitions:
             return
         after, done = b"", 0
         indexes = list(change.building.values())
+        with self._reader() as reader:
+            total = reader.count(by_id(change.table.number), b"", END)
         while True:
             with self._committer.exclusive(), self._reader() as reader:
                 # No commit can come between reading a slice and entering it, so no entry can be stale.
@@ -280,7 +291,15 @@ class Definitions:
                         index.number, [(index.key(doc, row.id), row.ts) for doc, row in documents]
                     )
             done += len(rows)
-            yield {"step": "backfill", "table": change.name, "indexes": [i.name for i in indexes], "documents": done}
+            self.progress.update((index.number, Progress(done, max(done, total))) for index in indexes)
+            names = [index.name for index in indexes]
+            yield {
+                "step": "backfill",
+                "table": change.name,
+                "indexes": names,
+                "documents": done,
+                "of": max(done, total),
+            }
             if len(rows) < SLICE_DOCUMENTS:
                 return
             after = rows[-1].id + b"\0"

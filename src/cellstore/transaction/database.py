@@ -11,7 +11,7 @@ One engine owns a store. Worker processes read it through `worker_store.WorkerSt
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cellstore.clock import Clock, SystemClock, system_random
 from cellstore.errors import CellstoreError, InvariantError, TransientError
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.transaction.backfill import Definitions
+from cellstore.transaction.backfill import Definitions, Progress
 from cellstore.transaction.bulk import Rows, prepare_bulk
 from cellstore.transaction.catalog import Catalog
 from cellstore.transaction.committer import Committer
@@ -160,6 +160,11 @@ class Engine:
     ) -> Generator[dict[str, Any], None, dict[str, Any]]:
         """Bring tables and indexes in line with `definitions`, behind live traffic; see `backfill.Definitions.apply`."""
         return self._definitions.apply(list(definitions))
+
+    @property
+    def backfills(self) -> Mapping[int, Progress]:
+        """How far each index is that is being built, by its number."""
+        return self._definitions.progress
 
     def define(self, *definitions: TableDefinition) -> dict[str, Any]:
         """`apply_definitions`, in one go; its report."""

@@ -1,0 +1,145 @@
+"""What it costs to have a function run elsewhere: `python tests/bench/calls.py`.
+
+    query        call to result of an empty query, one at a time
+    mutation     the same for one that writes a row, durable; one at a time, and 64 in flight
+    envelope     what the guard around a query costs, without the call
+    fresh worker from asking for a process to its first word
+    idle worker  memory of its own, beyond what it shares
+    actions      fifty at once, each waiting 100 ms
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+
+from runtime_harness import unit_of
+
+from cellstore.runtime.pool import PoolRunner
+from cellstore.transaction.database import Engine
+
+SOURCE = """
+    import time
+
+    @cs.query
+    def nothing(ctx):
+        return None
+
+    @cs.mutation
+    def write(ctx, n: int):
+        ctx.db.insert("rows", {"n": n})
+
+    @cs.action
+    def wait(ctx):
+        time.sleep(0.1)
+"""
+
+
+async def one_by_one(runner: PoolRunner, kind: str, args: dict[str, Any], path: str, count: int) -> list[float]:
+    """Seconds of each call."""
+    call = getattr(runner, kind)
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        outcome = await call(path, args)
+        seconds.append(time.perf_counter() - began)
+        assert outcome.ok, outcome.error
+    return seconds
+
+
+async def at_once(runner: PoolRunner, count: int, width: int) -> float:
+    """Mutations a second with `width` in flight."""
+
+    async def lane() -> None:
+        for _ in range(count // width):
+            outcome = await runner.mutation("m:write", {"n": 1})
+            assert outcome.ok, outcome.error
+
+    began = time.perf_counter()
+    await asyncio.gather(*[lane() for _ in range(width)])
+    return count / (time.perf_counter() - began)
+
+
+def show(name: str, seconds: list[float]) -> None:
+    ordered = sorted(seconds)
+    p99 = ordered[int(len(ordered) * 0.99)]
+    print(f"{name:>14}: p50 {statistics.median(ordered) * 1e6:7.0f} µs   p99 {p99 * 1e6:7.0f} µs")
+
+
+def private_mb(pid: int) -> float:
+    """Memory of the process that no other shares, Linux."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kb = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+    return kb / 1024
+
+
+def envelope_us() -> float:
+    """Microseconds of entering and leaving the guard, in a process of its own."""
+    import subprocess
+
+    code = (
+        "import time; real = time.perf_counter\n"
+        "from cellstore.runtime import sandbox\n"
+        "e = sandbox.install(); seed = bytes(16)\n"
+        "def once():\n"
+        "    e.stand_at(e.real_time_ns()); e.enter('query', seed); e.exit()\n"
+        "for _ in range(1000): once()\n"
+        "best = 1e9\n"
+        "for _ in range(20):\n"
+        "    a = real()\n"
+        "    for _ in range(500): once()\n"
+        "    best = min(best, (real() - a) / 500)\n"
+        "print(best * 1e6)\n"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+async def fresh_worker(runner: PoolRunner) -> float:
+    """Seconds until a worker that was killed has a successor that answers."""
+    [team] = runner._teams.values()
+    before = {worker.link.pid for worker in team.workers}
+    began = time.perf_counter()
+    team.start(len(team.workers) + 1)
+    while True:
+        ready = [worker for worker in team.workers if worker.link.is_ready and worker.link.pid not in before]
+        if ready:
+            return time.perf_counter() - began
+        await asyncio.sleep(0.001)
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        engine = Engine.open(Path(directory) / "store.db")
+        runner = PoolRunner(engine)
+        await runner.start()
+        await runner.deploy(unit_of(SOURCE))
+        await one_by_one(runner, "query", {}, "m:nothing", 300)
+        show("query", await one_by_one(runner, "query", {}, "m:nothing", 3000))
+        await one_by_one(runner, "mutation", {"n": 1}, "m:write", 300)
+        show("mutation", await one_by_one(runner, "mutation", {"n": 1}, "m:write", 2000))
+        rates = [await at_once(runner, 6400, 64) for _ in range(5)]
+        print(f"{'64 in flight':>14}: {max(rates):,.0f} mutations a second (median {statistics.median(rates):,.0f})")
+        print(f"{'envelope':>14}: {envelope_us():.1f} µs")
+        await one_by_one(runner, "action", {}, "m:wait", 1)
+        began = time.perf_counter()
+        await asyncio.gather(*[runner.action("m:wait", {}) for _ in range(50)])
+        print(f"{'fifty actions':>14}: {time.perf_counter() - began:.3f} s for 0.1 s each")
+        seconds = [await fresh_worker(runner) for _ in range(2)]
+        print(f"{'fresh worker':>14}: {', '.join(f'{each * 1e3:.0f}' for each in seconds)} ms")
+        if sys.platform == "linux":
+            [team] = runner._teams.values()
+            own = sorted(private_mb(worker.link.pid) for worker in team.workers)
+            print(f"{'idle worker':>14}: {', '.join(f'{each:.1f}' for each in own)} MB of its own")
+        await runner.stop()
+        engine.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

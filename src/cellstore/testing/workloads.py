@@ -325,10 +325,12 @@ def push(db: RecordedDatabase) -> int:
 
 
 def claim(db: RecordedDatabase, worker: int) -> int | None:
-    """Take the first that waits."""
+    """Take the first that waits, and forget the one claimed before it."""
     first = db.query("items").with_index("by_state", state="waiting").first()
     if first is None:
         return None
+    for before in db.query("items").with_index("by_state", state="claimed").collect():
+        db.delete(before["_id"])
     db.patch(first["_id"], {"state": "claimed", "worker": worker})
     db.insert("claims", {"number": first["number"], "worker": worker})
     return int(first["number"])

@@ -35,9 +35,13 @@ _NUMBERS = ("int", "float", "literal")
 
 
 class Validator:
-    """A compiled type."""
+    """A compiled type.
 
-    __slots__ = ("_core", "_has_ids", "_refusal", "expr")
+    The compiled core knows no tables. Where ids are plain fields (an id, or an id or None) their tables are looked up here
+    after it; where they are nested, or one of several things, `explain` looks at the whole value.
+    """
+
+    __slots__ = ("_core", "_has_nested_ids", "_ids", "_refusal", "expr")
 
     def __init__(self, expr: TypeExpr) -> None:
         from pydantic_core import SchemaValidator, ValidationError
@@ -45,7 +49,8 @@ class Validator:
         self.expr = expr
         self._core = SchemaValidator(_compiled(expr)).validate_python
         self._refusal: type[Exception] = ValidationError
-        self._has_ids = mentions(expr, "id")
+        self._ids = _id_fields(expr)
+        self._has_nested_ids = _others_mention_ids(expr, self._ids)
 
     def check(self, value: Any, where: str = "", table_of: TableOf | None = None) -> Any:
         """`value` in its stored form. `where` is what the error's path starts with.
@@ -53,15 +58,48 @@ class Validator:
         With `table_of` (table number to name) an id must also be of the table its type names.
         Errors: ValidationError with path, expected and got.
         """
-        if table_of is None or not self._has_ids:
+        if table_of is None or not self._has_nested_ids:
             try:
-                return self._core(value)
+                admitted = self._core(value)
             except self._refusal:
                 pass  # look again, slowly, below
+            else:
+                if table_of is None or not self._ids or self._are_of_their_tables(admitted, table_of):
+                    return admitted
         try:
             return fit(self.expr, value, table_of)
         except Misfit as misfit:
             raise misfit.error(where) from None
+
+    def _are_of_their_tables(self, admitted: dict[str, Any], table_of: TableOf) -> bool:
+        for name, table in self._ids.items():
+            id = admitted.get(name)
+            if id is not None and table_of(decode_id(id)[0]) != table:
+                return False
+        return True
+
+
+def _id_fields(expr: TypeExpr) -> dict[str, str]:
+    """The fields of an object that are an id, or an id or None, and its table."""
+    fields = expr["fields"].items() if expr["type"] == "object" else ()
+    return {name: table for name, field in fields if (table := _table_of_id(field["type"])) is not None}
+
+
+def _table_of_id(expr: TypeExpr) -> str | None:
+    """The table of a type that is an id, or an id or None; None for every other type."""
+    members = [member for member in expr["members"] if member["type"] != "null"] if expr["type"] == "union" else [expr]
+    if len(members) == 1 and members[0]["type"] == "id":
+        table: str = members[0]["table"]
+        return table
+    return None
+
+
+def _others_mention_ids(expr: TypeExpr, simple: dict[str, str]) -> bool:
+    """Whether ids occur elsewhere than in the fields named."""
+    if expr["type"] != "object":
+        return mentions(expr, "id")
+    others = [field["type"] for name, field in expr["fields"].items() if name not in simple]
+    return any(mentions(other, "id") for other in others) or ("extra" in expr and mentions(expr["extra"], "id"))
 
 
 def validator(expr: TypeExpr) -> Validator:

@@ -1,8 +1,7 @@
 """A table's schema, compiled: checks a document as it would be stored, fills in defaults, looks at ids.
 
 A table without a schema takes any document. An id must be of the table its field names, as of the transaction's own
-catalog, so a table created a moment ago counts. That is looked up here where it is simple (a field that is an id or None),
-and left to the schema's own, slower check where ids are nested or one of several things.
+catalog, so a table created a moment ago counts.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cellstore.knobs import Knobs
-from cellstore.schema.expr import children, mentions
-from cellstore.values.ids import decode_id
+from cellstore.schema.expr import children
 from cellstore.values.value import check_document
 
 if TYPE_CHECKING:
@@ -28,28 +26,22 @@ class Rules:
     and only a large document need be measured.
     """
 
-    __slots__ = ("_defaults", "_ids", "_nested_ids", "_table", "_validator", "closed")
+    __slots__ = ("_defaults", "_table", "_validator", "closed")
 
     def __init__(self, table: str, schema: TypeExpr | None) -> None:
         fields = {} if schema is None else schema.get("fields", {})
         self._table = table
         self._validator = None if schema is None else _compiled(schema)
         self._defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
-        self._ids = {name: of for name, field in fields.items() if (of := _table_of_id(field["type"])) is not None}
-        self._nested_ids = schema is not None and _others_mention_ids(schema, self._ids)
         self.closed = schema is not None and _is_closed(schema)
 
     def admit(self, fields: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
         """`fields` (no system fields) as they are stored. Errors: ValidationError naming table and path."""
         if self._validator is None:
             return fields
-        if self._nested_ids:
-            return self._thoroughly(fields, catalog)
-        admitted: dict[str, Any] = self._validator.check(fields, self._table)
-        for name, table in self._ids.items():
-            id = admitted.get(name)
-            if id is not None and _table_name(catalog, decode_id(id)[0]) != table:
-                return self._thoroughly(fields, catalog)  # it words the error
+        admitted: dict[str, Any] = self._validator.check(
+            fields, self._table, lambda number: _table_name(catalog, number)
+        )
         return admitted
 
     @property
@@ -70,13 +62,6 @@ class Rules:
             fields = {name: value for name, value in document.items() if name != "_creationTime"}
             check_document(fields, knobs, self._table)
 
-    def _thoroughly(self, fields: dict[str, Any], catalog: Catalog) -> dict[str, Any]:
-        assert self._validator is not None
-        admitted: dict[str, Any] = self._validator.check(
-            fields, self._table, lambda number: _table_name(catalog, number)
-        )
-        return admitted
-
 
 def _compiled(schema: TypeExpr) -> Any:
     from cellstore.schema.types import validator  # pydantic's core, which a store without schemas need not load
@@ -87,23 +72,6 @@ def _compiled(schema: TypeExpr) -> Any:
 def _table_name(catalog: Catalog, number: int) -> str | None:
     table = catalog.by_number(number)
     return None if table is None else table.known_as
-
-
-def _table_of_id(expr: TypeExpr) -> str | None:
-    """The table of a type that is an id, or an id or None; None for every other type."""
-    members = [member for member in expr["members"] if member["type"] != "null"] if expr["type"] == "union" else [expr]
-    if len(members) == 1 and members[0]["type"] == "id":
-        table: str = members[0]["table"]
-        return table
-    return None
-
-
-def _others_mention_ids(schema: TypeExpr, simple: dict[str, str]) -> bool:
-    """Whether ids occur elsewhere than in the fields named."""
-    if schema["type"] != "object":
-        return mentions(schema, "id")
-    others = [field["type"] for name, field in schema["fields"].items() if name not in simple]
-    return any(mentions(expr, "id") for expr in others) or ("extra" in schema and mentions(schema["extra"], "id"))
 
 
 def _is_closed(expr: TypeExpr) -> bool:

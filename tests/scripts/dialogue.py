@@ -33,10 +33,10 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 from cellstore.errors import CellstoreError
+from cellstore.schema.definition import IndexDefinition, TableDefinition
 from cellstore.transaction.access import DatabaseWriter, QueryBuilder
 from cellstore.transaction.database import Engine
 from cellstore.transaction.overlay import Overlay
@@ -106,9 +106,9 @@ class Dialogue:
         found = {}
         for index in indexes:
             label, fields = re.fullmatch(r"(\w+!?)\(([^)]*)\)", index).groups()  # type: ignore[union-attr]
-            found[label.rstrip("!")] = SimpleNamespace(fields=tuple(fields.split(",")), unique=label.endswith("!"))
+            found[label.rstrip("!")] = IndexDefinition(tuple(re.split(r",\s*", fields)), label.endswith("!"))
         try:
-            self._engine.define(SimpleNamespace(name=name, fields={"type": "any"}, indexes=found))  # type: ignore[arg-type]
+            self._engine.define(TableDefinition(name, {"type": "any"}, found))
         except CellstoreError as error:
             return [error.code]
         return []

@@ -48,6 +48,8 @@ T = TypeVar("T")
 SQLITE_MIN = (3, 51, 3)  # older ones can lose committed pages when a reader and a checkpoint race
 _CHECKPOINT_PAGES = 8000  # 32 MB of log between checkpoints: a rare stall of 20 ms instead of many of 10
 _WAL_KEPT_BYTES = 64 << 20  # what is left of the log file after a large import
+_WAL_MAX_BYTES = 256 << 20  # beyond this the log is begun again although readers always look at some of it
+_READERS_WAIT_MS = (50, 1000)  # how long writers are held up for that, at first and at most
 _WRITER_CACHE_KIB = 128 << 10  # the upper levels of every tree, and the leaves a bulk load keeps coming back to
 _READER_CACHE_KIB = 64 << 10
 _BUSY_MS = 10_000
@@ -219,6 +221,7 @@ class SqliteStorage:
         self._connection = connection
         self._cursor = connection.cursor()
         self._ledger = Ledger()
+        self._readers_wait_ms = _READERS_WAIT_MS[0]
         self._guard = threading.Lock()
         self._stopped: CellstoreError | None = None
         self._epoch = int(self._cursor.execute(sql.RAISE_EPOCH).get)
@@ -314,7 +317,9 @@ class SqliteStorage:
             floor = min(before_ts, self._last_ts)
             requests = floor if requests_before_ts is None else min(floor, requests_before_ts)
             trim = Trim(floor, budget, requests, requests_kept)
-            return self._transact(trim.run, durable=False)
+            looked = self._transact(trim.run, durable=False)
+            self._bound_log()
+            return looked
 
     def check(self, keys_of: KeysOf | None = None) -> Iterator[str]:
         """Walk everything; a sentence for each broken invariant."""
@@ -377,6 +382,27 @@ class SqliteStorage:
             )
             raise self._stopped from error
         return result
+
+    def _bound_log(self) -> None:
+        """Begin the write-ahead log again if it has grown too large.
+
+        Usually it begins again by itself, at a moment when nobody reads. Where readers overlap all the time there is
+        none, and the log would grow for ever; then new commits wait for the readers of old ones, each time we fail a little
+        longer.
+        """
+        wal = Path(f"{self.path}-wal")
+        if not wal.exists() or wal.stat().st_size <= _WAL_MAX_BYTES:
+            return
+        self._connection.set_busy_timeout(self._readers_wait_ms)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._readers_wait_ms = _READERS_WAIT_MS[0]
+        except apsw.BusyError:
+            self._readers_wait_ms = min(2 * self._readers_wait_ms, _READERS_WAIT_MS[1])
+        except apsw.Error as error:
+            raise _translated(error, self.path) from error
+        finally:
+            self._connection.set_busy_timeout(_BUSY_MS)
 
     def _may_write(self) -> None:
         if self._stopped is not None:

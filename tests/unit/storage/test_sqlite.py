@@ -1,5 +1,6 @@
 """What only the SQLite storage can get wrong: leases, disks, forks, files that are no stores."""
 
+import errno
 import json
 import os
 import re
@@ -7,6 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import apsw
 import pytest
@@ -18,6 +21,7 @@ from cellstore.storage.contract import by_id_index
 from cellstore.storage.sqlite import SqliteReader, SqliteStorage
 from cellstore.testing.revisions import BY_A, TABLE, Scribe, assert_same_as_scribe, doc_id, keys_of, work_of
 from cellstore.values.index_key import END
+from cellstore.values.json import loads
 
 
 @pytest.fixture
@@ -187,6 +191,27 @@ def test_a_disk_without_locks_is_named(path, monkeypatch):
         SqliteStorage.open(path)
 
 
+def test_a_read_only_disk_is_named(path, monkeypatch):
+    def refuse(*_args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(lease.os, "open", refuse)
+    with pytest.raises(
+        errors.StorageError, match=r"Read-only file system.*store\.db\.lock.*must exist and be writable"
+    ):
+        SqliteStorage.open(path)
+
+
+def test_a_file_one_may_only_read_is_named(path, scribe, monkeypatch):
+    SqliteStorage.open(path).close()
+    opened = apsw.Connection
+    monkeypatch.setattr(sqlite.apsw, "Connection", lambda name, flags: opened(name, flags=apsw.SQLITE_OPEN_READONLY))
+    with pytest.raises(errors.StorageError, match="for writing.*permissions of file and directory"):
+        SqliteStorage.open(path)
+    monkeypatch.undo()
+    SqliteStorage.open(path).close()  # and the lease was given back
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_one_may_not_write_is_named(tmp_path):
     tmp_path.chmod(0o500)
@@ -224,6 +249,52 @@ def test_a_reader_that_let_go_holds_nothing_back(storage, path, scribe):
     with pytest.raises(apsw.CursorClosedError):
         next(scan)
     reader.close()
+
+
+def test_readers_that_always_overlap_do_not_make_the_log_grow_for_ever(storage, path, scribe, monkeypatch):
+    monkeypatch.setattr(sqlite, "_WAL_MAX_BYTES", 1 << 20)
+    storage._connection.wal_autocheckpoint(50)
+    readers, sizes = [storage.reader() for _ in range(3)], []
+    done = threading.Event()
+
+    def look(reader):
+        while not done.is_set():
+            reader.refresh()
+            reader.get(TABLE, doc_id(1))
+            done.wait(0.03)
+        reader.close()
+
+    threads = [threading.Thread(target=look, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    try:
+        for n in range(120):
+            storage.append([scribe.record({k: {"a": n, "pad": "x" * 3000} for k in range(20)})])
+            storage.trim(0, 10)
+            sizes.append(path.with_name("store.db-wal").stat().st_size)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert sum(size < 1 << 20 for size in sizes[60:]) > 5, "it was begun again"
+    assert max(sizes) < 6 << 20, f"without that it would be {120 * 20 * 4000 >> 20} MB"
+    assert list(storage.check(keys_of)) == []
+
+
+def test_a_log_that_someone_holds_open_is_left_for_later(storage, path, scribe, monkeypatch):
+    monkeypatch.setattr(sqlite, "_WAL_MAX_BYTES", 1000)
+    storage.append([scribe.record({1: {"a": 1}})])
+    reader = storage.reader()
+    reader.refresh()
+    storage.append([scribe.record({1: {"a": 2}})])
+    begun = time.perf_counter()
+    storage.trim(0, 10)
+    assert time.perf_counter() - begun < 2, "it does not wait for ever"
+    assert path.with_name("store.db-wal").stat().st_size > 0
+    assert loads(reader.get(TABLE, doc_id(1)).body)["a"] == 1
+    reader.close()
+    storage.trim(0, 10)
+    assert path.with_name("store.db-wal").stat().st_size == 0
 
 
 def test_a_reader_in_another_process_sees_what_was_acknowledged(storage, path, scribe):
@@ -390,6 +461,8 @@ def test_an_error_at_a_fault_point_rolls_back(storage, scribe):
 
 
 def test_every_commit_is_synced(storage):
+    storage.trim(1, 1)
+    storage.put_entries(BY_A, [])
     assert storage._connection.pragma("synchronous") == 2
     assert storage._connection.pragma("journal_mode") == "wal"
 

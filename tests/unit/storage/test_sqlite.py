@@ -206,7 +206,7 @@ def test_a_file_one_may_only_read_is_named(path, scribe, monkeypatch):
     SqliteStorage.open(path).close()
     opened = apsw.Connection
     monkeypatch.setattr(sqlite.apsw, "Connection", lambda name, flags: opened(name, flags=apsw.SQLITE_OPEN_READONLY))
-    with pytest.raises(errors.StorageError, match="for writing.*permissions of file and directory"):
+    with pytest.raises(errors.StorageError, match=r"for writing.*permissions of file and directory"):
         SqliteStorage.open(path)
     monkeypatch.undo()
     SqliteStorage.open(path).close()  # and the lease was given back

@@ -35,7 +35,6 @@ class Retention:
         self._clock = clock
         self._knobs = knobs
         self._rows = _ROWS_MIN
-        self.longest_slice_s = 0.0  # for whoever watches
 
     def slice(self) -> float:
         """Give up a little of what is too old. Returns in how many seconds to call again."""
@@ -60,7 +59,6 @@ class Retention:
             requests_kept=knobs.requests_kept_max,
         )
         took_s = time.perf_counter() - begun
-        self.longest_slice_s = max(self.longest_slice_s, took_s)
         self._learn(looked, took_s)
         return looked, took_s
 

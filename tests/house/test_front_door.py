@@ -22,32 +22,46 @@ PROMISED = {
 }  # fmt: skip
 
 HEAVY = {
-    "pandas",
-    "numpy",
-    "duckdb",
-    "pyarrow",
-    "polars",
-    "IPython",
-    "ipywidgets",
-    "tornado",
-    "jupyter_server",
-    "pydantic",
-    "apsw",
-}
+    "pandas", "numpy", "duckdb", "pyarrow", "polars", "matplotlib", "IPython", "ipywidgets", "tornado", "jupyter_server",
+    "pydantic", "apsw", "cloudpickle", "websockets",
+}  # fmt: skip
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_every_promised_name_is_there() -> None:
     assert set(cellstore.__all__) >= PROMISED
-    for name in cellstore.__all__:
-        assert getattr(cellstore, name) is not None
+
+
+@pytest.mark.parametrize("name", cellstore.__all__)
+def test_every_public_name_can_be_used(name: str) -> None:
+    assert getattr(cellstore, name) is not None
+    assert name in dir(cellstore)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        cellstore.nonsense  # noqa: B018
 
 
 def test_importing_cellstore_loads_nothing_heavy() -> None:
-    code = "import sys, cellstore; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = set(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    )
-    assert not loaded & HEAVY
+    """Which is what keeps it quick; asyncio alone would double the time."""
+    loaded = python("import sys, cellstore; print(*{name.partition('.')[0] for name in sys.modules})")
+    assert not (HEAVY | {"asyncio"}) & set(loaded.split())
+
+
+def test_defining_functions_loads_nothing_heavy() -> None:
+    code = "import sys, cellstore as cs; cs.query, cs.Table, cs.Index, cs.Id, cs.ApplicationError; print(*sys.modules)"
+    assert not HEAVY & set(python(code).split())
+
+
+def test_a_package_does_not_hide_the_function_of_its_name() -> None:
+    code = "import cellstore.deploy.unit; import cellstore as cs; print(type(cs.deploy).__name__, cs.deploy.__name__)"
+    assert python(code) == "function deploy"
 
 
 def public_definitions(path: Path) -> list[tuple[str, ast.AST]]:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "cellstore"
 KERNEL = ROOT / "kernel_ext" / "cellstore_kernel"
 
-GROUND = {"errors", "clock", "knobs", "faults"}
+GROUND = {"errors", "clock", "knobs", "faults", "web"}
 ENGINE = GROUND | {"values", "schema", "storage", "transaction"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(GROUND, GROUND),

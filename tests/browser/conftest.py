@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     started = Lab(tmp_path_factory.mktemp("lab"))
     yield started
     started.stop()
+
+
+@pytest.fixture
+def mortal_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A JupyterLab that may be killed: nobody else's page notices."""
+    started = Lab(tmp_path / "lab")
+    yield started
+    if started.process.poll() is None:
+        started.stop()
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ class Page:
     def __init__(self, context: Any, lab: Lab) -> None:
         self.page = context.new_page()
         self.troubles: list[str] = []
-        self.is_spoilt = False  # it shows dialogs, or opens things by itself: not for the next test
+        self.is_spoilt = False  # it opens things by itself: not for the next test
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.goto(f"{lab.url}lab/workspaces/tab-{next(TABS)}?token={TOKEN}")
         self.page.wait_for_function("window.jupyterapp?.shell", timeout=30_000)

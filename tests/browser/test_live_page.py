@@ -199,24 +199,24 @@ def test_a_redefined_query_runs_again_in_every_view(notebook: Callable[..., Page
             eventually_shows(page, shown)
 
 
-def test_a_lost_server_is_said_and_found_again(notebook: Callable[..., Page], lab: Lab) -> None:
+def test_a_lost_server_is_said_and_found_again(context: Any, mortal_lab: Lab) -> None:
     import cellstore as cs
 
-    page = notebook("lost.ipynb", LOAD, counter("lost"), "cs.live(count)")
+    mortal_lab.write("lost.ipynb", LOAD, counter("lost"), "cs.live(count)")
+    page = Page(context, mortal_lab)
+    page.open("lost.ipynb")
     page.run_all()
     eventually_shows(page, 0)
-    page.is_spoilt = True
-    lab.stop(signal.SIGKILL)
+    mortal_lab.stop(signal.SIGKILL)
     page.wait_text(".cs-badge", "reconnecting")
-    try:
-        page.page.wait_for_function("Number(getComputedStyle(document.querySelector('.cs-body')).opacity) < 0.9")
-        eventually_shows(page, 0)  # the last value stays
-        page.shoot("lost")
-    finally:
-        lab.start()
+    page.page.wait_for_function("Number(getComputedStyle(document.querySelector('.cs-body')).opacity) < 0.9")
+    eventually_shows(page, 0)  # the last value stays
+    page.shoot("lost")
+    mortal_lab.start()
     page.wait_text(".cs-badge", "direct", 20)
-    with cs.connect(lab.url, token=TOKEN) as again:
+    with cs.connect(mortal_lab.url, token=TOKEN) as again:
         eventually_shows(page, again.mutation("lost:bump", by=9))
+    page.page.close()
 
 
 def test_readers_without_us_see_data_of_a_moment(notebook: Callable[..., Page], lab: Lab) -> None:

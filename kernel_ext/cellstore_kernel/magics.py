@@ -3,6 +3,7 @@
 %cellstore status                         %cellstore tables
 %cellstore connect URL [--token T]        %cellstore functions
 %cellstore open PATH                      %cellstore sql select …
+%cellstore logs [-f] [-n N]               what functions said of late; -f goes on until the cell is interrupted
 %%cellstore sql [--at TS]                 the cell is the statement; [--live] runs it again as data change
 """
 
@@ -22,6 +23,7 @@ from cellstore.errors import CallerError
 from cellstore_kernel.display import Listing, moment
 
 USAGE = """%cellstore status | tables | functions | connect URL [--token T] [--deployment D] | open PATH | sql STATEMENT
+%cellstore logs [-f] [-n N]
 %%cellstore sql [--live] [--at TS]"""
 
 
@@ -48,7 +50,8 @@ class CellstoreMagics(Magics):
 
 def command(word: str) -> Callable[[list[str]], Any]:
     """What a word does. Errors: CallerError with the nearest known word."""
-    known = {"status": status, "tables": tables, "functions": functions, "connect": connect_to, "open": open_store}
+    known: dict[str, Callable[[list[str]], Any]] = {"status": status, "tables": tables, "functions": functions}
+    known |= {"logs": logs, "connect": connect_to, "open": open_store}
     if word in known:
         return known[word]
     near = difflib.get_close_matches(word, [*known, "sql"], n=1)
@@ -92,6 +95,19 @@ def functions(_words: list[str]) -> Listing:
         }
         for each in connect.current().functions()
     )
+
+
+def logs(words: list[str]) -> None:
+    """The log stream; an interrupt is how following ends."""
+    from cellstore.client.logs import lines_of
+
+    given = parsed(LOGS, words)
+    try:
+        for record in connect.current().logs(given.follow, given.tail):
+            for line in lines_of(record):
+                print(line)
+    except KeyboardInterrupt:
+        pass
 
 
 def connect_to(words: list[str]) -> None:
@@ -142,6 +158,9 @@ CONNECT = Arguments("connect", add_help=False)
 CONNECT.add_argument("url")
 CONNECT.add_argument("--token")
 CONNECT.add_argument("--deployment", default="default")
+LOGS = Arguments("logs", add_help=False)
+LOGS.add_argument("-f", "--follow", action="store_true")
+LOGS.add_argument("-n", "--tail", type=int, default=100)
 OPEN = Arguments("open", add_help=False)
 OPEN.add_argument("path")
 SQL = Arguments("sql", add_help=False)

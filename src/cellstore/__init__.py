@@ -75,17 +75,19 @@ if TYPE_CHECKING:
         Unauthenticated,
         ValidationError,
     )
-    from cellstore.functions import action, cron, every, mutation, query
+    from cellstore.functions import action, cron, every, http, mutation, query
     from cellstore.schema.definition import Index, Table
     from cellstore.values.document import Document
     from cellstore.values.ids import Id
     from cellstore.values.value import UNSET
+    from cellstore.web import Request, Response
     from cellstore_kernel import button, form, grid, live, view
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "cellstore.functions": ("query", "mutation", "action", "cron", "every"),
+    "cellstore.functions": ("query", "mutation", "action", "http", "cron", "every"),
+    "cellstore.web": ("Request", "Response"),
     "cellstore.schema.definition": ("Table", "Index"),
     "cellstore.values.ids": ("Id",),
     "cellstore.values.value": ("UNSET",),
@@ -157,6 +159,8 @@ __all__ = [
     "NotFound",
     "OutOfRetention",
     "Overloaded",
+    "Request",
+    "Response",
     "Snapshot",
     "StoreLocked",
     "Subscription",
@@ -175,6 +179,7 @@ __all__ = [
     "form",
     "functions_list",
     "grid",
+    "http",
     "import_",
     "insert_df",
     "live",

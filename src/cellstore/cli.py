@@ -167,6 +167,23 @@ def deploy(file: Path, url: str | None, token: str | None) -> None:
 
 
 @main.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-n", "--tail", type=int, default=100, show_default=True, help="How many records to begin with.")
+@_address
+def logs(follow: bool, tail: int, url: str | None, token: str | None) -> None:
+    """What functions printed and how their calls ended."""
+    from cellstore.client.logs import lines_of
+
+    with _connected(url, token) as db:
+        try:
+            for record in db.logs(follow, tail):
+                for line in lines_of(record):
+                    click.echo(line)
+        except KeyboardInterrupt:
+            pass  # that is how following ends
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--table", "tables", multiple=True, help="A table to export; may be given several times.  [default: all]")
 @click.option(

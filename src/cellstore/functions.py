@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from cellstore.errors import CallerError, DeployError, ValidationError
-from cellstore.schema.arguments import FunctionSpec, Kind, spec_of
+from cellstore.schema.arguments import FunctionSpec, Kind, http_spec_of, spec_of
 from cellstore.schema.hints import frame_names, resolved_hints
 from cellstore.schema.rebuild import objects_of
 from cellstore.schema.registry import clean_module, module_of, registry
 from cellstore.schema.types import check_plain
+from cellstore.web import METHODS
 
 __all__ = [
     "Function",
@@ -36,6 +37,7 @@ __all__ = [
     "cron",
     "current_database",
     "every",
+    "http",
     "mutation",
     "query",
     "registry",
@@ -139,6 +141,7 @@ class Function(_Callable, Generic[P, R]):
         name: str | None = None,
         module: str | None = None,
         internal: bool = False,
+        route: dict[str, Any] | None = None,
         depth: int = 0,
     ) -> None:
         plain = _plain_function(kind, fn)
@@ -150,7 +153,10 @@ class Function(_Callable, Generic[P, R]):
         self.crons: list[dict[str, Any]] = []
         names = frame_names(depth + 1)
         hints = resolved_hints(plain, names)
-        self._spec = spec_of(fn, kind, f":{self.name}", hints, internal=internal, names=names)
+        if route is not None:
+            self._spec = http_spec_of(fn, f":{self.name}", route)
+        else:
+            self._spec = spec_of(fn, kind, f":{self.name}", hints, internal=internal, names=names)
         self.hints = objects_of(hints, self._spec.args["fields"])  # parameters that get objects, not plain values
         functools.update_wrapper(self, fn, updated=())
         parameters = list(inspect.signature(fn).parameters.values())[1:]
@@ -178,6 +184,12 @@ class Function(_Callable, Generic[P, R]):
         return self._spec.visibility == "internal"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._spec.route is not None:
+            raise CallerError(
+                f"{self.name} answers HTTP requests ({self._spec.signature.strip()} below cellstore/http): ask it over HTTP, "
+                f"or call the function itself as {self.name}.fn(ctx, request)",
+                code="WrongKind",
+            )
         result: R = self._run(args, kwargs)
         return result
 
@@ -198,7 +210,7 @@ class Function(_Callable, Generic[P, R]):
         return self  # a handle in a class stays a handle
 
     def __repr__(self) -> str:
-        internal = "internal " if self.internal else ""
+        internal = "internal " if self.internal and self._spec.route is None else ""
         schedule = "".join(f", {_when(cron)}" for cron in self.crons)
         return f"<{internal}{self.kind} {self.path}{self._spec.signature}{schedule}>"
 
@@ -291,6 +303,44 @@ def action(fn: Any = None, /, **options: Any) -> Any:
     return _decorated("action", fn, **options)
 
 
+def http(
+    path: str,
+    *,
+    methods: Iterable[str] = ("GET",),
+    prefix: bool = False,
+    name: str | None = None,
+    module: str | None = None,
+) -> Callable[[Callable[[Any, Any], Any]], Function[..., Any]]:
+    """A function that answers HTTP requests at `{base_url}cellstore/http` + `path`: `@cs.http("/hook", methods=["POST"])`.
+
+    `def hook(ctx, request)` or `async def`, with the `ctx` of an action; see `cellstore.web` for requests and responses.
+    `prefix=True` serves everything below a path that ends with `/`. An exact path goes before a prefix, a longer prefix
+    before a shorter one; HEAD is served by GET. Callers sign in as for any function (a hook's URL may carry `?token=`).
+    Errors: CallerError for a path or method that cannot be.
+    """
+    route = {"path": path, "prefix": prefix, "methods": _checked_route(path, methods, prefix)}
+    return lambda fn: _define("http", fn, name, module, True, route=route, depth=1)
+
+
+def _checked_route(path: str, methods: Iterable[str], prefix: bool) -> list[str]:
+    wanted = [methods] if isinstance(methods, str) else list(methods)
+    upper = [str(method).upper() for method in wanted]
+    for method in upper:
+        if method not in METHODS:
+            also = "; HEAD is served by GET" if method == "HEAD" else ""
+            raise CallerError(
+                f"{method!r} is no method of a route; there are {', '.join(METHODS)}{also}", code="BadRoute"
+            )
+    if not upper or not isinstance(path, str) or not path.startswith("/") or "?" in path:
+        raise CallerError(
+            f'a route is a path and its methods, like @cs.http("/hook", methods=["POST"]), not {path!r}',
+            code="BadRoute",
+        )
+    if prefix and not path.endswith("/"):
+        raise CallerError(f"a prefix ends with a slash: @cs.http({path + '/'!r}, prefix=True)", code="BadRoute")
+    return list(dict.fromkeys(upper))
+
+
 def _decorated(
     kind: Kind, fn: Any, *, name: str | None = None, module: str | None = None, internal: bool = False
 ) -> Any:
@@ -299,8 +349,19 @@ def _decorated(
     return _define(kind, fn, name, module, internal, depth=2)
 
 
-def _define(kind: Kind, fn: Any, name: str | None, module: str | None, internal: bool, *, depth: int) -> Any:
-    handle: Function[..., Any] = Function(kind, fn, name=name, module=module, internal=internal, depth=depth + 1)
+def _define(
+    kind: Kind,
+    fn: Any,
+    name: str | None,
+    module: str | None,
+    internal: bool,
+    *,
+    route: dict[str, Any] | None = None,
+    depth: int,
+) -> Any:
+    handle: Function[..., Any] = Function(
+        kind, fn, name=name, module=module, internal=internal, route=route, depth=depth + 1
+    )
     registry.add(handle)
     return handle
 
@@ -325,7 +386,7 @@ def _checked_name(name: str, kind: str) -> str:
 
 
 def _a(kind: str) -> str:
-    return f"an {kind}" if kind == "action" else f"a {kind}"
+    return {"action": "an action", "http": "an HTTP action"}.get(kind, f"a {kind}")
 
 
 # ── schedules ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -360,8 +421,10 @@ def _scheduled(schedule: dict[str, Any], name: str | None, fn: F) -> F:
             f"a schedule belongs to a mutation or an action, not to {type(fn).__name__}: put it above @cs.mutation",
             code="BadSchedule",
         )
-    if fn.kind == "query":
-        raise CallerError(f"{fn.name} is a query; only mutations and actions can be scheduled", code="BadSchedule")
+    if fn.kind in ("query", "http"):
+        raise CallerError(
+            f"{fn.name} is {_a(fn.kind)}; only mutations and actions can be scheduled", code="BadSchedule"
+        )
     fn.crons = [each for each in fn.crons if each.get("name") != name]
     fn.crons.append({"name": name, **schedule})
     return fn

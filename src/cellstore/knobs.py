@@ -34,6 +34,7 @@ class Knobs:
     memory_bytes: int = 4 << 30  # address space of one worker
     log_lines_max: int = 256
     log_line_chars: int = 32_768
+    log_records_kept: int = 5000  # of the log stream, in memory
 
     # Imports
     import_changes_max: int = 200_000  # documents one atomic replace under the same ids may change: they are one commit
@@ -60,6 +61,9 @@ class Knobs:
     actions_running_max: int = 1000  # per Python environment
     worker_deaths_max: int = 3  # how often a call is run again because a worker died under another one
     worker_start_s: float = 60.0  # importing pandas on a cold disk takes a while
+
+    # HTTP actions
+    http_body_bytes: int = 20 << 20  # of a request, and of a response; as in Convex
 
     # Scheduler
     scheduled_per_call_max: int = 1000

@@ -1,11 +1,11 @@
 """What it costs to have a function run elsewhere: `python tests/bench/calls.py`.
 
-    query        call to result of an empty query, one at a time
-    mutation     the same for one that writes a row, durable; one at a time, and 64 in flight
-    envelope     what the guard around a query costs, without the call
-    fresh worker from asking for a process to its first word
-    idle worker  memory of its own, beyond what it shares
-    actions      fifty at once, each waiting 100 ms
+query        call to result of an empty query, one at a time
+mutation     the same for one that writes a row, durable; one at a time, and 64 in flight
+envelope     what the guard around a query costs, without the call
+fresh worker from asking for a process to its first word
+idle worker  memory of its own, beyond what it shares
+actions      fifty at once, each waiting 100 ms
 """
 
 from __future__ import annotations

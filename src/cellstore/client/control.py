@@ -31,7 +31,7 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 3600.0  # loading and SQL may take long; Ctrl-C ends the wait
 RETRY_S = 0.25
 READ_ONLY = frozenset(
-    {"hello", "tables", "functions", "query", "snapshot_ts", "table_parquet", "diff", "sql", "check", "export"}
+    {"hello", "tables", "functions", "query", "snapshot_ts", "table_parquet", "diff", "sql", "check", "export", "logs"}
 )
 PIECE_BYTES = 1 << 20
 

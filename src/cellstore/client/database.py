@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import close_at_exit, wait
+from cellstore.client.progress import ActionBar
 from cellstore.client.recording import note
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
@@ -111,7 +112,7 @@ class Database:
             self._ship(handle)
             if handle.kind == "query":
                 return self._query(handle.path, args)
-            return self._request(handle.kind, handle.path, args)
+            return self._request("mutation" if handle.kind == "mutation" else "action", handle.path, args)
 
     def frame(self, handle: Function[..., Any] | FunctionReference, args: dict[str, Any]) -> Any:
         """What `handle` returns as a DataFrame that remembers path, arguments and timestamp: `handle.df(…)`."""
@@ -209,6 +210,15 @@ class Database:
 
         with doorway():
             return import_(self, Path(path), None if table is None else table_name(table), mode, progress)
+
+    def logs(self, follow: bool = False, tail: int = 100) -> Iterator[dict[str, Any]]:
+        """Records of the log stream: the newest `tail`, and with `follow` those to come, until you stop asking.
+
+        A record has number, at_ms, kind, function, request_id, lines; when a call is over also ok, duration_ms, error.
+        """
+        from cellstore.client.logs import records
+
+        return records(self._control, follow, tail)
 
     # definitions
 
@@ -327,9 +337,16 @@ class Database:
 
     def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
         self._check_open()
-        return self._value(path, self._await(self.link.request(kind, path, args), path))
+        if kind == "mutation":
+            return self._value(path, self._await(self.link.request(kind, path, args), path))
+        bar = ActionBar(path)
+        try:
+            outcome = self._await(self.link.request(kind, path, args, bar.heard), path, bar)
+        finally:
+            bar.close()
+        return self._value(path, outcome)
 
-    def _await(self, future: Future[Outcome], path: str) -> Outcome:
+    def _await(self, future: Future[Outcome], path: str, bar: ActionBar | None = None) -> Outcome:
         """The outcome; gives up when the connection stays away for `PATIENCE_S`, or cannot come back."""
         away_since: float | None = None
         try:
@@ -337,6 +354,8 @@ class Database:
                 try:
                     return wait(future, WAIT_STEP_S)
                 except TimeoutError:
+                    if bar is not None:
+                        bar.draw()
                     now = time.monotonic()
                     away_since = None if self.link.state == "connected" else away_since or now
                     patience = 0.0 if isinstance(self.link.problem, CallerError) else PATIENCE_S

@@ -7,6 +7,7 @@ they are to be performed:
     Send      a frame, to be written as text
     Stepped   one consistent moment: its timestamp and every result that differs from before
     Settled   a request is over; its outcome
+    Progressed  how far a running action says it is
     Restart   the server is out of step: drop this connection and dial again
     Stop      dialling again cannot help (a refused identity, a fatal error)
 
@@ -76,7 +77,17 @@ class Stop:
     error: CellstoreError
 
 
-Effect = Send | Stepped | Settled | Restart | Stop
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """How far a running action is."""
+
+    request_id: int
+    done: float
+    total: float | None
+    note: str
+
+
+Effect = Send | Stepped | Settled | Restart | Stop | Progressed
 
 
 @dataclass(slots=True)
@@ -164,6 +175,8 @@ class Machine:
                 return self._chunk(frame)
             case "MutationResponse" | "ActionResponse":
                 return self._response(frame)
+            case "ActionProgress":
+                return [Progressed(frame["requestId"], frame["done"], frame.get("total"), str(frame.get("note") or ""))]
             case "AuthError":
                 return [Stop(Unauthenticated(str(frame.get("error") or "the server refused our credentials")))]
             case "FatalError":

@@ -18,10 +18,11 @@ _REDRAW_S = 0.2
 class Progress(AbstractContextManager["Progress"]):
     """Counts to `total` (None: not known). Draws nothing when `shown` is false or nobody could see it."""
 
-    def __init__(self, what: str, total: int | None, shown: bool = True) -> None:
+    def __init__(self, what: str, total: float | None, shown: bool = True) -> None:
         self._what, self._total = what, total
         self._began = self._drawn = time.monotonic()
-        self.done = 0
+        self.done: float = 0
+        self.note = ""
         self._screen: Any = None if not shown else _notebook() or _terminal(what, total)
 
     def advance(self, count: int) -> None:
@@ -32,21 +33,56 @@ class Progress(AbstractContextManager["Progress"]):
             self._drawn = now
             self._screen.draw(self)
 
+    def report(self, done: float, total: float | None, note: str) -> None:
+        """How far somebody else says it is."""
+        self._total, self.note = total, note
+        self.done = done
+        self.advance(0)
+
     @property
-    def total(self) -> int | None:
+    def total(self) -> float | None:
         """How many there will be."""
         return self._total
 
     @property
     def text(self) -> str:
-        """'flights: 120,000 of 336,776 · 41,000/s'."""
+        """'flights: 120,000 of 336,776 · 41,000/s'; with a note, that in the place of the speed."""
         of = f" of {self._total:,}" if self._total is not None and self.done != self._total else ""
         seconds = max(time.monotonic() - self._began, 1e-9)
+        if self.note:
+            return f"{self._what}: {self.done:,}{of} in {seconds:.1f} s · {self.note}"
         return f"{self._what}: {self.done:,}{of} in {seconds:.1f} s · {self.done / seconds:,.0f}/s"
 
     def __exit__(self, *_: object) -> None:
         if self._screen is not None:
             self._screen.close(self)
+
+
+class ActionBar:
+    """The bar of an action that runs elsewhere: told on one thread, drawn on the one that waits; nothing until it is told."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._latest: tuple[float, float | None, str] | None = None
+        self._bar: Progress | None = None
+
+    def heard(self, done: float, total: float | None, note: str) -> None:
+        """From any thread: how far it is."""
+        self._latest = (done, total, note)
+
+    def draw(self) -> None:
+        """Show what was heard last."""
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            if self._bar is None:
+                self._bar = Progress(self._what, latest[1])
+            self._bar.report(*latest)
+
+    def close(self) -> None:
+        """It is over; the last word stays."""
+        self.draw()
+        if self._bar is not None:
+            self._bar.__exit__()
 
 
 class _Cell:
@@ -69,7 +105,7 @@ class _Cell:
 class _Terminal:
     """A line that is drawn over itself."""
 
-    def __init__(self, what: str, total: int | None) -> None:
+    def __init__(self, what: str, total: float | None) -> None:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
@@ -97,7 +133,7 @@ def _notebook() -> _Cell | None:
     return _Cell(display)
 
 
-def _terminal(what: str, total: int | None) -> _Terminal | None:
+def _terminal(what: str, total: float | None) -> _Terminal | None:
     """This process's terminal; None when its output goes elsewhere."""
     return _Terminal(what, total) if sys.stderr.isatty() else None
 

@@ -28,13 +28,16 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cellstore.client.loop import LoopThread
-from cellstore.client.machine import Effect, Machine, Restart, Send, Settled, Stepped, Stop
+from cellstore.client.machine import Effect, Machine, Progressed, Restart, Send, Settled, Stepped, Stop
 from cellstore.client.results import QueryResult
 from cellstore.client.wire import Kind, Outcome, encode_frame
 from cellstore.errors import CellstoreError, Disconnected, InvariantError, LimitExceeded, NotFound, Unauthenticated
 from cellstore.knobs import DEFAULTS
 
 LinkState = Literal["connecting", "connected", "reconnecting", "closed"]
+
+OnProgress = Callable[[float, "float | None", str], None]
+"""Told how far an action is: done, total if known, note."""
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0  # a laptop that wakes up should not wait longer than its owner
@@ -87,6 +90,7 @@ class Link:
         self._waiting: dict[int, Future[Outcome]] = {}
         self._ids: dict[Future[Outcome], int] = {}
         self._watches: dict[int, list[Watch]] = {}
+        self._progress: dict[int, OnProgress] = {}  # by request id
 
     # called from any thread
 
@@ -100,13 +104,17 @@ class Link:
         """The moment everything this link shows is valid at; 0 before the first transition."""
         return self._machine.results.ts
 
-    def request(self, kind: Kind, path: str, args: dict[str, Any]) -> Future[Outcome]:
+    def request(
+        self, kind: Kind, path: str, args: dict[str, Any], on_progress: OnProgress | None = None
+    ) -> Future[Outcome]:
         """Call a mutation or action. The future ends when its effects are visible here, or it failed.
+
+        `on_progress` hears, on the loop thread, how far an action is.
 
         Errors: Disconnected when the link is closed; ValidationError when an argument is no stored value.
         """
         future: Future[Outcome] = Future()
-        self.thread.call_soon(self._request, kind, path, args, future)
+        self.thread.call_soon(self._request, kind, path, args, future, on_progress)
         return future
 
     def abandon(self, future: Future[Outcome]) -> Future[bool]:
@@ -144,12 +152,16 @@ class Link:
     async def _close(self) -> None:
         self._stop(Disconnected("this connection was closed; connect again with cs.connect() or cs.open()"))
 
-    def _request(self, kind: Kind, path: str, args: dict[str, Any], future: Future[Outcome]) -> None:
+    def _request(
+        self, kind: Kind, path: str, args: dict[str, Any], future: Future[Outcome], on_progress: OnProgress | None
+    ) -> None:
         if self.state == "closed":
             future.set_exception(self.problem or Disconnected())
             return
         request_id, effects = self._machine.request(kind, path, args)
         self._waiting[request_id], self._ids[future] = future, request_id
+        if on_progress is not None:
+            self._progress[request_id] = on_progress
         self._perform(effects)
 
     def _abandon(self, future: Future[Outcome], in_doubt: Future[bool]) -> None:
@@ -197,6 +209,9 @@ class Link:
                     self._step(changed)
                 case Settled(request_id, outcome):
                     self._settle(request_id, outcome)
+                case Progressed(request_id, done, total, note):
+                    if request_id in self._progress:
+                        self._progress[request_id](done, total, note)
                 case Restart(reason):
                     self._drop(reason)
                 case Stop(error):
@@ -208,6 +223,7 @@ class Link:
                 watch.deliver(result)
 
     def _settle(self, request_id: int, outcome: Outcome) -> None:
+        self._progress.pop(request_id, None)
         future = self._waiting.pop(request_id, None)
         if future is not None:
             del self._ids[future]

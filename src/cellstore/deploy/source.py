@@ -37,7 +37,14 @@ from cellstore.deploy.captures import CACHED, closure_reads, innermost, is_refer
 from cellstore.deploy.origins import is_installed_module, is_named
 from cellstore.values.json import dumps
 
-_DECORATORS = (decorators.query, decorators.mutation, decorators.action, decorators.cron, decorators.every)
+_DECORATORS = (
+    decorators.query,
+    decorators.mutation,
+    decorators.action,
+    decorators.http,
+    decorators.cron,
+    decorators.every,
+)
 _FUTURE_ANNOTATIONS = 0x1000000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _CELL_FILE = re.compile(r"ipykernel_\d+|^<ipython-input|^<stdin|^Cell")

@@ -44,7 +44,10 @@ class Unit:
         """The version of the whole module: hex digits."""
         parts = [
             self.module,
-            [[spec.path, spec.kind, spec.visibility, spec.args, spec.returns, spec.doc] for spec in self.functions],
+            [
+                [spec.path, spec.kind, spec.visibility, spec.args, spec.returns, spec.doc, spec.route]
+                for spec in self.functions
+            ],
             [table.to_json() for table in self.tables],
             self.crons,
             sorted(self.hashes.items()),

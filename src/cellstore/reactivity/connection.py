@@ -33,8 +33,9 @@ from cellstore.reactivity.subscriptions import Subscriptions
 from cellstore.runtime.outcome import ErrorInfo, Outcome
 
 if TYPE_CHECKING:
-    from cellstore.runtime.runner import Runner
+    from cellstore.runtime.runner import HttpSend, ProgressSink, Runner
     from cellstore.transaction.requests import Commit
+    from cellstore.web import Request
 
 log = logging.getLogger(__name__)
 
@@ -125,12 +126,22 @@ class Hub:
         future.add_done_callback(lambda _: self._requests.pop(request, None))
         return await asyncio.shield(future)  # its client may go, the mutation goes on
 
-    async def action(self, path: str, args: dict[str, Any], who: Principal) -> Outcome:
+    async def action(
+        self, path: str, args: dict[str, Any], who: Principal, on_progress: ProgressSink | None = None
+    ) -> Outcome:
         """Run an action."""
         refused = who.refusal("write")
         if refused is not None:
             return Outcome.failed(refused, function=path)
-        return await self._guard(path, self.runner.action(path, args, identity=who.identity, internal=who.internal))
+        running = self.runner.action(path, args, identity=who.identity, on_progress=on_progress, internal=who.internal)
+        return await self._guard(path, running)
+
+    async def http(self, request: Request, who: Principal, send: HttpSend) -> Outcome:
+        """Have an HTTP action answer."""
+        refused = who.refusal("write")
+        if refused is not None:
+            return Outcome.failed(refused)
+        return await self._guard(request.path, self.runner.http(request, identity=who.identity, send=send))
 
     async def _guard(self, path: str, running: Coroutine[Any, Any, Outcome]) -> Outcome:
         """What `running` comes to, whatever happens to it."""
@@ -366,7 +377,13 @@ class Connection:
         self._event(self._session.mutation_done, call.request_id, outcome)
 
     async def _action(self, call: Action, who: Principal) -> None:
-        outcome = await self._hub.action(canonical(call.path), call.args, who)
+        def report(done: float, total: float | None, note: str) -> None:
+            far = {"type": "ActionProgress", "requestId": call.request_id, "done": done, "total": total, "note": note}
+            if not self._session.closed:
+                self._put(encode_frame(far), False)
+
+        sink = report if self._session.exact else None  # ours; others would not know what to make of it
+        outcome = await self._hub.action(canonical(call.path), call.args, who, sink)
         self._event(self._session.action_done, call.request_id, outcome)
 
     async def _authenticate(self, request: Authenticate) -> None:

@@ -7,11 +7,13 @@ the host as an `ask` and comes back as a `reply`, so an action reaches data exac
 from __future__ import annotations
 
 import asyncio
+import base64
 import ctypes
 import os
 import socket
 import threading
 import time
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import orjson
 
 from cellstore.deploy.unit import Unit
-from cellstore.errors import CallerError, InvariantError
+from cellstore.errors import CallerError, InvariantError, LimitExceeded
 from cellstore.knobs import Knobs
 from cellstore.runtime import calls, traces
 from cellstore.runtime.calls import Message
@@ -30,6 +32,14 @@ from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.values.json import decode, dumps
 from cellstore.values.value import check_value
+from cellstore.web import Head, Request, Response, octets
+
+PIECE_BYTES = 1 << 18  # of a response on its way to the host
+PIECES_MAX = 8  # on their way at once
+REPORT_EVERY_S = 0.05  # progress is for eyes
+
+SendPiece = Callable[["Head | bytes"], Coroutine[Any, Any, None]]
+"""Sends the head of a response or a piece of its body; returns when the next may come."""
 
 
 class Cancelled(BaseException):
@@ -69,6 +79,102 @@ class ActionRun:
             self.task.cancel()
         elif self.thread_id is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), ctypes.py_object(Cancelled))
+
+
+class HttpRun(ActionRun):
+    """A running HTTP action: it gets the request, and its response is sent as it is made."""
+
+    def __init__(
+        self, loaded: Loaded, request: Request, context: ActionContext, lines: LogLines, send: SendPiece, body_max: int
+    ) -> None:
+        super().__init__(loaded, {}, context, lines)
+        self._request = request
+        self._send = send
+        self._body_max = body_max
+        self._sent = 0
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> Any:
+        """Call the function, send what it answers. Errors: ValidationError, LimitExceeded for the body."""
+        from cellstore.functions import running
+
+        current.set(self.lines)
+        running.set(self.context)
+        if self.loaded.is_async:
+            response = Response.of(await self.loaded.fn(self.context, self._request))
+            await self._send_all(response)
+        else:
+            response = await in_thread(self._in_thread)
+            if response is not None:
+                await self._send_all(response)
+
+    def _in_thread(self) -> Any:
+        """The response, unless its body is made here, in this thread, and has been sent."""
+        self.thread_id = threading.get_ident()
+        response = Response.of(self.loaded.fn(self.context, self._request))
+        if not isinstance(response.body, Iterable) or isinstance(response.body, str | bytes):
+            return response
+        self._wait(self._send(response.head))
+        for piece in response.body:
+            self._wait(self._send_octets(octets(piece)))
+        return None
+
+    def _wait(self, sending: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+
+    async def _send_all(self, response: Response) -> None:
+        body = response.body
+        if body is None or isinstance(body, str | bytes):
+            await self._send_whole(response, octets(body or b""))
+            return
+        await self._send(response.head)
+        if isinstance(body, AsyncIterable):
+            async for piece in body:
+                await self._send_octets(octets(piece))
+        else:
+            for piece in body:
+                await self._send_octets(octets(piece))
+
+    async def _send_whole(self, response: Response, data: bytes) -> None:
+        self._check_size(len(data))
+        await self._send(response.head)
+        await self._send_octets(data)
+
+    async def _send_octets(self, data: bytes) -> None:
+        self._check_size(self._sent + len(data))
+        self._sent += len(data)
+        for at in range(0, len(data), PIECE_BYTES):
+            await self._send(data[at : at + PIECE_BYTES])
+
+    def _check_size(self, size: int) -> None:
+        if size > self._body_max:
+            raise LimitExceeded(
+                f"the response of {self.loaded.path} is more than {self._body_max:,} bytes (knob http_body_bytes)",
+                knob="http_body_bytes",
+                limit=self._body_max,
+                used=size,
+            )
+
+
+class Window:
+    """Pieces of a response on their way to the host; no more at once than it can hold."""
+
+    def __init__(self, number: int, put: Callable[[Message], None]) -> None:
+        self._number = number
+        self._put = put
+        self._free = asyncio.Semaphore(PIECES_MAX)
+
+    async def send(self, piece: Head | bytes) -> None:
+        """Send one, when its turn has come."""
+        await self._free.acquire()
+        if isinstance(piece, Head):
+            self._put(["head", self._number, piece.status, piece.fields, piece.length])
+        else:
+            self._put(["piece", self._number, base64.b64encode(piece).decode()])
+
+    def left(self) -> None:
+        """One has left the host."""
+        self._free.release()
 
 
 async def in_thread(work: Any) -> Any:
@@ -120,6 +226,20 @@ async def run_action(run: ActionRun, modules: LoadedModules, knobs: Knobs) -> Ou
     return outcome
 
 
+class Reports:
+    """Passes on how far an action is, at most every few milliseconds; the end always."""
+
+    def __init__(self, tell: Callable[[float, float | None, str], None]) -> None:
+        self._tell = tell
+        self._told_at = 0.0
+
+    def __call__(self, done: float, total: float | None, note: str) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= REPORT_EVERY_S or done == total:
+            self._told_at = now
+            self._tell(done, total, note)
+
+
 class ActionWorker:
     """The loop of an action process."""
 
@@ -132,6 +252,7 @@ class ActionWorker:
         self._outgoing = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._runs: dict[int, ActionRun] = {}
+        self._windows: dict[int, Window] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._asked: dict[int, Future[Outcome]] = {}
         self._last_ask = 0
@@ -164,6 +285,11 @@ class ActionWorker:
         match message[0]:
             case "call":
                 self._start(message)
+            case "http":
+                self._start_http(message)
+            case "more":
+                if message[1] in self._windows:
+                    self._windows[message[1]].left()
             case "cancel":
                 if message[1] in self._runs:
                     self._runs[message[1]].cancel()
@@ -196,9 +322,26 @@ class ActionWorker:
         except CallerError as error:
             self._done(number, Outcome.failed(error, function=path))
             return
-        lines = LogLines(self._knobs, lambda line: self._from_any_thread(["log", number, line]))
         context = self._context(number, loaded, identity)
-        run = ActionRun(loaded, decode(args) if wrapped else args, context, lines)
+        self._begin(number, ActionRun(loaded, decode(args) if wrapped else args, context, self._lines(number)))
+
+    def _start_http(self, message: Message) -> None:
+        _, number, path, (method, url, route, headers), body, identity = message
+        try:
+            loaded = self._modules.find(path, "http")
+        except CallerError as error:
+            self._done(number, Outcome.failed(error, function=path))
+            return
+        request = Request(method, url, headers, base64.b64decode(body), path=route)
+        window = self._windows[number] = Window(number, self._send)
+        context = self._context(number, loaded, identity)
+        limit = self._knobs.http_body_bytes
+        self._begin(number, HttpRun(loaded, request, context, self._lines(number), window.send, limit))
+
+    def _lines(self, number: int) -> LogLines:
+        return LogLines(self._knobs, lambda line: self._from_any_thread(["log", number, line]))
+
+    def _begin(self, number: int, run: ActionRun) -> None:
         self._runs[number] = run
         task = asyncio.create_task(self._run(number, run))
         self._tasks.add(task)
@@ -208,6 +351,7 @@ class ActionWorker:
         inner = asyncio.create_task(run_action(run, self._modules, self._knobs))
         outcome = await inner
         del self._runs[number]
+        self._windows.pop(number, None)
         self._done(number, outcome)
 
     def _done(self, number: int, outcome: Outcome) -> None:
@@ -225,7 +369,8 @@ class ActionWorker:
             self._from_any_thread(["ask", ask_id, number, kind, path, orjson.Fragment(text), [b'"$' in text]])
             return answer
 
-        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000)
+        report = Reports(lambda *far: self._from_any_thread(["progress", number, *far]))
+        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report)
 
 
 def serve(sock: socket.socket, settings: dict[str, Any]) -> None:

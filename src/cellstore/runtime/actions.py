@@ -7,8 +7,9 @@ not stop gets no new ones and is ended when its other actions are over.
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -20,8 +21,9 @@ from cellstore.runtime.calls import Message
 from cellstore.runtime.outcome import ErrorInfo, Identity, Outcome
 from cellstore.runtime.process import Link
 from cellstore.runtime.registry import Environment
-from cellstore.runtime.runner import LogSink
+from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.values.json import decode
+from cellstore.web import Head, Request
 
 _CANCEL_GRACE_S = 1.0
 
@@ -39,6 +41,10 @@ class Running:
     answer: asyncio.Future[Outcome]
     on_log: LogSink | None
     link: Link
+    on_progress: ProgressSink | None = None
+    pieces: asyncio.Queue[Head | bytes | None] = field(
+        default_factory=asyncio.Queue
+    )  # of an HTTP response; None ends it
     timer: asyncio.TimerHandle | None = None
 
     def resolve(self, outcome: Outcome) -> None:
@@ -47,6 +53,7 @@ class Running:
             self.timer.cancel()
         if not self.answer.done():
             self.answer.set_result(outcome)
+            self.pieces.put_nowait(None)
 
 
 class ActionTeam:
@@ -65,23 +72,62 @@ class ActionTeam:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.get_running_loop()
 
-    async def run(self, path: str, args: bytes, identity: Identity | None, on_log: LogSink | None) -> Outcome:
+    async def run(
+        self,
+        path: str,
+        args: bytes,
+        identity: Identity | None,
+        on_log: LogSink | None,
+        on_progress: ProgressSink | None = None,
+    ) -> Outcome:
         """One action to its outcome. Cancelling the caller cancels the action."""
-        if len(self._running) >= self._knobs.actions_running_max:
-            return Outcome.failed(Overloaded(f"{len(self._running)} actions are running", queue="actions"))
-        link = self._open_link()
-        self._last += 1
-        number = self._last
-        run = Running(number, path, identity, self._loop.create_future(), on_log, link)
-        self._running[number] = run
-        run.timer = self._loop.call_later(self._knobs.action_time_s, self._out_of_time, run)
-        link.send(["call", number, 0, "", "action", path, orjson.Fragment(args), [b'"$' in args, identity]])
+        if self._is_full():
+            return self._overloaded()
+        run = self._begin(path, identity, on_log)
+        run.on_progress = on_progress
+        call = ["call", run.number, 0, "", "action", path, orjson.Fragment(args), [b'"$' in args, identity]]
+        run.link.send(call)
         try:
             return await run.answer
         except asyncio.CancelledError:
-            link.send(["cancel", number])
-            self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
+            self._cancel(run)
             raise
+
+    async def http(
+        self, path: str, request: Request, identity: Identity | None, on_log: LogSink | None, send: HttpSend
+    ) -> Outcome:
+        """One HTTP action to its outcome; its response goes to `send`, which may take its time, or raise to end it."""
+        if self._is_full():
+            return self._overloaded()
+        run = self._begin(path, identity, on_log)
+        head = [request.method, request.url, request.path, request.headers.raw]
+        run.link.send(["http", run.number, path, head, base64.b64encode(request.body).decode(), identity])
+        try:
+            while (piece := await run.pieces.get()) is not None:
+                await send(piece)
+                run.link.send(["more", run.number])
+            return run.answer.result()
+        except BaseException:  # the other side has gone
+            self._cancel(run)
+            raise
+
+    def _is_full(self) -> bool:
+        return len(self._running) >= self._knobs.actions_running_max
+
+    def _overloaded(self) -> Outcome:
+        return Outcome.failed(Overloaded(f"{len(self._running)} actions are running", queue="actions"))
+
+    def _begin(self, path: str, identity: Identity | None, on_log: LogSink | None) -> Running:
+        link = self._open_link()
+        self._last += 1
+        run = Running(self._last, path, identity, self._loop.create_future(), on_log, link)
+        self._running[run.number] = run
+        run.timer = self._loop.call_later(self._knobs.action_time_s, self._out_of_time, run)
+        return run
+
+    def _cancel(self, run: Running) -> None:
+        run.link.send(["cancel", run.number])
+        self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
 
     def _open_link(self) -> Link:
         if self._link is None or self._link.dead or self._link.is_retiring:
@@ -108,12 +154,28 @@ class ActionTeam:
                     run = self._running.get(message[1])
                     if run is not None and run.on_log is not None:
                         run.on_log(message[2])
+                case "progress":
+                    run = self._running.get(message[1])
+                    if run is not None and run.on_progress is not None:
+                        run.on_progress(*message[2:])
+                case "head" | "piece":
+                    self._piece(message)
                 case "ask":
                     self._spawn(self._answer(link, message))
                 case "hello":
                     link.is_ready = True
                 case _:
                     pass  # `loaded`: its queries' workers tell whether a unit loads
+
+    def _piece(self, message: Message) -> None:
+        run = self._running.get(message[1])
+        if run is None:
+            return
+        if message[0] == "piece":
+            run.pieces.put_nowait(base64.b64decode(message[2]))
+        else:
+            _, _, status, fields, length = message
+            run.pieces.put_nowait(Head(status, [(name, value) for name, value in fields], length))
 
     async def _answer(self, link: Link, message: Message) -> None:
         _, ask_id, number, kind, path, args, [wrapped] = message

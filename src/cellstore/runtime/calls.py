@@ -14,6 +14,8 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       bulk    id, gen, table, ndjson
       cancel  id                                   actions: stop this one
       reply   ask id, outcome                      actions: the answer to an `ask`
+      http    id, path, [method, url, path, headers], body in base64, identity
+      more    id                                   HTTP actions: a piece has left, another may come
 
     worker → host
       hello   pid
@@ -23,6 +25,9 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       part    id, documents, commit request        some of a bulk insert; they come in order, `done` follows the last
       done    id, outcome, commit request or null
       log     id, line                             actions: a line as it is written
+      progress  id, done, total or null, note      actions: how far it is
+      head    id, status, headers, length or null  HTTP actions: before the pieces of the body
+      piece   id, base64
       ask     ask id, call id, kind, path, args, options       actions: a nested call
 
 Messages of one turn travel in one frame: crossing a process costs by the frame, not by the message.

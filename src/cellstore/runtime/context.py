@@ -235,12 +235,24 @@ Ask = Callable[[str, str, dict[str, Any]], "Future[Outcome]"]
 """How an action reaches the host: kind, path, arguments."""
 
 
+Report = Callable[[float, "float | None", str], None]
+"""Told how far an action is: done, of how many if that is known, a word on it."""
+
+
 class ActionContext:
     """`ctx` of an action: every nested call is a call of its own, each at its own timestamp."""
 
     kind = "action"
 
-    def __init__(self, loaded: Loaded, identity: Identity | None, ask: Ask, now_ms: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        identity: Identity | None,
+        ask: Ask,
+        now_ms: Callable[[], float],
+        report: Report = lambda _done, _total, _note: None,
+    ) -> None:
+        self._report = report
         self._loaded = loaded
         self._ask = ask
         self.now_ms = now_ms
@@ -265,6 +277,13 @@ class ActionContext:
     def run_action(self, function: Any, args: Mapping[str, Any] | None = None, /, **named: Any) -> Any:
         """Another action, possibly in another Python environment."""
         return self.ask("action", function_path(function), arguments(args, named))
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """How far this action is, for whoever waits: a bar in the calling cell. Call it as often as you like."""
+        for name, value in (("done", done), ("total", total)):
+            if not (value is None and name == "total") and not isinstance(value, int | float):
+                raise ValidationError(path=f"ctx.progress: {name}", expected="a number", got=repr(value)[:60])
+        self._report(done, total, str(note))
 
     def ask(self, kind: str, path: str, args: dict[str, Any]) -> Any:
         """One nested call: the value, or an awaitable of it in an `async def` action."""

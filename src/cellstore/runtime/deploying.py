@@ -40,6 +40,7 @@ class Deploying:
     async def deploy(self, unit: Unit, attempt: Try, install: Callable[[Unit], None]) -> dict[str, Any]:
         """Replace the module. Errors: DeployError, ValidationError from a schema check; functions stay as they were."""
         async with self._lock:
+            self._registry.check_routes(unit)
             row = module_row(unit, self._engine.knobs.document_size_bytes)
             change = self._registry.change(unit)
             if unit.functions:

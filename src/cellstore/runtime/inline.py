@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -22,19 +20,21 @@ from typing import Any
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
 from cellstore.runtime import capture
-from cellstore.runtime.action_worker import ActionRun, in_thread, run_action
+from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, in_thread, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
 from cellstore.runtime.deploying import Deploying
 from cellstore.runtime.execute import Call, Executor, replayed
 from cellstore.runtime.loaded import LoadedModules
+from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.registry import Deployed, Registry
-from cellstore.runtime.runner import LogSink
+from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.runtime.scheduler import Scheduler, schedule
 from cellstore.transaction.bulk import parts_of
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed, Replayed
+from cellstore.web import Head, Request
 
 _RETRIES_MAX = 100
 
@@ -60,6 +60,7 @@ class InlineRunner:
         self._deploying = Deploying(engine, self._registry)
         self._thread: ThreadPoolExecutor | None = None
         self._actions: set[asyncio.Task[Outcome]] = set()
+        self.logs = LogStream(engine.knobs.log_records_kept)
         self._loop: asyncio.AbstractEventLoop
         self.scheduler: Scheduler
 
@@ -152,6 +153,7 @@ class InlineRunner:
         *,
         identity: Identity | None = None,
         on_log: LogSink | None = None,
+        on_progress: ProgressSink | None = None,
         internal: bool = False,
     ) -> Outcome:
         """See `Runner.action`. Runs in a thread; an `async def` action on a loop of its own there."""
@@ -160,28 +162,70 @@ class InlineRunner:
             function = self._registry.find(path, "action", internal=internal)
             loaded = self._modules.find(function.path)
         except CellstoreError as error:
-            return _stamped(Outcome.failed(error, function=path))
-        sink = None if on_log is None else functools.partial(self._tell, on_log)
-        context = ActionContext(loaded, identity, self._asker(identity), lambda: time.time() * 1000)
-        run = ActionRun(loaded, args, context, LogLines(self._engine.knobs, sink))
+            return self.logs.note("action", path, Outcome.failed(error, function=path))
+        lines, request_id = self._lines("action", function.path, on_log)
+        report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
+        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, report)
+        outcome = await self._run_action(lambda: ActionRun(loaded, args, context, lines))
+        outcome.ts = self._engine.published_ts
+        return self.logs.note("action", function.path, outcome, request_id, said=True)
+
+    async def http(self, request: Request, *, identity: Identity | None = None, send: HttpSend) -> Outcome:
+        """See `Runner.http`."""
+        self._check_running()
+        try:
+            loaded = self._modules.find(self._registry.route(request.method, request.path).path, "http")
+        except CellstoreError as error:
+            return Outcome.failed(error)
+        lines, request_id = self._lines("http", loaded.path, None)
+        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms)
+        home = self._loop
+
+        async def over(piece: Head | bytes) -> None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_sent(send, piece), home))
+
+        limit = self._engine.knobs.http_body_bytes
+        outcome = await self._run_action(lambda: HttpRun(loaded, request, context, lines, over, limit))
+        return self.logs.note("http", loaded.path, outcome, request_id, said=True)
+
+    def _now_ms(self) -> float:
+        return self._engine.clock.now_ns() / 1e6
+
+    def _lines(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogLines, str]:
+        """Where an action writes, from its thread, and its request id."""
+        request_id = self.logs.request_id()
+
+        def sink(line: str) -> None:
+            self.logs.line(kind, path, request_id, line)
+            if on_log is not None:
+                on_log(line)
+
+        return LogLines(self._engine.knobs, functools.partial(self._tell, sink)), request_id
+
+    async def _run_action(self, make: Callable[[], ActionRun]) -> Outcome:
+        """An action in a thread with a loop of its own, where `make` makes it."""
+        started: list[ActionRun] = []
+
+        async def whole() -> Outcome:
+            started.append(make())
+            return await run_action(started[0], self._modules, self._engine.knobs)
 
         def body() -> Outcome:
             with capture.installed():
-                return asyncio.run(run_action(run, self._modules, self._engine.knobs))
+                return asyncio.run(whole())
 
-        task = asyncio.ensure_future(in_thread(body))  # one that never ends does not hold up the end of the process
+        task: asyncio.Task[Outcome] = asyncio.ensure_future(in_thread(body))  # one that never ends does not hold up the end of the process
         self._actions.add(task)
         task.add_done_callback(self._actions.discard)
         try:
-            outcome = await task
+            return await task
         except asyncio.CancelledError:
-            run.cancel()
+            for run in started:
+                run.cancel()
             raise
-        outcome.ts = self._engine.published_ts
-        return _stamped(outcome)
 
-    def _tell(self, on_log: LogSink, line: str) -> None:
-        self._loop.call_soon_threadsafe(on_log, line)
+    def _tell(self, sink: Callable[..., None], *words: Any) -> None:
+        self._loop.call_soon_threadsafe(sink, *words)
 
     def _asker(self, identity: Identity | None) -> Callable[[str, str, dict[str, Any]], Future[Outcome]]:
         def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
@@ -235,6 +279,10 @@ class InlineRunner:
         self._registry.install(unit)
         self._modules.install(unit)
 
+    def has_route(self, method: str, path: str) -> bool:
+        """See `Runner.has_route`."""
+        return self._registry.has_route(method, path)
+
     def functions(self) -> list[dict[str, Any]]:
         """See `Runner.functions`."""
         return self._registry.listing()
@@ -253,14 +301,17 @@ class InlineRunner:
         thread = self._check_running()
         try:
             function = self._registry.find(path, kind, internal=internal)
-            return _stamped(await self._loop.run_in_executor(thread, work, function))
+            outcome = await self._loop.run_in_executor(thread, work, function)
+            return self.logs.note(kind, function.path, outcome)
         except FatalError:
             raise
         except CellstoreError as error:
-            return _stamped(Outcome.failed(error, function=path))
+            return self.logs.note(kind, path, Outcome.failed(error, function=path))
 
 
-def _stamped(outcome: Outcome) -> Outcome:
-    if outcome.error is not None and not outcome.error.request_id:
-        outcome.error.request_id = uuid.uuid4().hex[:16]
-    return outcome
+def _nobody(_done: float, _total: float | None, _note: str) -> None:
+    """Hears how far an action is when nobody asked."""
+
+
+async def _sent(send: HttpSend, piece: Head | bytes) -> None:
+    await send(piece)

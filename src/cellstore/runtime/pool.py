@@ -15,28 +15,29 @@ import dataclasses
 import itertools
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cellstore.deploy.unit import Unit
-from cellstore.errors import CellstoreError, ConflictError, FatalError, Overloaded, TransientError
+from cellstore.errors import CellstoreError, ConflictError, FatalError, NotFound, Overloaded, TransientError
 from cellstore.runtime import calls
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
 from cellstore.runtime.deploying import Deploying
-from cellstore.runtime.outcome import ErrorInfo, Identity, Outcome
+from cellstore.runtime.log_stream import LogStream
+from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.pending import Pending
 from cellstore.runtime.process import Link
 from cellstore.runtime.registry import Deployed, Environment, Registry
-from cellstore.runtime.runner import LogSink
+from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.runtime.scheduler import Scheduler, schedule
 from cellstore.runtime.team import Team, Tenancy
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
 from cellstore.values.json import dumps
 from cellstore.values.value import check_value
+from cellstore.web import Request
 
 _WATCH_S = 0.05
 _JOIN_S = 2.0
@@ -68,6 +69,7 @@ class PoolRunner:
         self._deploying = Deploying(engine, self._registry)
         self._watching: asyncio.TimerHandle | None = None
         self._running = False
+        self.logs = LogStream(engine.knobs.log_records_kept)
         self._loop: asyncio.AbstractEventLoop
         self.scheduler: Scheduler
 
@@ -150,13 +152,13 @@ class PoolRunner:
         except FatalError:
             raise
         except CellstoreError as error:
-            return _stamped(Outcome.failed(error, function=path))
+            return self._refused("query", path, error)
         for _ in range(_RETRIES_MAX):
             call = Pending("query", function.path, text, self._loop.create_future(), identity, ts, journal)
-            outcome = await self._run(function, call)
+            outcome = await self._submit(function.environment, call)
             if ts is not None or outcome.ok or not _is_transient(outcome):
                 break
-        return outcome
+        return self.logs.note("query", function.path, outcome)
 
     async def mutation(
         self,
@@ -174,7 +176,7 @@ class PoolRunner:
         except FatalError:
             raise
         except CellstoreError as error:
-            return _stamped(Outcome.failed(error, function=path))
+            return self._refused("mutation", path, error)
         if request is not None and request in self._requests:  # sent again while the first is still on its way
             return await asyncio.shield(self._requests[request])
         answer: asyncio.Future[Outcome] = self._loop.create_future()
@@ -192,6 +194,7 @@ class PoolRunner:
         *,
         identity: Identity | None = None,
         on_log: LogSink | None = None,
+        on_progress: ProgressSink | None = None,
         internal: bool = False,
     ) -> Outcome:
         """See `Runner.action`."""
@@ -200,11 +203,38 @@ class PoolRunner:
         except FatalError:
             raise
         except CellstoreError as error:
-            return _stamped(Outcome.failed(error, function=path))
+            return self._refused("action", path, error)
+        sink, request_id = self._sink("action", function.path, on_log)
         team = self._action_team(function.environment)
-        outcome = await team.run(function.path, text, identity, on_log)
+        outcome = await team.run(function.path, text, identity, sink, on_progress)
         outcome.ts = self._engine.published_ts
-        return _stamped(outcome)
+        return self.logs.note("action", function.path, outcome, request_id, said=True)
+
+    async def http(self, request: Request, *, identity: Identity | None = None, send: HttpSend) -> Outcome:
+        """See `Runner.http`."""
+        self._check_running()
+        try:
+            function = self._registry.route(request.method, request.path)
+        except NotFound as error:
+            return Outcome.failed(error)
+        sink, request_id = self._sink("http", function.path, None)
+        team = self._action_team(function.environment)
+        outcome = await team.http(function.path, request, identity, sink, send)
+        return self.logs.note("http", function.path, outcome, request_id, said=True)
+
+    def _sink(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogSink, str]:
+        """Where the lines of an action go while it runs, and its request id."""
+        request_id = self.logs.request_id()
+
+        def sink(line: str) -> None:
+            self.logs.line(kind, path, request_id, line)
+            if on_log is not None:
+                on_log(line)
+
+        return sink, request_id
+
+    def _refused(self, kind: str, path: str, error: CellstoreError) -> Outcome:
+        return self.logs.note(kind, path, Outcome.failed(error, function=path))
 
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
         """See `Runner.bulk`."""
@@ -218,6 +248,10 @@ class PoolRunner:
             refusal.inserted = call.inserted
             raise refusal
         return int(outcome.value), outcome.ts
+
+    def has_route(self, method: str, path: str) -> bool:
+        """See `Runner.has_route`."""
+        return self._registry.has_route(method, path)
 
     def functions(self) -> list[dict[str, Any]]:
         """See `Runner.functions`."""
@@ -243,7 +277,7 @@ class PoolRunner:
             raise Overloaded("the store is not open", queue="runner")
 
     async def _run(self, function: Deployed, call: Pending) -> Outcome:
-        return _stamped(await self._submit(function.environment, call))
+        return self.logs.note(call.kind, call.path, await self._submit(function.environment, call))
 
     def _submit(self, environment: Environment, call: Pending) -> asyncio.Future[Outcome]:
         team = self._team(environment)
@@ -449,11 +483,3 @@ def _outcome(call: Pending, wire: list[Any], result: CommitResult | None) -> Out
 
 def _is_transient(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.code in ("ConflictError", "OutOfRetention")
-
-
-def _stamped(outcome: Outcome) -> Outcome:
-    """An error gets a request id, by which its owner finds it in the logs."""
-    error: ErrorInfo | None = outcome.error
-    if error is not None and not error.request_id:
-        error.request_id = uuid.uuid4().hex[:16]
-    return outcome

@@ -38,7 +38,7 @@ class Deployed:
     """One function that can be called."""
 
     path: str
-    kind: str  # query, mutation or action
+    kind: str  # query, mutation, action or http
     internal: bool
     spec: FunctionSpec
     module: str
@@ -93,6 +93,35 @@ class Registry:
             raise CallerError(f"{function.path} is a {function.kind}, not a {kind}", code="WrongFunctionKind")
         return function
 
+    def route(self, method: str, path: str) -> Deployed:
+        """The HTTP action for a request: an exact path, else the longest prefix. Errors: NotFound."""
+        wanted = "GET" if method == "HEAD" else method
+        fitting = [
+            (not route["prefix"], len(route["path"]), function)
+            for function in self._functions.values()
+            if (route := function.spec.route) is not None and wanted in route["methods"] and _fits(route, path)
+        ]
+        if not fitting:
+            raise NotFound(f"No matching routes found for {method} {path}", kind="route", name=path)
+        return max(fitting, key=lambda each: each[:2])[2]
+
+    def has_route(self, method: str, path: str) -> bool:
+        """Whether there is an HTTP action for such a request."""
+        routes = (function.spec.route for function in self._functions.values())
+        return any(route and method in route["methods"] and _fits(route, path) for route in routes)
+
+    def check_routes(self, unit: Unit) -> None:
+        """Errors: DeployError when a route of `unit` is taken, in it or by another module."""
+        others = [function.spec for function in self._functions.values() if function.module != unit.module]
+        taken: dict[tuple[str, bool, str], str] = {}
+        for spec in [*others, *unit.functions]:
+            route = spec.route or {"methods": ()}
+            for method in route["methods"]:
+                key = (route["path"], route["prefix"], method)
+                if key in taken:
+                    raise DeployError(f"{taken[key]} answers {method} {key[0]} already; {spec.path} cannot, too")
+                taken[key] = spec.path
+
     def all(self) -> list[Deployed]:
         """Every function, by path."""
         return [self._functions[path] for path in sorted(self._functions)]
@@ -131,6 +160,10 @@ class Registry:
         known = sorted(self._functions)
         some = ", ".join(known[:8]) + (" …" if len(known) > 8 else "") if known else "none yet"
         return f"there is no function {path!r}; deployed: {some}"
+
+
+def _fits(route: dict[str, Any], path: str) -> bool:
+    return path.startswith(route["path"]) if route["prefix"] else path == route["path"]
 
 
 def _functions(unit: Unit) -> Iterable[Deployed]:

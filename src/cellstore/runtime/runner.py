@@ -8,14 +8,23 @@ an `Outcome`, also when its worker dies; only `FatalError` and cancellation of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from cellstore.deploy.unit import Unit
+from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.web import Head, Request
 
 LogSink = Callable[[str], None]
 """Told each log line of a running action, as it is written."""
+
+
+ProgressSink = Callable[[float, "float | None", str], None]
+"""Told how far a running action is: done, total if known, note."""
+
+HttpSend = Callable[["Head | bytes"], Awaitable[None]]
+"""Takes the head of a response, then the pieces of its body; returns when the next may come."""
 
 
 class Runner(Protocol):
@@ -26,6 +35,8 @@ class Runner(Protocol):
     Errors   as outcomes; a full queue is the outcome `Overloaded`, an unknown path the outcome `NotFound`
     Access   internal functions answer `NotFound` unless `internal=True`; only trusted callers pass it
     """
+
+    logs: LogStream
 
     async def start(self) -> None:
         """Load the deployed functions, start workers and the scheduler. Calls before this fail."""
@@ -70,9 +81,21 @@ class Runner(Protocol):
         *,
         identity: Identity | None = None,
         on_log: LogSink | None = None,
+        on_progress: ProgressSink | None = None,
         internal: bool = False,
     ) -> Outcome:
         """Run an action, at most once. Cancelling the awaiting task cancels the action."""
+        ...
+
+    async def http(self, request: Request, *, identity: Identity | None = None, send: HttpSend) -> Outcome:
+        """Have the HTTP action of the request's route answer it; the response goes to `send`.
+
+        An outcome that is an error before anything was sent is the caller's to word; afterwards the response is torn.
+        """
+        ...
+
+    def has_route(self, method: str, path: str) -> bool:
+        """Whether an HTTP action takes such a request."""
         ...
 
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:

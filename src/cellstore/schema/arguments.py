@@ -15,7 +15,7 @@ from cellstore.errors import DeployError
 from cellstore.schema.expr import ANY, TypeExpr, signature
 from cellstore.schema.hints import Names, field_of, from_hint
 
-Kind = Literal["query", "mutation", "action"]
+Kind = Literal["query", "mutation", "action", "http"]
 Visibility = Literal["public", "internal"]
 
 
@@ -31,6 +31,7 @@ class FunctionSpec:
     doc: str = ""
     file: str = ""
     line: int = 0
+    route: dict[str, Any] | None = None  # of an HTTP action: {path, prefix, methods}
 
     @property
     def name(self) -> str:
@@ -43,6 +44,8 @@ class FunctionSpec:
         parts = [_parameter(name, field) for name, field in self.args["fields"].items()]
         if "extra" in self.args:
             parts.append("**more")
+        if self.route is not None:
+            return f" {'|'.join(self.route['methods'])} {self.route['path']}{'…' if self.route['prefix'] else ''}"
         returns = "" if self.returns is None else f" -> {signature(self.returns)}"
         return f"({', '.join(parts)}){returns}"
 
@@ -78,6 +81,30 @@ def spec_of(
         doc=inspect.getdoc(fn) or "",
         file="" if code is None else code.co_filename,
         line=0 if code is None else code.co_firstlineno,
+    )
+
+
+def http_spec_of(fn: Callable[..., Any], path: str, route: dict[str, Any]) -> FunctionSpec:
+    """Read a function that answers HTTP requests: `f(ctx, request)`. Errors: DeployError."""
+    name = path.rpartition(":")[2]
+    parameters = list(inspect.signature(fn).parameters.values())
+    ordinary = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    needed = [each for each in parameters[2:] if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+    if len(ordinary) < 2 or needed:
+        raise DeployError(
+            f"{name} takes the context and the request, nothing else: @cs.http(…) def {name}(ctx, request)"
+        )
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return FunctionSpec(
+        path=path,
+        kind="http",
+        visibility="internal",
+        args={"type": "object", "fields": {}},
+        returns=None,
+        doc=inspect.getdoc(fn) or "",
+        file="" if code is None else code.co_filename,
+        line=0 if code is None else code.co_firstlineno,
+        route=route,
     )
 
 

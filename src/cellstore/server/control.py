@@ -11,6 +11,7 @@
     insert        rows into a table, from JSON lines                           write
     import_…      begin, rows, end, abort: documents that keep their ids       write
     deploy        replace one module's functions and tables                    execute
+    logs          records of the log stream; may wait for more                  read
     sql           one SQL statement over a snapshot                            execute
     check         walk the whole store, report each broken invariant           execute
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 Answer = tuple[dict[str, Any], "bytes | Export"]
 """What JSON says and the octets that go with it; an export is read piece by piece, and closed, by whoever gets it."""
+LOGS_WAIT_MAX_S = 20
+LOGS_ANSWER_MAX = 1000
 Operation = Callable[[dict[str, Any], bytes, Principal], Awaitable[Answer]]
 
 
@@ -62,6 +65,7 @@ class Control:
             "diff": ("read", self._diff),
             "query": ("read", self._query),
             "export": ("read", self._export),
+            "logs": ("read", self._logs),
             "insert": ("write", self._insert),
             "import_begin": ("write", self._imports.begin),
             "import_rows": ("write", self._imports.rows),
@@ -169,6 +173,20 @@ class Control:
             self._exports = Exports(self._engine)
         export = await self._exports.make(tables, _text(params, "format"), ts)
         return {"ts": ts, "tables": export.counts, "size": export.size_bytes}, export
+
+    async def _logs(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Params stream, after: go on after that record of that stream; or tail: the newest. wait: seconds for more."""
+        logs = self._runner.logs
+        after, wait_s = _integer(params, "after", -1), min(_integer(params, "wait", 0), LOGS_WAIT_MAX_S)
+        if after < 0:
+            records = logs.tail(min(_integer(params, "tail", 100), LOGS_ANSWER_MAX))
+            after = logs.last
+        else:
+            after = after if params.get("stream") == logs.name else 0
+            await logs.more(after, wait_s)
+            records = logs.after(after, LOGS_ANSWER_MAX)
+            after = records[-1]["number"] if records else after
+        return {"stream": logs.name, "records": records, "after": after}, b""
 
     async def _insert(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
         table = _text(params, "table")

@@ -29,8 +29,9 @@ from cellstore.runtime.outcome import Outcome
 from cellstore.server.control import Answer, Control
 
 if TYPE_CHECKING:
-    from cellstore.runtime.runner import Runner
+    from cellstore.runtime.runner import HttpSend, Runner
     from cellstore.transaction.database import Engine
+    from cellstore.web import Request
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +157,7 @@ class Deployment:
         """
         return self._serving().connect(send, close, who, verify)
 
-    async def control(
-        self, op: str, params: dict[str, Any], body: bytes = b"", who: Principal = EMBEDDED
-    ) -> Answer:
+    async def control(self, op: str, params: dict[str, Any], body: bytes = b"", who: Principal = EMBEDDED) -> Answer:
         """One control operation: (what JSON says, octets that go with it).
 
         Errors: NotFound for an unknown operation; Unauthenticated, Forbidden; the operation's own.
@@ -178,6 +177,16 @@ class Deployment:
     async def action(self, path: str, args: dict[str, Any], who: Principal = EMBEDDED) -> Outcome:
         """Run an action."""
         return await self._serving().action(path, args, who)
+
+    async def http(self, request: Request, who: Principal, send: HttpSend) -> Outcome:
+        """Have the HTTP action of a route answer; see `Runner.http`."""
+        return await self._serving().http(request, who, send)
+
+    def has_route(self, method: str, path: str) -> bool:
+        """Whether some HTTP action takes such a request."""
+        self._serving()
+        assert self._runner is not None
+        return self._runner.has_route(method, path)
 
     def newest_ts(self) -> int:
         """The newest moment every connection can be shown."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from cellstore.server.actions import HttpActionHandler
 from cellstore.server.handlers import (
     BatchHandler,
     CallHandler,
@@ -37,6 +38,7 @@ API: list[tuple[str, type]] = [
     ("/(?P<probe>instance_name|instance_version|echo)", ProbeHandler),
 ]
 OURS: list[tuple[str, type]] = [
+    ("/http(?P<path>/.*|)", HttpActionHandler),
     ("/x/(?P<op>[A-Za-z0-9_]+)", ControlHandler),
     ("/?", HomeHandler),
 ]

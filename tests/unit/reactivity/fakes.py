@@ -79,7 +79,9 @@ class FakeStore:
         await asyncio.sleep(0)  # the answer takes longer than the news
         return Outcome(True, ts=ts)
 
-    async def action(self, path: str, args: dict[str, Any], *, identity: Any, internal: bool = False) -> Outcome:
+    async def action(
+        self, path: str, args: dict[str, Any], *, identity: Any, on_progress: Any = None, internal: bool = False
+    ) -> Outcome:
         self.runs.append(path)
         return Outcome(True, b'"done"', ts=self.ts)
 

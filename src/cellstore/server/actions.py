@@ -1,0 +1,142 @@
+"""HTTP actions: any request below `{base}cellstore/http/` goes to the function whose route fits.
+
+The body is taken up to `http_body_bytes`, then the function is called; what it answers is passed on as it comes, no faster
+than the client reads. Credentials that prove nothing are ignored, as in Convex: the function is then called for whoever
+anonymous callers are, which is nobody at all unless they are switched on.
+
+Pages that functions make are not pages of this Jupyter server: unless the function says otherwise they are sandboxed, so
+that a script in one cannot act with the login of who looks at it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyter_server.auth.decorator import allow_unauthenticated
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from cellstore.errors import CallerError, CellstoreError, LimitExceeded
+from cellstore.reactivity.principal import Principal
+from cellstore.reactivity.result import failure_text
+from cellstore.runtime.outcome import ErrorInfo
+from cellstore.server.handlers import HttpHandler
+from cellstore.web import Head, Request
+
+SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
+_NOT_THEIRS = {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
+
+
+@web.stream_request_body
+class HttpActionHandler(HttpHandler):
+    """One request, one HTTP action."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+    async def prepare(self, **options: Any) -> None:
+        """Before the body: refuse one that says that it is too large, and cut off one that only is."""
+        await super().prepare(**options)
+        self._body = bytearray()
+        self._began = False
+        limit = self.app.limits.http_body_bytes
+        if int(self.request.headers.get("Content-Length") or 0) > limit:
+            self.set_header("Connection", "close")
+            too_large = LimitExceeded(f"the request's body is more than {limit:,} bytes (knob http_body_bytes)")
+            self.fail(ErrorInfo.of(too_large), owner=False)
+            return
+        connection: Any = self.request.connection
+        connection.set_max_body_size(limit)
+
+    def data_received(self, chunk: bytes) -> None:
+        """A piece of the request's body."""
+        self._body += chunk
+
+    async def serve(self, path: str) -> None:
+        """Ask the function; pass on what it answers."""
+        try:
+            who = await self._caller()
+            deployment = await self.deployment(who)
+            outcome = await deployment.http(self._request(path), who, self._send)
+        except StreamClosedError:
+            return  # the client has gone, and the function was told
+        except CellstoreError as error:
+            self.refuse(error.http_status, {"code": error.code, "message": error.message})
+            return
+        if outcome.error is None:
+            self.finish()
+        elif not self._began:
+            self.fail(outcome.error, owner=who.owner)
+        else:  # half a response is out: all that can be said is that it ends here
+            connection: Any = self.request.connection
+            connection.close()
+
+    async def _caller(self) -> Principal:
+        try:
+            return await self.identify()
+        except CallerError:
+            return self.app.doorkeeper(self.deployment_name).stranger
+
+    def _request(self, path: str) -> Request:
+        query = "&".join(each for each in self.request.query.split("&") if each and not each.startswith("token="))
+        raw = (
+            self.request.path[self.request.path.index("/http") + len("/http") :]
+            if "/http" in self.request.path
+            else path
+        )
+        headers = [(name, value) for name, value in self.request.headers.get_all() if name.lower() != "cookie"]
+        url = f"{raw or '/'}?{query}" if query else raw or "/"
+        return Request(self.request.method or "GET", url, headers, bytes(self._body), path=path or "/")
+
+    async def _send(self, piece: Head | bytes) -> None:
+        if isinstance(piece, bytes):
+            if piece and self.request.method != "HEAD":
+                self.write(piece)
+                await self.flush()
+            return
+        self._began = True
+        self.set_status(piece.status)
+        self.clear_header("Content-Type")
+        vars(self).pop("_new_cookie", None)  # a login by token is remembered for our own pages only
+        self.set_header("Content-Security-Policy", SANDBOX)
+        if piece.length is not None and piece.status not in (204, 304) and piece.status >= 200:
+            self.set_header("Content-Length", str(piece.length))
+        seen: set[str] = set()
+        for name, value in piece.fields:
+            if name.lower() not in _NOT_THEIRS:
+                (self.add_header if name.lower() in seen else self.set_header)(name, value)
+                seen.add(name.lower())
+        if piece.length is None:
+            await self.flush()  # who listens to a stream wants to know that it has begun
+
+    def fail(self, error: ErrorInfo, *, owner: bool) -> None:
+        """An error in place of a response."""
+        seen = error if owner else error.redacted()
+        exception = error.to_exception()
+        status = exception.http_status if isinstance(exception, CellstoreError) else 500
+        problem: dict[str, Any] = {"code": seen.code, "message": failure_text(seen).splitlines()[0]}
+        if seen.has_data:
+            problem["data"] = seen.data
+        if owner:
+            problem |= {"message": seen.message, "trace": seen.traceback}
+        if seen.request_id:
+            problem["request_id"] = seen.request_id
+        self.refuse(status, problem)
+
+    def compute_etag(self) -> None:
+        """None: what a function answers is its own business."""
+
+    @allow_unauthenticated
+    async def get(self, path: str, **_named: str) -> None:
+        """To the function."""
+        await self.serve(path)
+
+    @allow_unauthenticated
+    async def options(self, path: str, **_named: str) -> None:  # type: ignore[override]
+        """To the function, if it takes OPTIONS; else what configured origins may do."""
+        deployment = await self.deployment(self.app.doorkeeper(self.deployment_name).stranger)
+        if deployment.has_route("OPTIONS", path):
+            await self.serve(path)
+        else:
+            super().options()
+
+    head = post = put = patch = delete = get

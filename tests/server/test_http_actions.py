@@ -1,0 +1,166 @@
+"""HTTP actions: routes, requests, responses, bodies in pieces, limits, and who may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.simple_httpclient import HTTPStreamClosedError
+
+SITE = """
+import time
+import cellstore as cs
+
+@cs.mutation
+def record(ctx, kind: str):
+    ctx.db.insert("events", {"kind": kind})
+
+@cs.query
+def kinds(ctx):
+    return [row["kind"] for row in ctx.db.query("events")]
+
+@cs.http("/hook", methods=["POST"])
+def hook(ctx, request: cs.Request):
+    print("got", request.method)
+    ctx.run_mutation(record, kind=request.json()["type"])
+    return {"seen": ctx.run_query(kinds)}
+
+@cs.http("/files/", prefix=True)
+async def files(ctx, request):
+    return f"{request.path} {request.query.get('v', '')} {request.headers['X-Thing']} {'token' in request.url}"
+
+@cs.http("/files/special")
+def special(ctx, request):
+    return cs.Response("teapot", status=418, headers=[("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("X-Own", "yes")])
+
+@cs.http("/files/deep/", prefix=True)
+def deep(ctx, request):
+    return b"deep"
+
+@cs.http("/pieces")
+def pieces(ctx, request):
+    return cs.Response((f"piece {n}\\n" for n in range(50)), content_type="text/plain")
+
+@cs.http("/gently")
+async def gently(ctx, request):
+    async def body():
+        for n in range(3):
+            yield f"{n},"
+    return cs.Response(body())
+
+@cs.http("/large")
+def large(ctx, request):
+    return cs.Response(b"x" * 100_000 for _ in range(int(request.query["n"])))
+
+@cs.http("/nothing", methods=["DELETE", "OPTIONS"])
+def nothing(ctx, request):
+    return None
+
+@cs.http("/broken")
+def broken(ctx, request):
+    return 1 / 0
+
+@cs.http("/refuses")
+def refuses(ctx, request):
+    raise cs.ApplicationError({"why": "closed"})
+
+@cs.http("/whoami")
+def whoami(ctx, request):
+    return ctx.auth.identity()
+
+@cs.http("/echo", methods=["POST"])
+def echo(ctx, request):
+    return cs.Response(request.body, headers={"X-Length": str(len(request.body))})
+"""
+
+
+@pytest.fixture
+def site(served: Any, jp_asyncio_loop: Any, tmp_path: Path) -> Any:
+    file = tmp_path / "site_actions.py"
+    file.write_text(SITE)
+    jp_asyncio_loop.run_until_complete(served.deploy(file))
+    return served
+
+
+@pytest.fixture
+def extension_config() -> dict[str, Any]:
+    return {"knobs": {"http_body_bytes": 1_000_000}}
+
+
+async def test_a_hook_reads_json_and_answers_with_json(site: Any) -> None:
+    answer = await site.fetch("http/hook", {"type": "paid"}, site.token_header)
+    assert (answer.status, answer.json) == (200, {"seen": ["paid"]})
+    assert answer.headers["Content-Type"] == "application/json"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    deployment = await site.app.deployment("default")
+    said: list[dict[str, Any]] = []
+    while len(said) < 2:  # the record of the end follows the response
+        await asyncio.sleep(0.01)
+        records = (await deployment.control("logs", {"tail": 10}))[0]["records"]
+        said = [each for each in records if each["function"].endswith(":hook")]
+    assert [each["lines"] for each in said] == [["[LOG] got POST"], []]
+    assert said[0]["request_id"] == said[1]["request_id"]
+    assert said[1]["ok"]
+
+
+async def test_an_exact_path_goes_before_a_prefix_and_a_longer_prefix_before_a_shorter(site: Any) -> None:
+    headers = {**site.token_header, "X-Thing": "t"}
+    one = await site.fetch("http/files/a%20b?v=2", headers=headers)
+    assert one.body == b"/files/a b 2 t False"
+    special = await site.fetch("http/files/special", headers=headers)
+    assert (special.status, special.body, special.headers["X-Own"]) == (418, b"teapot", "yes")
+    assert special.headers.get_list("Set-Cookie") == ["a=1", "b=2"]
+    assert (await site.fetch("http/files/deep/x", headers=headers)).body == b"deep"
+    assert (await site.fetch("http/files", headers=headers)).status == 404
+    assert (await site.fetch("http/hook", headers=headers)).status == 404, "GET is not its method"
+
+
+async def test_a_body_comes_in_pieces_and_head_comes_without_one(site: Any) -> None:
+    heard: list[bytes] = []
+    answer = await site.fetch("http/pieces", headers=site.token_header, streaming_callback=heard.append)
+    assert answer.status == 200
+    assert b"".join(heard) == b"".join(b"piece %d\n" % n for n in range(50))
+    assert (await site.fetch("http/gently", headers=site.token_header)).body == b"0,1,2,"
+    head = await site.fetch("http/files/special", headers=site.token_header, method="HEAD")
+    assert (head.status, head.body, head.headers["Content-Length"]) == (418, b"", "6")
+    gone = await site.fetch("http/nothing", headers=site.token_header, method="DELETE")
+    assert (gone.status, gone.body) == (204, b"")
+
+
+async def test_bodies_have_limits_both_ways(site: Any) -> None:
+    small = await site.fetch("http/echo", b"x" * 999_999, site.token_header)
+    assert (small.status, small.headers["X-Length"]) == (200, "999999")
+    large = await site.fetch("http/echo", b"x" * 1_000_001, site.token_header)
+    assert (large.status, large.json["code"]) == (413, "LimitExceeded")
+    assert (await site.fetch("http/large?n=9", headers=site.token_header)).status == 200
+    with pytest.raises(HTTPStreamClosedError):  # what is cut off must not look whole
+        await site.fetch("http/large?n=30", headers=site.token_header)
+
+
+async def test_an_error_is_a_response_that_says_what_the_reader_may_know(site: Any) -> None:
+    broken = await site.fetch("http/broken", headers=site.token_header)
+    assert broken.status == 500
+    assert broken.json["message"] == "ZeroDivisionError: division by zero"
+    assert "return 1 / 0" in broken.json["trace"]
+    refused = await site.fetch("http/refuses", headers=site.token_header)
+    assert (refused.status, refused.json["data"]) == (400, {"why": "closed"})
+    wrong = await site.fetch("http/hook", b"{", site.token_header)
+    assert (wrong.status, wrong.json["code"]) == (400, "ValidationError")
+
+
+async def test_strangers_are_turned_away_and_a_hook_may_carry_its_token_in_the_url(site: Any) -> None:
+    assert (await site.fetch("http/hook", {"type": "x"})).status == 401
+    assert (await site.fetch("http/hook", {"type": "x"}, {"Authorization": "token wrong"})).status == 401
+    assert (await site.fetch(f"http/hook?token={site.token}", {"type": "x"})).status == 200
+    who = await site.fetch("http/whoami", headers=site.token_header)
+    assert "subject" in json.loads(who.body)
+
+
+async def test_an_http_action_is_no_function_that_clients_call(site: Any) -> None:
+    body = {"path": "site_actions:hook", "args": {}, "format": "json"}
+    answer = await site.fetch("api/action", body, site.token_header)
+    assert answer.json["status"] == "error"
+    assert "Could not find" in answer.json["errorMessage"]

@@ -3,7 +3,14 @@
 import cellstore as cs
 
 
-class Item(cs.Table, name="items"):
+class Small(cs.Table, name="small"):
+    group: int
+    rank: int
+    value: float
+    by_group = cs.Index("group", "rank")
+
+
+class Large(cs.Table, name="large"):
     group: int
     rank: int
     value: float
@@ -11,11 +18,16 @@ class Item(cs.Table, name="items"):
 
 
 @cs.query
-def top(ctx, group: int):
-    return ctx.db.query("items").with_index("by_group", group=group).take(20)
+def top(ctx, table: str, group: int):
+    return ctx.db.query(table).with_index("by_group", group=group).take(20)
+
+
+@cs.query
+def many(ctx, table: str, count: int):
+    return ctx.db.query(table).with_index("by_group").take(count)
 
 
 @cs.mutation
-def touch(ctx, group: int, value: float):
-    first = ctx.db.query("items").with_index("by_group", group=group).first()
+def touch(ctx, table: str, group: int, value: float):
+    first = ctx.db.query(table).with_index("by_group", group=group).first()
     ctx.db.patch(first._id, {"value": value})

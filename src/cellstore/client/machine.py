@@ -143,6 +143,7 @@ class Machine:
             "lastCloseReason": self.last_close_reason,
             "clientTs": self.now_ms(),
             "exact": True,
+            "deltas": True,
         }
         if self.observed_ts:
             connect["maxObservedTimestamp"] = encode_ts(self.observed_ts)

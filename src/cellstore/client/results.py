@@ -8,10 +8,12 @@ Invariant: every result is valid at `ts`; nothing changes unless a whole transit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cellstore.client.wire import Failure, Frame, ProtocolError, read_failure
+from cellstore.protocol.delta import spliced
 from cellstore.protocol.version import START, StateVersion
 from cellstore.values.value import same
 
@@ -61,7 +63,7 @@ class Results:
             raise OutOfStep(f"a transition from {start} arrived while at {self.version}")
         if end.ts < start.ts or end.query_set < start.query_set:
             raise OutOfStep(f"a transition goes back from {start} to {end}")
-        updates, removed = read_modifications(frame.get("modifications"))
+        updates, removed = read_modifications(frame.get("modifications"), self._results)
         self.version, self.ts = end, max(self.ts, end.ts)
         changed = {q: result for q, result in updates.items() if not same_result(self._results.get(q), result)}
         self._results.update(updates)
@@ -70,8 +72,8 @@ class Results:
         return changed
 
 
-def read_modifications(payload: Any) -> tuple[dict[int, QueryResult], list[int]]:
-    """(results by query id, removed query ids). Errors: ProtocolError."""
+def read_modifications(payload: Any, held: Mapping[int, QueryResult]) -> tuple[dict[int, QueryResult], list[int]]:
+    """(results by query id, removed query ids); patches are of the results `held`. Errors: ProtocolError."""
     updates: dict[int, QueryResult] = {}
     removed: list[int] = []
     try:
@@ -80,6 +82,9 @@ def read_modifications(payload: Any) -> tuple[dict[int, QueryResult], list[int]]
             match one["type"]:
                 case "QueryUpdated":
                     updates[query_id] = QueryResult(one.get("value"), None, logs, one.get("journal"))
+                case "QueryPatched":
+                    value = spliced(held[query_id].value, one["splices"])
+                    updates[query_id] = QueryResult(value, None, logs, one.get("journal"))
                 case "QueryFailed":
                     failure = read_failure(
                         one.get("error"), one.get("errorMessage"), one.get("errorData"), "errorData" in one

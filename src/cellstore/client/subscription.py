@@ -62,7 +62,9 @@ class _Inbox:
             error = error_from(result.failure, self.path)
             new = _State(self.state.number + 1, self.state.value, error)
         else:
-            new = _State(self.state.number + 1, documents(result.value))
+            # the next patch is of the list the machine holds: what callers get, and may change, is another
+            value = list(result.value) if type(result.value) is list else result.value
+            new = _State(self.state.number + 1, documents(value))
         with self.changed:
             self.state = new
             self.changed.notify_all()

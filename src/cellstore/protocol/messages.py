@@ -1,7 +1,7 @@
 """The messages of the sync protocol.
 
     client ▸ server    Connect · Authenticate · ModifyQuerySet · Mutation · Action · Event
-    server ▸ client    Transition (QueryUpdated, QueryFailed, QueryRemoved) · MutationResponse · ActionResponse
+    server ▸ client    Transition (QueryUpdated, QueryPatched, QueryFailed, QueryRemoved) · MutationResponse · ActionResponse
                        · AuthError · Ping
 
 Client messages are parsed strictly into frozen dataclasses: a missing or mistyped field is a `ValidationError` that
@@ -49,6 +49,7 @@ class Connect:
     last_close_reason: str | None = None
     max_observed_ts: int | None = None
     exact: bool = False
+    deltas: bool = False  # lists may come as patches of the list before; only with `exact`
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def _connect(obj: dict[str, Any], _exact: bool) -> Connect:
         last_close_reason=_optional_text(obj, "lastCloseReason"),
         max_observed_ts=None if observed is None else decode_ts(observed, "maxObservedTimestamp"),
         exact=obj.get("exact") is True,
+        deltas=obj.get("deltas") is True,
     )
 
 
@@ -269,6 +271,18 @@ def query_updated(query_id: int, value: bytes, logs: list[str], journal: str | N
         "type": "QueryUpdated",
         "queryId": query_id,
         "value": fragment(value),
+        "logLines": logs,
+        "journal": journal,
+    }
+
+
+def query_patched(query_id: int, splices: bytes, logs: list[str], journal: str | None) -> Message:
+    """A query's new result, a list, as changes of the one before: `[[place, removed, [rows…]], …]` by rising places of
+    the old list. Sent only to clients that asked for `deltas`."""
+    return {
+        "type": "QueryPatched",
+        "queryId": query_id,
+        "splices": fragment(splices),
         "logLines": logs,
         "journal": journal,
     }

@@ -14,12 +14,15 @@ from typing import Any
 
 import orjson
 
+from cellstore.protocol import delta
 from cellstore.protocol.messages import Failure, Message, fragment
 from cellstore.protocol.path import canonical
 from cellstore.reactivity.principal import Principal
 from cellstore.runtime.outcome import ErrorInfo, Outcome
 from cellstore.values import json as native
 from cellstore.values.convex import to_convex
+
+PATCH_FROM_BYTES = 1024  # below it a whole result costs no more than the words around a patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Result:
     unsettled: bool = False  # the system failed, not the function: nothing was read, it will be tried again
     _convex: bytes | None = None
     _digest: bytes | None = None
+    _rows: delta.Rows | None = None
+    _patch: tuple[bytes, bytes | None] | None = None  # the digest of an earlier result, and how to come from it to this
 
     def valid_at(self, ts: int) -> bool:
         """Whether this is the answer at `ts`."""
@@ -75,9 +80,33 @@ class Result:
             self._digest = hashlib.blake2b(orjson.dumps(head) + data + out.value, digest_size=16).digest()
         return self._digest
 
+    def patch_from(self, earlier: Result) -> bytes | None:
+        """How who holds `earlier` comes to this: JSON of splices. None when it is hardly shorter than the value itself.
+
+        Made once for all who come from the same result, as they do unless one of them is slow.
+        """
+        if len(self.outcome.value) < PATCH_FROM_BYTES:
+            return None
+        if self._patch is None or self._patch[0] != earlier.digest:
+            self._patch = (earlier.digest, self._patched(earlier))
+        return self._patch[1]
+
+    def _patched(self, earlier: Result) -> bytes | None:
+        old, new = earlier.outcome.value, self.outcome.value
+        if earlier._rows is None:
+            earlier._rows = delta.rows_of(old)
+        if earlier._rows is None:
+            return None
+        if self._rows is None:
+            self._rows = delta.next_rows(earlier._rows, old, new)
+        if self._rows is None:
+            return None
+        patch = delta.encoded(delta.splices(earlier._rows, self._rows))
+        return patch if len(patch) * 2 < len(new) else None
+
     def share(self, earlier: Result) -> None:
         """Keep one copy of bytes known to be equal."""
-        self.outcome.value, self._convex = earlier.outcome.value, earlier._convex
+        self.outcome.value, self._convex, self._rows = earlier.outcome.value, earlier._convex, earlier._rows
 
 
 def convex_json(value: bytes) -> bytes:

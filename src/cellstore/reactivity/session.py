@@ -121,6 +121,7 @@ class Live:
     query: Query  # replaced by every run, which may leave a new journal in it
     refused: CellstoreError | None = None  # never run: why
     digest: bytes | None = None  # of what the client holds: an equal result sends nothing
+    shown: Result | None = None  # what the client holds, where it understands patches of it
 
 
 @dataclass(slots=True)
@@ -146,6 +147,7 @@ class Session:
     knobs: Knobs = DEFAULTS
     who: Principal = field(init=False)
     exact: bool = False
+    deltas: bool = False  # the client understands patches of lists
     closed: bool = False
     _id: str | None = None  # set by Connect
     _current: StateVersion = START  # where the client stands
@@ -286,7 +288,7 @@ class Session:
     def _connect(self, message: wire.Connect) -> Effects:
         if self._id is not None:
             return self._close(1008, "BadRequest: Connect came twice")
-        self._id, self.exact = message.session, message.exact
+        self._id, self.exact, self.deltas = message.session, message.exact, message.exact and message.deltas
         return [] if message.max_observed_ts is None else [Observed(message.max_observed_ts)]
 
     def _authenticate(self, message: wire.Authenticate) -> Effects:
@@ -383,7 +385,7 @@ class Session:
             live.query = live.query.rerun(result.outcome.journal)
             if live.digest != result.digest:
                 live.digest = result.digest
-                changes.append(self._show(query_id, result, step.who))
+                changes.append(self._show(query_id, live, result, step.who))
         end = StateVersion(step.query_set, step.identity, max(step.ts, step.floor_ts, self._current.ts))
         owed = step.must_send
         if self._owed_ts is not None and end.ts >= self._owed_ts:
@@ -396,10 +398,15 @@ class Session:
         self._unsent += 1
         return [Send(message, transition=True)]
 
-    def _show(self, query_id: int, result: Result, who: Principal) -> Message:
+    def _show(self, query_id: int, live: Live, result: Result, who: Principal) -> Message:
         outcome = result.outcome
+        held, live.shown = live.shown, result if outcome.ok and self.deltas else None
         if outcome.ok:
-            return wire.query_updated(query_id, result.value(self.exact), logs_for(outcome, who), outcome.journal)
+            logs = logs_for(outcome, who)
+            patch = None if held is None else result.patch_from(held)
+            if patch is not None:
+                return wire.query_patched(query_id, patch, logs, outcome.journal)
+            return wire.query_updated(query_id, result.value(self.exact), logs, outcome.journal)
         failure = failure_for(outcome, who, self.exact)
         return wire.query_failed(query_id, failure, logs_for(outcome, who), outcome.journal)
 

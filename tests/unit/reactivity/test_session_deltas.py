@@ -1,0 +1,66 @@
+"""Who asked for deltas gets a long list that changed a little as a patch of the one it holds; everybody else whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cellstore.errors import FunctionError
+from cellstore.protocol import messages as wire
+from cellstore.protocol.codec import encode_frame
+from cellstore.protocol.delta import spliced
+from cellstore.reactivity.principal import EMBEDDED
+from cellstore.reactivity.result import Result
+from cellstore.reactivity.session import Send, Session
+from cellstore.runtime.outcome import Outcome
+from cellstore.values import json as native
+
+ROWS = [{"_id": str(number), "n": number} for number in range(200)]
+CHANGED = [*ROWS[:50], {"_id": "50", "n": -1}, *ROWS[51:]]
+
+
+def subscribed(**said: Any) -> Session:
+    session = Session(EMBEDDED)
+    session.received(wire.parse({"type": "Connect", "sessionId": "s", **said}))
+    add = {"type": "Add", "queryId": 0, "udfPath": "m:f", "args": [{}]}
+    session.received(
+        wire.parse({"type": "ModifyQuerySet", "baseVersion": 0, "newVersion": 1, "modifications": [add]}, session.exact)
+    )
+    return session
+
+
+def shown(session: Session, ts: int, outcome: Outcome) -> dict[str, Any]:
+    """The query comes to `outcome`; how the client is told."""
+    session.mark([0])
+    session.advance()
+    sent = session.refreshed(ts, {0: Result(outcome, ts)})
+    session.flushed()
+    [send] = [effect for effect in sent if isinstance(effect, Send)]
+    modification: dict[str, Any] = json.loads(encode_frame(send.message))["modifications"][0]
+    return modification
+
+
+def good(rows: list[Any]) -> Outcome:
+    return Outcome(True, native.dumps(rows))
+
+
+def test_a_small_change_is_a_patch() -> None:
+    session = subscribed(exact=True, deltas=True)
+    assert shown(session, 1, good(ROWS))["value"] == ROWS
+    patched = shown(session, 2, good(CHANGED))
+    assert patched["type"] == "QueryPatched"
+    assert spliced(ROWS, patched["splices"]) == CHANGED
+
+
+def test_who_did_not_ask_gets_the_whole_list() -> None:
+    for said in ({}, {"exact": True}, {"deltas": True}):
+        session = subscribed(**said)
+        shown(session, 1, good(ROWS))
+        assert len(shown(session, 2, good(CHANGED))["value"]) == 200
+
+
+def test_after_a_failure_the_whole_list_is_told() -> None:
+    session = subscribed(exact=True, deltas=True)
+    shown(session, 1, good(ROWS))
+    assert shown(session, 2, Outcome.failed(FunctionError("no")))["type"] == "QueryFailed"
+    assert shown(session, 3, good(CHANGED))["value"] == CHANGED

@@ -19,7 +19,7 @@ from cellstore.knobs import Knobs
 from cellstore.runtime import calls
 from cellstore.runtime.calls import Message
 from cellstore.runtime.outcome import ErrorInfo, Identity, Outcome
-from cellstore.runtime.process import Link
+from cellstore.runtime.process import Link, Spawn
 from cellstore.runtime.registry import Environment
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.values.json import decode
@@ -59,12 +59,15 @@ class Running:
 class ActionTeam:
     """Runs the actions of one environment."""
 
-    def __init__(self, environment: Environment, knobs: Knobs, settings: dict[str, Any], nested: Nested) -> None:
+    def __init__(
+        self, environment: Environment, knobs: Knobs, settings: dict[str, Any], nested: Nested, spawn: Spawn
+    ) -> None:
         self.environment = environment
         self.units: dict[str, Any] = {}
         self._knobs = knobs
         self._settings = {**settings, "role": "actions"}
         self._nested = nested
+        self._spawn_process = spawn
         self._link: Link | None = None
         self._links: list[Link] = []
         self._running: dict[int, Running] = {}
@@ -131,7 +134,7 @@ class ActionTeam:
 
     def _open_link(self) -> Link:
         if self._link is None or self._link.dead or self._link.is_retiring:
-            self._link = Link(self.environment, self._settings, self._on_messages, self._on_death)
+            self._link = Link(self.environment, self._settings, self._on_messages, self._on_death, self._spawn_process)
             self._links.append(self._link)
             for unit in self.units.values():
                 self._link.send(["unit", unit])

@@ -214,7 +214,9 @@ class InlineRunner:
             with capture.installed():
                 return asyncio.run(whole())
 
-        task: asyncio.Task[Outcome] = asyncio.ensure_future(in_thread(body))  # one that never ends does not hold up the end of the process
+        task: asyncio.Task[Outcome] = asyncio.ensure_future(
+            in_thread(body)
+        )  # one that never ends does not hold up the end of the process
         self._actions.add(task)
         task.add_done_callback(self._actions.discard)
         try:

@@ -32,6 +32,7 @@ from cellstore.runtime.process import Link
 from cellstore.runtime.registry import Deployed, Environment, Registry
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.runtime.spawning import Spawner
 from cellstore.runtime.team import Team, Tenancy
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
@@ -65,7 +66,8 @@ class PoolRunner:
         self._turn_planned = False
         self._numbers = itertools.count(1)
         self._requests: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
-        self._trying: dict[int, asyncio.Future[Any]] = {}  # by pid: a worker that tries a unit
+        self._trying: dict[int, asyncio.Future[Any]] = {}  # by link: a worker that tries a unit
+        self._spawner = Spawner(forks=engine.knobs.workers_are_forked)
         self._deploying = Deploying(engine, self._registry)
         self._watching: asyncio.TimerHandle | None = None
         self._running = False
@@ -100,6 +102,7 @@ class PoolRunner:
         deadline = time.monotonic() + _JOIN_S
         for link in links:
             link.join(max(0.0, deadline - time.monotonic()))
+        self._spawner.stop()
 
     def _default_environment(self) -> Environment:
         return sys.executable, str(Path.cwd())
@@ -118,13 +121,16 @@ class PoolRunner:
                 self._on_tried,
                 lambda: self._engine.published_ts,
                 self._numbers.__next__,
+                self._spawner.spawn,
             )
         return team
 
     def _action_team(self, environment: Environment) -> ActionTeam:
         team = self._actions.get(environment)
         if team is None:
-            team = self._actions[environment] = ActionTeam(environment, self._knobs, self._settings(), self._nested)
+            team = self._actions[environment] = ActionTeam(
+                environment, self._knobs, self._settings(), self._nested, self._spawner.spawn
+            )
             team.units.update(self._team(environment).units)
         return team
 
@@ -394,7 +400,7 @@ class PoolRunner:
         team.start(self._knobs.workers_min)
         worker = team.anyone()
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._trying[worker.link.pid] = answer
+        self._trying[worker.link.number] = answer
         worker.link.send(["try", unit.to_json()])
         try:
             async with asyncio.timeout(self._knobs.worker_start_s):
@@ -402,12 +408,12 @@ class PoolRunner:
         except TimeoutError:
             return f"it did not load within {self._knobs.worker_start_s:g} s"
         finally:
-            del self._trying[worker.link.pid]
+            del self._trying[worker.link.number]
         return None if error is None else "\n".join(part for part in (error[1], error[0]) if part)
 
     def _on_tried(self, message: Message, link: Link) -> None:
         _, module, _, error = message
-        answer = self._trying.get(link.pid)
+        answer = self._trying.get(link.number)
         if answer is None or answer.done():
             return
         if module is None:
@@ -421,6 +427,7 @@ class PoolRunner:
         environment = (unit.python, unit.cwd)
         if previous is not None and (previous.python, previous.cwd) != environment:
             self._forget((previous.python, previous.cwd), unit.module)
+        self._spawner.preload(unit)
         wire = unit.to_json()
         team = self._team(environment)
         team.units[unit.module] = wire

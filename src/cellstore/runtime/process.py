@@ -10,23 +10,28 @@ Invariant  a link that is not `dead` is being read: however the process ends, EO
 from __future__ import annotations
 
 import asyncio
+import itertools
 import mmap
 import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cellstore.runtime import calls
 from cellstore.runtime.calls import Message
 from cellstore.runtime.registry import Environment
+from cellstore.runtime.spawning import Process
+
+Spawn = Callable[[Environment, int, int], Process]
+"""Makes a worker process of an environment that owns a socket and a trace file."""
 
 RECEIVE_BYTES = 1 << 20
 DUMP_WAIT_S = 0.05  # a stuck process needs a moment to write down where it stands
+
+_numbers = itertools.count(1)
 
 
 class Link:
@@ -38,6 +43,7 @@ class Link:
         settings: dict[str, Any],
         on_messages: Callable[[Link, list[Message]], None],
         on_death: Callable[[Link], None],
+        spawn: Spawn,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_messages = on_messages
@@ -46,7 +52,7 @@ class Link:
         self._unsent = bytearray()
         self._flush_planned = False
         self._reader = calls.FrameReader()
-        self.pid = 0
+        self.number = next(_numbers)
         self.is_ready = False  # has said hello
         self.is_retiring = False  # gets no further calls
         self.dead = False
@@ -56,13 +62,17 @@ class Link:
         self._trace.truncate(mmap.PAGESIZE)
         os.lseek(self._trace.fileno(), mmap.PAGESIZE, os.SEEK_SET)
         try:
-            self._process = _spawn(key, theirs.fileno(), self._trace.fileno())
+            self._process = spawn(key, theirs.fileno(), self._trace.fileno())
         finally:
             theirs.close()
-        self.pid = self._process.pid
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket.fileno(), self._readable)
         self.flush()  # the settings go alone
+
+    @property
+    def pid(self) -> int:
+        """Its number at the operating system; 0 for one that is still to be forked."""
+        return self._process.pid
 
     def send(self, message: Message) -> None:
         """Put `message` into the frame of this turn."""
@@ -182,24 +192,3 @@ class Link:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
-
-
-def _spawn(key: Environment, socket_fd: int, trace_fd: int) -> subprocess.Popen[bytes]:
-    """Start a worker with the kernel's interpreter, in its directory; what is gone is replaced by our own."""
-    python, cwd = key
-    if not Path(python).exists():
-        python = sys.executable
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "0",  # sets iterate alike in every run
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [python, "-P", "-m", "cellstore.runtime.worker", str(socket_fd), str(trace_fd)],
-        cwd=cwd if cwd and Path(cwd).is_dir() else None,
-        env=environment,
-        pass_fds=(socket_fd, trace_fd),
-        stdin=subprocess.DEVNULL,
-        stderr=trace_fd,  # what a process that does not come up has to say
-        start_new_session=True,  # Ctrl-C in the server's terminal is not for workers
-    )

@@ -165,7 +165,7 @@ def _call_text(event: str, args: tuple[Any, ...]) -> str:
 
 def install() -> Envelope:
     """Put the envelope around this process. Once, in a worker of queries and mutations."""
-    time_machine = _import_time_machine()
+    time_machine = import_time_machine()
     traveller = time_machine.travel(time.time(), tick=False).start()
     envelope = Envelope(traveller, time_machine.escape_hatch)
     for name, unit in (("monotonic", 1), ("perf_counter", 1), ("process_time", 1), ("thread_time", 1)):
@@ -191,7 +191,7 @@ def install() -> Envelope:
     return envelope
 
 
-def _import_time_machine() -> Any:
+def import_time_machine() -> Any:
     """Import time-machine without the pytest it would drag in when present (a quarter of a second)."""
     absent = "pytest" not in sys.modules
     if absent:

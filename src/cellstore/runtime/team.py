@@ -27,7 +27,7 @@ from cellstore.runtime import traces
 from cellstore.runtime.calls import Message
 from cellstore.runtime.outcome import ErrorInfo, Outcome
 from cellstore.runtime.pending import Pending
-from cellstore.runtime.process import Link
+from cellstore.runtime.process import Link, Spawn
 from cellstore.runtime.registry import Environment
 
 _KILL_GRACE_S = 0.5
@@ -92,6 +92,7 @@ class Team:
         on_tried: Callable[[Message, Link], None],
         published_ts: Callable[[], int],
         next_number: Callable[[], int],
+        spawn: Spawn,
     ) -> None:
         self.environment = environment
         self.units: dict[str, Any] = {}  # module to unit JSON, for workers to come
@@ -106,6 +107,7 @@ class Team:
         self._failed_starts = 0
         self._stopping = False
         self._knobs = knobs
+        self._spawn = spawn
         self._settings = settings
         self._on_arrived = on_arrived
         self._on_tried = on_tried
@@ -239,7 +241,7 @@ class Team:
 
     def _begin_tenancy(self, lane: Worker) -> None:
         self._tenancies += 1
-        lane.tenancy = Tenancy(f"{lane.link.pid}.{self._tenancies}")
+        lane.tenancy = Tenancy(f"{lane.link.number}.{self._tenancies}")
         lane.link.send(["lane", lane.tenancy.lane_id])
 
     def _tell_durable(self, lane: Worker) -> None:
@@ -335,7 +337,7 @@ class Team:
 
     def _start_one(self) -> bool:
         try:
-            worker = Worker(Link(self.environment, self._settings, self._on_messages, self._on_death))
+            worker = Worker(Link(self.environment, self._settings, self._on_messages, self._on_death, self._spawn))
         except OSError as error:  # no process to be had: no memory, no descriptors, no permission
             self._give_up(str(error), "")
             return False

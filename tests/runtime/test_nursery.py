@@ -1,0 +1,141 @@
+"""Workers are forked from a parent that has everything loaded, and started from nothing where that is not safe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from runtime_harness import Stage, play, unit_of, value_of
+
+from cellstore.runtime import nursery
+from cellstore.runtime.spawning import libraries_of
+
+pytestmark = pytest.mark.skipif(not nursery.is_possible(), reason="workers are forked on Linux only")
+
+SOURCE = """
+    import os, sys
+
+    @cs.query
+    def who(ctx):
+        return [os.getpid(), os.getppid()]
+
+    @cs.query
+    def loaded(ctx, library: str):
+        return library in sys.modules
+
+    @cs.mutation
+    def die(ctx):
+        os._exit(7)
+
+    @cs.action
+    def chance(ctx):
+        import random, numpy.random
+        return [random.random(), float(numpy.random.random())]
+"""
+
+
+def parent_of(stage: Stage) -> int:
+    [parent] = stage.runner._spawner._parents.values()
+    return parent.process.pid
+
+
+def test_workers_are_children_of_one_parent_and_how_they_end_is_known(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        _, above = await stage.query("who")
+        assert above == parent_of(stage)
+        died = await stage.runner.mutation("m:die", {})
+        assert died.error is not None
+        assert "exited with status 7" in died.error.message
+        assert (await stage.query("who"))[1] == parent_of(stage)
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_an_idle_worker_keeps_less_than_ten_megabytes_to_itself(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.query("who")
+        [team] = stage.runner._teams.values()
+        for worker in team.workers:
+            rollup = Path(f"/proc/{worker.link.pid}/smaps_rollup").read_text()
+            own_kb = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+            assert own_kb < 10_000, f"{own_kb:,} kB"
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_when_the_parent_is_killed_its_children_serve_on_and_another_takes_its_place(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        pid, before = await stage.query("who")
+        os.kill(before, signal.SIGKILL)
+        assert await stage.query("who")
+        await stage.runner.mutation("m:die", {})
+        await asyncio.gather(*[stage.runner.mutation("m:die", {}) for _ in range(4)])
+        assert (await stage.query("who"))[0] != pid
+        assert parent_of(stage) != before
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_a_library_that_starts_threads_is_not_shared_and_works_all_the_same(tmp_path: Path) -> None:
+    library = tmp_path / "lib"
+    library.mkdir()
+    (library / "threaded_library.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    source = SOURCE + "\n    @cs.query\n    def uses(ctx):\n        import threaded_library\n        return 1\n"
+
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.deploy(unit_of(source))
+        assert await stage.query("who")
+        died = await stage.runner.mutation("m:die", {})
+        assert died.error is not None
+        _, above = await stage.query("who")
+        assert above in (parent_of(stage), os.getpid())
+
+    os.environ["PYTHONPATH"] = str(library)
+    try:
+        play(tmp_path, SOURCE, scenario)
+    finally:
+        del os.environ["PYTHONPATH"]
+
+
+def test_libraries_that_functions_import_are_there_before_a_worker_is(tmp_path: Path) -> None:
+    source = (
+        SOURCE + "\n    @cs.query\n    def uses(ctx):\n        import numpy as np\n        return float(np.sum([1]))\n"
+    )
+    assert libraries_of(unit_of(source)) == {"numpy"}
+
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("loaded", library="numpy") is True
+
+    play(tmp_path, source, lambda stage: stage.query("who"))
+    play(tmp_path, None, scenario)
+
+
+def test_every_forked_action_process_has_chances_of_its_own(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        first = value_of(await stage.runner.action("m:chance", {}))
+        [team] = stage.runner._actions.values()
+        await team._link.kill("another, please")
+        while team._links:
+            await asyncio.sleep(0.01)
+        second = value_of(await stage.runner.action("m:chance", {}))
+        assert first[0] != second[0]
+        assert first[1] != second[1]
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_plain_processes_do_the_same(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert (await stage.query("who"))[1] == os.getpid()
+        died = await stage.runner.mutation("m:die", {})
+        assert died.error is not None
+        assert "exited with status 7" in died.error.message
+
+    play(tmp_path, SOURCE, scenario, workers_are_forked=False)
+    assert sys.platform == "linux"

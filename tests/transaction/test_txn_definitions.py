@@ -142,6 +142,25 @@ def test_a_write_meanwhile_that_breaks_only_the_new_schema_fails_the_change(engi
     assert "by_n" not in table.indexes
 
 
+def test_a_write_at_the_last_moment_fails_the_change_too(
+    engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cellstore.transaction import backfill
+
+    ids, catch_up = fill(engine, 20), backfill._Watch.catch_up
+
+    def and_then_another_thread(watch: Any) -> Any:
+        yield from catch_up(watch)
+        engine.run(lambda tx: tx.patch(ids[0], {"n": 0.5}))
+
+    monkeypatch.setattr(backfill._Watch, "catch_up", and_then_another_thread)
+    with pytest.raises(ValidationError, match="cannot take the new schema") as refused:
+        engine.define(define("t", {"n": "int", "m": "int"}))
+    assert ids[0] in str(refused.value)
+    with engine.begin() as tx:
+        assert tx.get(ids[0])["n"] == 0.5  # type: ignore[index]
+
+
 def test_a_bad_document_that_was_mended_meanwhile_is_no_offender(engine: Engine, define: Any) -> None:
     ids = fill(engine, 600)
     steps = engine.apply_definitions([define("t", {"n": "int", "m": "int"})])

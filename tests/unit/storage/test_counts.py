@@ -162,7 +162,9 @@ def test_an_index_that_leaves_in_slices_is_counted_at_every_step(storage, scribe
 
 def test_a_store_written_before_there_were_counts_is_counted_at_its_opening(storage, scribe, tmp_path):
     storage.append([scribe.record({n: {"a": n % 9} for n in range(2000)})])
-    storage._connection.execute("DROP TABLE counts; DROP TABLE uncounted; PRAGMA user_version = 1")
+    storage._connection.execute(
+        "DROP TABLE counts; DROP TABLE uncounted; DELETE FROM globals WHERE key = 'trimmed_ts'; PRAGMA user_version = 1"
+    )
     storage.close()
     again = SqliteStorage.open(tmp_path / "store.db")
     assert list(again.check(keys_of)) == []

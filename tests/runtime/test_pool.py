@@ -276,6 +276,7 @@ def test_workers_that_do_not_start_are_an_error_and_no_wait(tmp_path: Path) -> N
             assert {outcome.error.code for outcome in outcomes if outcome.error is not None} <= {
                 "WorkerFailed",
                 "FunctionError",
+                "WorkerDied",
             }
             assert not any(outcome.ok for outcome in outcomes)
         bumped = await asyncio.wait_for(stage.runner.mutation("m:bump", {}), 30)

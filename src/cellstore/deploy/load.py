@@ -33,7 +33,7 @@ def load(unit: Unit) -> dict[str, Callable[..., Any]]:
         functions, hints = _from_payload(unit)
     else:
         functions, hints = _from_source(unit)
-    return {spec.name: _adapted(functions[spec.name], hints.get(spec.name, {})) for spec in unit.functions}
+    return {spec.name: adapted_to(functions[spec.name], hints.get(spec.name, {})) for spec in unit.functions}
 
 
 def _from_payload(unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -69,7 +69,7 @@ def remember_sources(sources: dict[str, str]) -> None:
             linecache.cache[name] = (len(text), None, lines, name)
 
 
-def _adapted(fn: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
+def adapted_to(fn: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
     """`fn`, given instances of the classes its annotations name; `fn` itself where plain values are what it wants."""
     steps = {name: step for name, hint in hints.items() if (step := rebuilder(hint)) is not None}
     if not steps:

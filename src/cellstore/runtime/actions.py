@@ -207,7 +207,7 @@ class ActionTeam:
         for run in [run for run in self._running.values() if run.link is link]:
             del self._running[run.number]
             text = f"the process died while {run.path} ran: {link.exit_text()}. It may have done part of its work"
-            info = ErrorInfo("FunctionError", text, function=run.path, traceback=link.dump().strip() or text)
+            info = ErrorInfo("WorkerDied", text, function=run.path, traceback=link.dump().strip() or text)
             run.resolve(Outcome(False, error=info))
 
     def _spawn(self, work: Any) -> None:

@@ -130,7 +130,7 @@ class Executor:
     ) -> tuple[Outcome, CommitRequest | None]:
         try:
             if call.job is not None:
-                transaction.patch(call.job, jobs.ended("success", now_ns / 1e6))
+                transaction.patch(call.job, jobs.ended("success", now_ns / 1e6, result=outcome.value))
             result = stored_result(outcome) if call.request is not None else b"null"
             return outcome, transaction.freeze(source=call.path, request=call.request, result=result)
         except CellstoreError as error:

@@ -52,10 +52,14 @@ class NoGuards:
 class InlineRunner:
     """Runs functions in this process. See `Runner` for what each method promises."""
 
-    def __init__(self, engine: Engine) -> None:
+    scheduler_class: type[Scheduler] = Scheduler
+
+    def __init__(
+        self, engine: Engine, *, modules: LoadedModules | None = None, registry: Registry | None = None
+    ) -> None:
         self._engine = engine
-        self._registry = Registry()
-        self._modules = LoadedModules()
+        self._registry = registry or Registry()
+        self._modules = modules or LoadedModules()
         self._executor = Executor(self._modules, NoGuards(), engine.knobs, os.urandom, self._stored)
         self._deploying = Deploying(engine, self._registry)
         self._thread: ThreadPoolExecutor | None = None
@@ -70,7 +74,7 @@ class InlineRunner:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellstore-functions")
         for unit in self._deploying.stored_units():
             self._install(unit)
-        self.scheduler = Scheduler(self._engine, self._registry, self)
+        self.scheduler = self.scheduler_class(self._engine, self._registry, self)
         self.scheduler.start()
 
     async def stop(self) -> None:

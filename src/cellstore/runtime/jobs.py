@@ -3,7 +3,8 @@
     pending ──▶ inProgress (actions only) ──▶ success | failed | canceled
        └──────────────────────────────────────▲
 
-Fields     name, args, scheduledTime (ms), completedTime (ms, once ended), state {kind, error?}, cron (whose slot it is)
+Fields     name, args, scheduledTime (ms), completedTime (ms, once ended), state {kind, error?}, result (of a success, when
+           it is not large), cron (whose slot it is), missed (slots after it that nobody served)
 Units      milliseconds since the epoch, as `_creationTime`
 """
 
@@ -13,6 +14,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from cellstore.errors import CallerError
+from cellstore.values.json import loads
 
 if TYPE_CHECKING:
     from cellstore.transaction.transaction import Transaction
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 TABLE = "_scheduled_functions"
 HORIZON_MS = 5 * 366 * 86_400_000.0
 KEEP_MS = 7 * 86_400_000.0
+RESULT_BYTES_MAX = 16 << 10
 ENDED = frozenset({"success", "failed", "canceled"})
 
 
@@ -34,12 +37,15 @@ def started() -> dict[str, Any]:
     return {"state": {"kind": "inProgress"}}
 
 
-def ended(kind: str, now_ms: float, error: str | None = None) -> dict[str, Any]:
-    """The patch that ends a job."""
+def ended(kind: str, now_ms: float, error: str | None = None, result: bytes = b"null") -> dict[str, Any]:
+    """The patch that ends a job. `result` is native JSON, and kept when it is not large."""
     state: dict[str, Any] = {"kind": kind}
     if error is not None:
         state["error"] = error
-    return {"state": state, "completedTime": now_ms}
+    patch = {"state": state, "completedTime": now_ms}
+    if result != b"null" and len(result) <= RESULT_BYTES_MAX:
+        patch["result"] = loads(result)
+    return patch
 
 
 def cancel(transaction: Transaction, job: str, now_ms: float) -> None:

@@ -5,8 +5,12 @@ log, so a commit with a new row wakes it; between commits it sleeps until the ne
 
     mutation   the row's completion is a write of the mutation's own transaction: exactly once, whatever crashes
     action     the row says `inProgress`, durably, before the action starts: at most once; found so at start, it failed
-    cron       one pending row each; the next is planned when a run is over, so runs of one cron never overlap, and slots
-               that were missed meanwhile are skipped
+    cron       one pending row each; the next is planned when a run is over, so runs of one cron never overlap; slots
+               that went by meanwhile, or while nobody served, are skipped: said in the log stream, counted in the row
+    clock      what is due is due by the wall clock, looked at every few seconds: a machine that slept a day, or whose clock
+               jumps, finds out soon. A clock set back runs no slot of a cron again
+
+A mutation whose worker died, or that found the store overloaded, is tried again after a while; one that fails is over.
 
 Order      on the host's event loop; jobs start in order of due time, a bounded number at once
 """
@@ -16,14 +20,17 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import heapq
+import itertools
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
 from cellstore.errors import CallerError, CellstoreError
 from cellstore.runtime import jobs
+from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Outcome
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.transaction.catalog import JOBS, by_id
@@ -39,11 +46,16 @@ log = logging.getLogger(__name__)
 
 _CLEAN_EVERY_S = 3600.0
 _CLEAN_ROWS = 1000
-_SLEEP_MAX_S = 60.0  # wall clocks jump; look again at least this often
+_SLEEP_MAX_S = 10.0  # wall clocks jump; look again at least this often
+_AGAIN_FIRST_S, _AGAIN_MAX_S = 0.5, 60.0
+_DEATHS_MAX = 4  # of workers under one job
+_COUNTED_MAX = 10_000  # missed slots; beyond that nobody cares how many
 
 
 class RunsJobs(Protocol):
     """The part of a runner the scheduler needs."""
+
+    logs: LogStream
 
     async def mutation(
         self, path: str, args: dict[str, Any], *, internal: bool = False, job: str | None = None
@@ -68,6 +80,7 @@ class Scheduler:
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._slots: dict[str, float] = {}  # by cron: the latest slot that was served
         self._cleaned_at = time.monotonic()
         self._listener: Callable[[Sequence[Commit]], None] = self._on_commit
         self._loop = asyncio.get_running_loop()
@@ -122,11 +135,7 @@ class Scheduler:
 
     async def _run(self) -> None:
         while True:
-            now_ms = self._now_ms()
-            while self._due and self._due[0][0] <= now_ms and len(self._running) < self._engine.knobs.jobs_running_max:
-                _, id = heapq.heappop(self._due)
-                self._known.discard(id)
-                self._begin(id)
+            self.begin_due()
             self._clean()
             self._wake.clear()
             try:
@@ -135,6 +144,20 @@ class Scheduler:
                     await self._wake.wait()
             except TimeoutError:
                 pass  # something is due
+
+    def begin_due(self) -> bool:
+        """Start what is due and finds room; whether anything of it runs or waits."""
+        now_ms = self._now_ms()
+        while self._due and self._due[0][0] <= now_ms and len(self._running) < self._engine.knobs.jobs_running_max:
+            _, id = heapq.heappop(self._due)
+            self._known.discard(id)
+            self._begin(id)
+        return bool(self._running) or bool(self._due and self._due[0][0] <= now_ms)
+
+    @property
+    def next_due_ms(self) -> float | None:
+        """When the next job is due; None when there is none."""
+        return self._due[0][0] if self._due else None
 
     def _sleep_s(self) -> float:
         if not self._due or len(self._running) >= self._engine.knobs.jobs_running_max:
@@ -174,10 +197,16 @@ class Scheduler:
         else:
             self._finish(id, "failed", f"{function.path} is a query; mutations and actions can be scheduled")
         if "cron" in row:
+            self._slots[row["cron"]] = row["scheduledTime"]
+            self._report_missed(id, row)
             self.plan_crons()
 
     async def _mutation(self, id: str, function: Deployed, args: dict[str, Any]) -> None:
-        outcome = await self._runner.mutation(function.path, args, internal=True, job=id)
+        for attempt in range(1_000_000):
+            outcome = await self._runner.mutation(function.path, args, internal=True, job=id)
+            if outcome.error is None or not _is_worth_another(outcome.error.code, attempt):
+                break
+            await asyncio.sleep(min(_AGAIN_FIRST_S * 2 ** min(attempt, 10), _AGAIN_MAX_S))
         if not outcome.ok and outcome.error is not None and outcome.error.code not in ("JobIsOver", "Stopping"):
             self._finish(id, "failed", outcome.error.traceback or outcome.error.message)
 
@@ -186,12 +215,12 @@ class Scheduler:
             return
         outcome = await self._runner.action(function.path, args, internal=True)
         if outcome.ok:
-            self._finish(id, "success")
+            self._finish(id, "success", result=outcome.value)
         elif outcome.error is not None and outcome.error.code != "Stopping":
             self._finish(id, "failed", outcome.error.traceback or outcome.error.message)
 
-    def _finish(self, id: str, kind: str, error: str | None = None) -> None:
-        self._change(id, ("pending", "inProgress"), jobs.ended(kind, self._now_ms(), error))
+    def _finish(self, id: str, kind: str, error: str | None = None, result: bytes = b"null") -> None:
+        self._change(id, ("pending", "inProgress"), jobs.ended(kind, self._now_ms(), error, result))
 
     def _change(self, id: str, states: tuple[str, ...], patch: dict[str, Any]) -> bool:
         """Patch a job that is in one of `states`; whether it was."""
@@ -207,6 +236,17 @@ class Scheduler:
         return bool(changed)
 
     # Crons
+
+    def _report_missed(self, id: str, row: dict[str, Any]) -> None:
+        """Say which slots of a cron went by before its next run can be."""
+        spec = next((spec for key, _, spec in _crons(self._registry) if key == row["cron"]), None)
+        missed = 0 if spec is None else _missed(spec, row["scheduledTime"], self._now_ms())
+        if missed:
+            self._change(id, tuple(jobs.ENDED), {"missed": missed})
+            since = dt.datetime.fromtimestamp(row["scheduledTime"] / 1000, dt.UTC)
+            many = f"{missed:,} runs" if missed < _COUNTED_MAX else f"{missed:,} runs or more"
+            text = f"{many} of {row['name']} since {since:%Y-%m-%d %H:%M:%S} UTC were missed, and are skipped"
+            self._runner.logs.say("WARN", text, row["name"])
 
     def plan_crons(self) -> None:
         """Have one pending job for every cron that is deployed and has none; drop those of crons that are gone."""
@@ -226,7 +266,10 @@ class Scheduler:
                         transaction.delete(row["_id"])
             for key in wanted.keys() - present:
                 path, spec = wanted[key]
-                transaction.insert(jobs.TABLE, jobs.new_job(path, spec.get("args", {}), _next_ms(spec, now_ms), key))
+                transaction.insert(
+                    jobs.TABLE,
+                    jobs.new_job(path, spec.get("args", {}), _next_ms(spec, now_ms, self._slots.get(key)), key),
+                )
 
         self._engine.run(plan, source="")
 
@@ -271,20 +314,46 @@ def _crons(registry: Registry) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def _next_ms(spec: dict[str, Any], now_ms: float) -> float:
-    """When a cron is due next: {"every_s": seconds} or {"cron": five fields, "tz": name}."""
+def _next_ms(spec: dict[str, Any], now_ms: float, last_ms: float | None = None) -> float:
+    """When a cron is due next: {"every_s": seconds} or {"cron": five fields, "tz": name}, after its slot at `last_ms`.
+
+    An interval counts from the slot before, so that it does not drift; the first time from now.
+    """
     if "every_s" in spec:
-        return now_ms + float(spec["every_s"]) * 1000
+        every_ms = float(spec["every_s"]) * 1000
+        if last_ms is None:
+            return now_ms + every_ms
+        return last_ms + every_ms * max(1, math.floor((now_ms - last_ms) / every_ms) + 1)
+    return next(_slots_after(spec, max(now_ms, last_ms or 0.0)))
+
+
+def _missed(spec: dict[str, Any], slot_ms: float, now_ms: float) -> int:
+    """How many slots after the one at `slot_ms` have gone by."""
+    if "every_s" in spec:
+        return min(_COUNTED_MAX, max(0, math.floor((now_ms - slot_ms) / (float(spec["every_s"]) * 1000))))
+    gone = itertools.takewhile(lambda each: each <= now_ms, _slots_after(spec, slot_ms))
+    return sum(1 for _ in itertools.islice(gone, _COUNTED_MAX))
+
+
+def _slots_after(spec: dict[str, Any], from_ms: float) -> Iterator[float]:
+    """The slots of a cron expression after a moment, in ms. Errors: CallerError."""
     from cronsim import CronSim, CronSimError
 
     expression = spec["cron"]
     if len(expression.split()) != 5:
         raise CallerError(f"the cron expression {expression!r} must have five fields")
     try:
-        now = dt.datetime.fromtimestamp(now_ms / 1000, ZoneInfo(spec.get("tz") or "UTC"))
-        return float(next(CronSim(expression, now)).timestamp() * 1000)
+        start = dt.datetime.fromtimestamp(from_ms / 1000, ZoneInfo(spec.get("tz") or "UTC"))
+        yield from (float(each.timestamp() * 1000) for each in CronSim(expression, start))
     except CronSimError as error:
         raise CallerError(f"the cron expression {expression!r} cannot be read: {error}") from None
+
+
+def _is_worth_another(code: str, attempt: int) -> bool:
+    """Whether a mutation that ended so may succeed when it is run again."""
+    return code in ("Overloaded", "OutOfRetention", "StorageError") or (
+        code == "WorkerDied" and attempt + 1 < _DEATHS_MAX
+    )
 
 
 def schedule(engine: Engine, kind: str, path: str, args: dict[str, Any]) -> Outcome:

@@ -391,7 +391,7 @@ class Team:
             what = "ran" if call.kind != "bulk" else "prepared rows for"
             written = "Nothing was written" if not call.inserted else f"{call.inserted:,} documents were inserted"
             message = f"the worker process died while it {what} {call.path}: {link.exit_text()}. {written}"
-            info = ErrorInfo("FunctionError", message, function=call.path)
+            info = ErrorInfo("WorkerDied", message, function=call.path)
         info.traceback = f"{trace}\n{info.message}" if trace else info.message
         return info
 

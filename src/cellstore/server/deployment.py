@@ -66,14 +66,14 @@ class RisingClock:
 class Deployment:
     """A store at `path` (":memory:" for none), served from this process.
 
-    `runner` is "pool" (user code in worker processes) or "inline" (in this process, for scripts and tests).
+    `runner` is "pool" (user code in worker processes), "inline" (in this process, for scripts and tests), or makes one.
     """
 
     def __init__(
         self,
         path: str | Path,
         *,
-        runner: Literal["pool", "inline"] = "pool",
+        runner: Literal["pool", "inline"] | Callable[[Engine], Runner] = "pool",
         name: str = "default",
         knobs: Knobs = DEFAULTS,
         clock: Clock | None = None,
@@ -214,6 +214,8 @@ class Deployment:
         return Engine.open(self.path, clock=self._clock, knobs=self.knobs)
 
     def _make_runner(self, engine: Engine) -> Runner:
+        if callable(self._kind):
+            return self._kind(engine)
         if self._kind == "inline":
             from cellstore.runtime.inline import InlineRunner
 

@@ -1,5 +1,12 @@
 """Test tools that ship with the package; may import everything, and nothing imports it.
 
+For tests of your own functions
+
+plugin       pytest fixtures: `pytest_plugins = ["cellstore.testing.plugin"]` in conftest.py
+store        what they give: a fresh store in memory, a clock you move, callers you choose
+
+For tests of a store
+
 strategies   hypothesis: values, keys
 revisions    drives a storage beside a dict that knows what every moment held
 clock        a clock that shows what a test says

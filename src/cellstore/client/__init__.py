@@ -14,8 +14,11 @@
     difference   what is different between two
     discovery    which Jupyter server is ours
     shipping     which functions the store has not seen yet in their present form
-    subscription what `subscribe` returns
+    optimism     guessed effects of mutations under way
+    pending      a mutation that was called and not waited for
+    subscription what `subscribe` and `together` return
     database     `Database`, what a user holds
+    awaiting     the same for code that awaits
     connect      `connect`, `open`, and the current database
     errors_render  errors as the caller meets them: typed, with the user's own lines
 

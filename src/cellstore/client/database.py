@@ -15,6 +15,7 @@ Errors:  ApplicationError with `.data`; FunctionError with the user's own lines;
 from __future__ import annotations
 
 import difflib
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,16 +28,19 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import close_at_exit, wait
+from cellstore.client.optimism import Update
+from cellstore.client.pending import Pending
 from cellstore.client.progress import ActionBar
 from cellstore.client.recording import note
 from cellstore.client.shipping import Shipper
-from cellstore.client.subscription import CallbackThread, Dispatch, Subscription
+from cellstore.client.subscription import CallbackThread, Dispatch, Subscription, Together
 from cellstore.client.transport import Link, LinkState
 from cellstore.client.wire import Kind, Outcome, read_failure
 from cellstore.errors import CallerError, CellstoreError, Disconnected, NotFound
 from cellstore.values import json as native
 
 if TYPE_CHECKING:
+    from cellstore.client.awaiting import AsyncDatabase
     from cellstore.client.bulk import Inserted
     from cellstore.client.snapshot import Snapshot
     from cellstore.deploy.unit import Unit
@@ -85,6 +89,7 @@ class Database:
         self._send_control = control
         self._release = on_close
         self._shipper = Shipper(self._deploy_unit)
+        self._pending: list[Pending] = []
         self._is_closed = False
         self._lock = threading.Lock()
         close_at_exit(self)
@@ -136,6 +141,64 @@ class Database:
             path, checked = self._prepared(path_or_fn, "query", args)
             self._check_open()
             return Subscription(self.link, path, checked, callback, self.dispatch)
+
+    def together(
+        self, callback: Callable[[Any], object] | None = None, /, **queries: Callee | tuple[Callee, dict[str, Any]]
+    ) -> Together:
+        """Follow several queries as one: `db.together(tasks=open_tasks, mine=(by_owner, {"owner": me}))`.
+
+        `value` is a dict of their values, always of one moment; a commit that changes several is one new value.
+        """
+        with doorway():
+            prepared = {}
+            for name, query in queries.items():
+                callee, args = query if isinstance(query, tuple) else (query, {})
+                prepared[name] = self._prepared(callee, "query", args)
+            if not prepared:
+                raise CallerError("name at least one query to follow: together(tasks=open_tasks)", code="NoQueries")
+            self._check_open()
+            return Together(self.link, prepared, callback, self.dispatch)
+
+    def enqueue(self, path_or_fn: Callee, update: Update | None = None, /, **args: Any) -> Pending:
+        """Call a mutation and go on: it is sent when there is a connection, in order, and runs exactly once.
+
+        `update(view)` shows its effects before it has happened: it reads and replaces results of live queries here, by
+        `view.get(open_tasks)` and `view.set(open_tasks, tasks)`, with the query's arguments as keywords. What it shows is
+        taken back when the mutation fails, and gives way to the real effects when they are there. It is called again
+        whenever those results change meanwhile, on cellstore's own thread: it must be quick.
+        Errors: what `update` raises; then nothing was called.
+        """
+        with doorway():
+            path, checked = self._prepared(path_or_fn, "mutation", args)
+            self._check_open()
+            future, shown = self.link.enqueue(path, checked, update)
+            wait(shown)
+            pending = Pending(path, self.link, future, self._value)
+            self._pending.append(pending)
+            return pending
+
+    @property
+    def pending(self) -> list[Pending]:
+        """The mutations given to `enqueue` that are not done."""
+        self._pending = [each for each in self._pending if not each.done]
+        return list(self._pending)
+
+    def pages(self, path_or_fn: Callee, size: int = 100, /, **args: Any) -> Iterator[list[Any]]:
+        """Every page of a paginated query, one after the other, all of one moment: nothing twice, nothing missed.
+
+        The query takes Convex's options as its argument `paginationOpts` or `opts` and returns what `.paginate` does.
+        Errors: OutOfRetention when the walk takes longer than history is kept.
+        """
+        with doorway():
+            path, _ = self._prepared(path_or_fn, "query", {**args, self._page_argument(path_or_fn): _opts(size, None)})
+        return self._pages(path, self._page_argument(path_or_fn), size, args)
+
+    @property
+    def aio(self) -> AsyncDatabase:
+        """The same database for code that awaits."""
+        from cellstore.client.awaiting import AsyncDatabase
+
+        return AsyncDatabase(self)
 
     # data in and out
 
@@ -324,13 +387,38 @@ class Database:
         if isinstance(handle, Function):
             self._shipper.ready(handle)
 
+    def _page_argument(self, path_or_fn: Callee) -> str:
+        """Which argument takes the options of a page: `paginationOpts` as in Convex, unless the function says `opts`."""
+        from cellstore.functions import Function, registry
+
+        handle = registry.find(path_or_fn) if isinstance(path_or_fn, str) else path_or_fn
+        takes = inspect.signature(handle.fn).parameters if isinstance(handle, Function) else {}
+        return "opts" if "opts" in takes else "paginationOpts"
+
+    def _pages(self, path: str, argument: str, size: int, args: dict[str, Any]) -> Iterator[list[Any]]:
+        cursor: str | None = None
+        ts: int | None = None
+        while True:
+            with doorway():
+                outcome = self._ask(path, {**args, argument: _opts(size, cursor)}, ts)
+                page = self._value(path, outcome)
+                if not isinstance(page, dict) or "page" not in page:
+                    raise CallerError(f"{path} returns no page; return what .paginate(…) gives", code="NoPage")
+            ts = outcome.ts
+            if page["page"]:
+                yield page["page"]
+            if page["isDone"]:
+                return
+            cursor = page["continueCursor"]
+
     def _query(self, path: str, args: dict[str, Any]) -> Any:
         return self._value(path, self._ask(path, args))
 
-    def _ask(self, path: str, args: dict[str, Any]) -> Outcome:
-        """The outcome of a one-shot query, noted by a view that records what it asks."""
+    def _ask(self, path: str, args: dict[str, Any], ts: int | None = None) -> Outcome:
+        """The outcome of a one-shot query, now or at `ts`, noted by a view that records what it asks."""
         asked = note(self, path, args)
-        outcome = read_answer(*self._control("query", {"path": path}, native.dumps(args)))
+        params = {"path": path} if ts is None else {"path": path, "ts": ts}
+        outcome = read_answer(*self._control("query", params, native.dumps(args)))
         if asked is not None and outcome.failure is None:
             asked.answer = native.dumps(outcome.value)
         return outcome
@@ -411,6 +499,10 @@ def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:
     if answer.get("error") is not None:
         return Outcome(failure=read_failure(answer["error"]), logs=logs)
     return Outcome(value=native.loads(octets) if octets else answer.get("value"), logs=logs, ts=answer.get("ts"))
+
+
+def _opts(size: int, cursor: str | None) -> dict[str, Any]:
+    return {"numItems": size, "cursor": cursor}
 
 
 def listed(answer: Any, name: str) -> list[dict[str, Any]]:

@@ -46,6 +46,10 @@ class QuerySet:
         """The query of this id, if somebody still watches it."""
         return self._by_id.get(query_id)
 
+    def find(self, path: str, args: dict[str, Any]) -> LiveQuery | None:
+        """The query for (path, args), if somebody watches it."""
+        return self._by_key.get(query_key(path, args))
+
     def acquire(self, path: str, args: dict[str, Any]) -> tuple[LiveQuery, bool]:
         """The query for (path, args), one watcher more; True when it is new and the server must be told."""
         key = query_key(path, args)

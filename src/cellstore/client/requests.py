@@ -59,6 +59,10 @@ class Requests:
     def __len__(self) -> int:
         return len(self._open)
 
+    def get(self, request_id: int) -> Request | None:
+        """The request, while its end has not been heard."""
+        return self._open.get(request_id)
+
     def start(self, kind: Kind, path: str, args: dict[str, Any]) -> Request:
         """A new request, not yet sent."""
         request = Request(self._next_id, kind, path, args)

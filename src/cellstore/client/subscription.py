@@ -2,24 +2,28 @@
 
     sub = db.subscribe(open_tasks, limit=5)
     sub.value                                   the newest result, None before the first
-    sub.wait(lambda tasks: len(tasks) > 3)      blocks until a result satisfies
+    sub.until(lambda tasks: len(tasks) > 3)     blocks until a result satisfies; also `wait`, and `await sub.auntil(…)`
     for tasks in sub: …                         every new result; states may be skipped, never torn
+    async for tasks in sub: …                   the same on the caller's own event loop
     sub.close()                                 or leave its `with` block, or forget the object
 
 Order:     values arrive on the client's loop thread; callbacks run one at a time on a thread of their own (or where
            `dispatch` puts them), so user code never blocks the connection. A slow callback sees only the newest value.
-Invariant: a subscription without callback ends when nobody refers to it; one with a callback ends by `close`.
+Invariant: a subscription without callback ends when nobody refers to it; one with a callback ends by `close`. Whoever
+           waits is woken by every new result and by every change of `status`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
 import logging
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -53,23 +57,40 @@ class _Inbox:
         self.state = _State()
         self.changed = threading.Condition()
         self.notify: Callable[[], None] | None = None
+        self.wakers: set[Callable[[], None]] = set()  # of those who wait on an event loop
+        self.turns = 0  # results and changes of status so far
         self.is_closed = False
 
     def deliver(self, result: QueryResult) -> None:
-        from cellstore.values.document import documents
-
+        """A new result."""
         if result.failure is not None:
-            error = error_from(result.failure, self.path)
-            new = _State(self.state.number + 1, self.state.value, error)
+            self.put(self.state.value, error_from(result.failure, self.path))
         else:
-            # the next patch is of the list the machine holds: what callers get, and may change, is another
-            value = list(result.value) if type(result.value) is list else result.value
-            new = _State(self.state.number + 1, documents(value))
+            self.put(presented(result.value))
+
+    def put(self, value: Any, error: CellstoreError | None = None) -> None:
+        """A new state."""
         with self.changed:
-            self.state = new
-            self.changed.notify_all()
+            self.state = _State(self.state.number + 1, value, error)
+        self.wake()
         if self.notify is not None:
             self.notify()
+
+    def wake(self) -> None:
+        """Something may look different: have everybody who waits look again."""
+        with self.changed:
+            self.turns += 1
+            self.changed.notify_all()
+            wakers = tuple(self.wakers)
+        for waker in wakers:
+            waker()
+
+
+def presented(value: Any) -> Any:
+    """A result as callers get it. The next patch is of the list the machine holds; this one they may change."""
+    from cellstore.values.document import documents
+
+    return documents(list(value) if type(value) is list else value)
 
 
 class Subscription:
@@ -88,9 +109,15 @@ class Subscription:
         self._inbox = _Inbox(path)
         if callback is not None:
             self._inbox.notify = _Caller(self, self._inbox, callback, dispatch).poke
-        self._watch: Watch = link.watch(path, args, self._inbox.deliver)
-        self._finalizer = weakref.finalize(self, _end, self._inbox, self._watch)
+        watches = self._begin(link)
+        for watch in watches:
+            watch.on_state = self._inbox.wake
+        self._finalizer = weakref.finalize(self, _end, self._inbox, watches)
         self._finalizer.atexit = False
+
+    def _begin(self, link: Link) -> list[Watch]:
+        """What is followed, from here on."""
+        return [link.watch(self.path, self.args, self._inbox.deliver)]
 
     @property
     def value(self) -> Any:
@@ -121,32 +148,68 @@ class Subscription:
     def wait(self, predicate: Callable[[Any], object] | None = None, timeout: float | None = None) -> Any:
         """The first value (the present one included) that satisfies `predicate`; any, without one.
 
+        The predicate is asked again with every new value and whenever `status` changes. It runs on the caller's thread.
         Errors: TimeoutError after `timeout` seconds; the query's own error when its run fails meanwhile; Disconnected
         when the subscription is closed.
         """
-        seen, deadline = -1, None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         with doorway():
             while True:
-                state = self._newer_than(max(seen, 0), deadline) if seen >= 0 else self._first(deadline)
-                if state.error is not None:
-                    raise state.error
-                if predicate is None or predicate(state.value):
+                turn, state = self._inbox.turns, self._inbox.state
+                if self._satisfied(state, predicate):
                     return state.value
-                seen = state.number
+                self._turned(turn, deadline)
+
+    def until(self, predicate: Callable[[Any], object], timeout: float | None = None) -> Any:
+        """`wait`, with something to wait for."""
+        return self.wait(predicate, timeout)
+
+    async def auntil(self, predicate: Callable[[Any], object] | None = None, timeout: float | None = None) -> Any:
+        """As `wait`, on the caller's event loop."""
+        with doorway():
+            async with asyncio.timeout(timeout):
+                with self._bell() as bell:
+                    while True:
+                        state = self._inbox.state
+                        if self._satisfied(state, predicate):
+                            return state.value
+                        self._check_open()
+                        await bell.wait()
+                        bell.clear()
 
     def __iter__(self) -> Iterator[Any]:
         """The present value, then every new one; ends when the subscription is closed. Errors: the query's own."""
         seen = 0
         while True:
-            try:
-                state = self._newer_than(seen, None)
-            except Disconnected:
-                return
+            turn, state = self._inbox.turns, self._inbox.state
+            if state.number == seen:
+                try:
+                    self._turned(turn, None)
+                except Disconnected:
+                    return
+                continue
             if state.error is not None:
                 with doorway():
                     raise state.error
             seen = state.number
             yield state.value
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """As iteration, on the caller's event loop."""
+        seen = 0
+        with self._bell() as bell:
+            while True:
+                state = self._inbox.state
+                if state.number == seen:
+                    if self._is_over():
+                        return
+                    await bell.wait()
+                    bell.clear()
+                    continue
+                if state.error is not None:
+                    raise state.error
+                seen = state.number
+                yield state.value
 
     def close(self) -> None:
         """Hear no more. Again is fine."""
@@ -161,29 +224,103 @@ class Subscription:
     def __repr__(self) -> str:
         return f"<Subscription {self.path} {self.status}: {self.value!r}>"
 
-    def _first(self, deadline: float | None) -> _State:
-        state = self._inbox.state
-        return state if state.number else self._newer_than(0, deadline)
+    def _satisfied(self, state: _State, predicate: Callable[[Any], object] | None) -> bool:
+        if state.error is not None:
+            raise state.error
+        return state.number > 0 and (predicate is None or bool(predicate(state.value)))
 
-    def _newer_than(self, number: int, deadline: float | None) -> _State:
-        """The next state after `number`, waited for in steps that Ctrl-C can interrupt."""
+    def _is_over(self) -> bool:
+        return self._inbox.is_closed or self._link.state == "closed"
+
+    def _check_open(self) -> None:
+        if self._is_over():
+            raise self._link.problem or Disconnected("this subscription is closed")
+
+    def _turned(self, turn: int, deadline: float | None) -> None:
+        """Wait until something happens after `turn`, in steps that Ctrl-C can interrupt."""
         inbox = self._inbox
         with inbox.changed:
-            while inbox.state.number <= number:
-                if inbox.is_closed or self._link.state == "closed":
-                    raise self._link.problem or Disconnected("this subscription is closed")
+            while inbox.turns == turn:
+                self._check_open()
                 left = WAIT_TICK_S if deadline is None else min(WAIT_TICK_S, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError(f"{self.path}: no such value came in time; status is {self.status}")
                 inbox.changed.wait(left)
-            return inbox.state
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{self.path}: no such value came in time; status is {self.status}")
+
+    @contextlib.contextmanager
+    def _bell(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop, set whenever something happens."""
+        bell, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def ring() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(bell.set)
+
+        self._inbox.wakers.add(ring)
+        try:
+            yield bell
+        finally:
+            self._inbox.wakers.discard(ring)
 
 
-def _end(inbox: _Inbox, watch: Watch) -> None:
+class Together(Subscription):
+    """Several queries as one: `value` is a dict of their values, always of one moment.
+
+    A commit that changes several of them is one new value. None before all of them have their first result; while one
+    fails, `error` is its error.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        queries: dict[str, tuple[str, dict[str, Any]]],
+        callback: Callable[[Any], object] | None,
+        dispatch: Dispatch,
+    ) -> None:
+        self.queries = queries
+        super().__init__(link, " + ".join(path for path, _ in queries.values()), {}, callback, dispatch)
+
+    def _begin(self, link: Link) -> list[Watch]:
+        heard = _Heard(self._inbox, dict.fromkeys(self.queries))
+        watches = [link.watch(path, args, heard.listener(name)) for name, (path, args) in self.queries.items()]
+        watches[0].on_step = heard.stepped
+        return watches
+
+
+class _Heard:
+    """What the queries of a set came to; becomes one state when a step is complete."""
+
+    def __init__(self, inbox: _Inbox, results: dict[str, QueryResult | None]) -> None:
+        self._inbox, self._results, self._is_new = inbox, results, False
+
+    def listener(self, name: str) -> Callable[[QueryResult], None]:
+        """Takes the results of one query."""
+
+        def deliver(result: QueryResult) -> None:
+            self._results[name], self._is_new = result, True
+
+        return deliver
+
+    def stepped(self) -> None:
+        """All results are of one moment now."""
+        heard = {name: result for name, result in self._results.items() if result is not None}
+        if not self._is_new or len(heard) < len(self._results):
+            return
+        self._is_new = False
+        failed = [result.failure for result in heard.values() if result.failure is not None]
+        if failed:
+            self._inbox.put(self._inbox.state.value, error_from(failed[0], self._inbox.path))
+        else:
+            self._inbox.put({name: presented(result.value) for name, result in heard.items()})
+
+
+def _end(inbox: _Inbox, watches: list[Watch]) -> None:
     inbox.is_closed, inbox.notify = True, None
-    watch.close()
-    with inbox.changed:
-        inbox.changed.notify_all()
+    for watch in watches:
+        watch.close()
+    inbox.wake()
 
 
 class _Caller:
@@ -219,7 +356,7 @@ class _Caller:
             return
         try:
             self._context.run(self._callback, state.value)
-        except Exception as error:  # the callback's task ends here; the subscription goes on
+        except Exception as error:  # noqa: BLE001 - the callback's task ends here; the subscription goes on
             said_by(self._context, error, f"the callback of live query {self._inbox.path} raised")
 
 

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 from cellstore.client.loop import LoopThread
 from cellstore.client.machine import Effect, Machine, Progressed, Restart, Send, Settled, Stepped, Stop
+from cellstore.client.optimism import Optimism, Update
 from cellstore.client.results import QueryResult
 from cellstore.client.wire import Kind, Outcome, encode_frame
 from cellstore.errors import CellstoreError, Disconnected, InvariantError, LimitExceeded, NotFound, Unauthenticated
@@ -72,6 +73,8 @@ class Watch:
     def __init__(self, link: Link, deliver: Callable[[QueryResult], None]) -> None:
         self._link, self.deliver = link, deliver
         self.query_id: int | None = None  # set on the loop thread
+        self.on_state: Callable[[], None] | None = None  # the link's state changed; as `deliver`
+        self.on_step: Callable[[], None] | None = None  # every watch has heard of the newest moment; as `deliver`
 
     def close(self) -> None:
         """Hear no more."""
@@ -90,6 +93,7 @@ class Link:
         self._waiting: dict[int, Future[Outcome]] = {}
         self._ids: dict[Future[Outcome], int] = {}
         self._watches: dict[int, list[Watch]] = {}
+        self._optimism = Optimism(self._machine)
         self._progress: dict[int, OnProgress] = {}  # by request id
 
     # called from any thread
@@ -116,6 +120,27 @@ class Link:
         future: Future[Outcome] = Future()
         self.thread.call_soon(self._request, kind, path, args, future, on_progress)
         return future
+
+    def enqueue(
+        self, path: str, args: dict[str, Any], update: Update | None = None
+    ) -> tuple[Future[Outcome], Future[None]]:
+        """Call a mutation, its guessed effects shown until the real ones are, or it failed.
+
+        Returns the future of `request`, and one that ends when the guess is shown, or is in error as `update` raised;
+        then nothing was called.
+        """
+        future: Future[Outcome] = Future()
+        shown: Future[None] = Future()
+        self.thread.call_soon(self._enqueue, path, args, update, future, shown)
+        return future, shown
+
+    def progress(self, future: Future[Outcome]) -> str:
+        """Where a request is: waiting (for a connection), sent, answered (not visible yet), done."""
+        request_id = self._ids.get(future)
+        request = None if request_id is None else self._machine.requests.get(request_id)
+        if request is None:
+            return "done" if future.done() else "waiting"
+        return request.state
 
     def abandon(self, future: Future[Outcome]) -> Future[bool]:
         """The caller stopped waiting: it is never sent again. True when it may have happened all the same."""
@@ -164,18 +189,45 @@ class Link:
             self._progress[request_id] = on_progress
         self._perform(effects)
 
+    def _enqueue(
+        self,
+        path: str,
+        args: dict[str, Any],
+        update: Update | None,
+        future: Future[Outcome],
+        shown: Future[None],
+    ) -> None:
+        if self.state == "closed":
+            future.set_exception(self.problem or Disconnected())
+            shown.set_result(None)
+            return
+        if update is not None:
+            try:
+                self._optimism.try_out(update)
+            except Exception as error:  # noqa: BLE001 - user code; whoever called hears of it
+                shown.set_exception(error)
+                return
+        request_id, effects = self._machine.request("mutation", path, args)
+        self._waiting[request_id], self._ids[future] = future, request_id
+        if update is not None:
+            self._tell(self._optimism.begin(request_id, update))
+        shown.set_result(None)
+        self._perform(effects)
+
     def _abandon(self, future: Future[Outcome], in_doubt: Future[bool]) -> None:
         request_id = self._ids.pop(future, None)
         if request_id is not None:
             del self._waiting[request_id]
+            self._tell(self._optimism.settle({}, [request_id]))
         in_doubt.set_result(request_id is None or self._machine.abandon(request_id))
 
     def _watch(self, watch: Watch, path: str, args: dict[str, Any]) -> None:
         watch.query_id, effects = self._machine.subscribe(path, args)
         self._watches.setdefault(watch.query_id, []).append(watch)
-        known = self._machine.results.get(watch.query_id)
+        known = self._optimism.shown(watch.query_id) or self._machine.results.get(watch.query_id)
         if known is not None:
             watch.deliver(known)
+            self.thread.loop.call_soon(self._stepped)  # behind the other watches of a set
         self._perform(effects)
 
     def _unwatch(self, watch: Watch) -> None:
@@ -201,12 +253,15 @@ class Link:
         self._perform(self._machine.lost(reason))
 
     def _perform(self, effects: list[Effect]) -> None:
+        settled = [effect.request_id for effect in effects if isinstance(effect, Settled)]
+        if settled and not any(isinstance(effect, Stepped) for effect in effects):
+            self._tell(self._optimism.settle({}, settled))
         for effect in effects:
             match effect:
                 case Send(frame):
                     self._send(encode_frame(frame))
                 case Stepped(_, changed):
-                    self._step(changed)
+                    self._tell(self._optimism.settle(changed, settled))
                 case Settled(request_id, outcome):
                     self._settle(request_id, outcome)
                 case Progressed(request_id, done, total, note):
@@ -217,10 +272,19 @@ class Link:
                 case Stop(error):
                     self._stop(error)
 
-    def _step(self, changed: dict[int, QueryResult]) -> None:
+    def _tell(self, changed: dict[int, QueryResult]) -> None:
+        """Show what differs from what was shown: every watch first, then those who follow whole steps."""
         for query_id, result in changed.items():
             for watch in tuple(self._watches.get(query_id, ())):
                 watch.deliver(result)
+        if changed:
+            self._stepped()
+
+    def _stepped(self) -> None:
+        for watches in tuple(self._watches.values()):
+            for watch in tuple(watches):
+                if watch.on_step is not None:
+                    watch.on_step()
 
     def _settle(self, request_id: int, outcome: Outcome) -> None:
         self._progress.pop(request_id, None)
@@ -244,6 +308,9 @@ class Link:
             self.state = state
             for listener in tuple(self.on_state):
                 listener(state)
+            for watch in [watch for watches in tuple(self._watches.values()) for watch in watches]:
+                if watch.on_state is not None:
+                    watch.on_state()
 
 
 class SocketLink(Link):

@@ -1,0 +1,60 @@
+"""A mutation that was called and not waited for: `db.enqueue(add_task, text="milk")`.
+
+waiting    there is no connection, or others go first; it goes out as soon as it may
+sent       on the wire; sent again under the same number should the connection break, and run once all the same
+answered   durable; its effects are about to be visible here
+done       `result()` gives its value or raises its error
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any
+
+from cellstore.client.loop import wait
+from cellstore.client.transport import Link
+from cellstore.client.wire import Outcome
+
+
+class Pending:
+    """A mutation on its way. Waits in a blocking call or by `await`; nobody needs to wait for it at all."""
+
+    def __init__(self, path: str, link: Link, future: Future[Outcome], read: Callable[[str, Outcome], Any]) -> None:
+        self.path = path
+        self._link, self._future, self._read = link, future, read
+
+    @property
+    def state(self) -> str:
+        """waiting, sent, answered, done."""
+        return self._link.progress(self._future)
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` returns at once."""
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the mutation returned, once its effects are visible here.
+
+        Errors: the mutation's own; TimeoutError; Disconnected when the database is closed before.
+        """
+        return self._read(self.path, wait(self._future, timeout))
+
+    def cancel(self) -> bool:
+        """Never send it, or send it again. True when it may have happened all the same."""
+        return wait(self._link.abandon(self._future))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Any:
+        try:
+            return self._read(self.path, await asyncio.shield(asyncio.wrap_future(self._future)))
+        except asyncio.CancelledError:
+            self._link.abandon(self._future)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Pending {self.path} {self.state}>"

@@ -286,6 +286,7 @@ class Together(Subscription):
         heard = _Heard(self._inbox, dict.fromkeys(self.queries))
         watches = [link.watch(path, args, heard.listener(name)) for name, (path, args) in self.queries.items()]
         watches[0].on_step = heard.stepped
+        link.thread.call_soon(heard.stepped)  # for what came before we listened
         return watches
 
 

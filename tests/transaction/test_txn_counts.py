@@ -64,6 +64,17 @@ def test_a_live_count_of_a_range_wakes_for_that_range_only(engine: Engine, tasks
     assert not woken(engine, lambda tx: done(tx).count(), lambda tx: tx.delete(tasks[3]))
 
 
+def test_a_commit_that_does_both_wakes_only_where_something_came_or_went(engine: Engine, tasks: list[Id]) -> None:
+    def both(tx: Transaction) -> None:
+        tx.patch(tasks[0], {"text": "in place"})
+        tx.patch(tasks[1], {"rank": 50})
+        tx.insert("tasks", {"done": False})
+
+    assert not woken(engine, lambda tx: done(tx).count(), both)
+    assert woken(engine, lambda tx: tx.count("tasks", "by_done"), both)
+    assert woken(engine, lambda tx: tx.count("tasks", "by_id"), both)
+
+
 def test_a_count_with_a_filter_depends_on_what_it_looked_at(engine: Engine, tasks: list[Id]) -> None:
     def count(tx: Transaction) -> None:
         assert done(tx).filter(lambda task: task["text"] == "").count() == 5

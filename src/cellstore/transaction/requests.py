@@ -152,33 +152,40 @@ class Commit:
 
 
 def touched_keys(writes: list[DocWrite]) -> dict[int, list[bytes]]:
-    """Every key the writes leave, arrive at or stay at, by index; those left and arrived at by its `membership` too."""
+    """Every key the writes leave, arrive at or stay at, by index; those left and arrived at by its `membership` too.
+
+    Mostly all keys of an index moved, or none did: then nothing is listed twice.
+    """
     found: dict[int, list[bytes]] = {}
+    moved: set[int] = set()
+    stayed: set[int] = set()
     for write in writes:
         by_id = 2 * write.table
-        _keys(found, by_id).append(write.id)
-        if write.op != "update":
-            _keys(found, membership(by_id)).append(write.id)
+        if by_id in found:
+            found[by_id].append(write.id)
+        else:
+            found[by_id] = [write.id]
+        (stayed if write.op == "update" else moved).add(by_id)
         for index, old, new in write.keys:
             keys = found.get(index)
             if keys is None:
                 keys = found[index] = []
-            if old == new:
-                if old is not None:
-                    keys.append(old)
-                continue
-            moved = _keys(found, membership(index))
             if old is not None:
                 keys.append(old)
-                moved.append(old)
+            if new == old:
+                stayed.add(index)
+                continue
+            moved.add(index)
             if new is not None:
                 keys.append(new)
-                moved.append(new)
+    for index in moved:
+        found[membership(index)] = found[index] if index not in stayed else _moved_keys(writes, index)
     return found
 
 
-def _keys(found: dict[int, list[bytes]], index: int) -> list[bytes]:
-    keys = found.get(index)
-    if keys is None:
-        keys = found[index] = []
-    return keys
+def _moved_keys(writes: list[DocWrite], index: int) -> list[bytes]:
+    """The keys left and arrived at in an index in which others stayed."""
+    if index in {2 * write.table for write in writes}:
+        return [write.id for write in writes if index == 2 * write.table and write.op != "update"]
+    pairs = [(old, new) for write in writes for number, old, new in write.keys if number == index and old != new]
+    return [key for pair in pairs for key in pair if key is not None]

@@ -4,17 +4,23 @@ Packing compares code and captured values, so a helper or a constant redefined i
 again, and a cell that changed nothing sends nothing. A unit that is refused changes nothing: the versions deployed
 before serve on, and the cell that caused it fails with the reason.
 
+Another notebook, or a file, may deploy the same module: the one that takes it is told from whom, and the one that had it is
+told after a later cell, by a look at the store every few seconds.
+
 Invariant: the same refusal is shown once, not under every later cell, until something about the module changes.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from cellstore.client import connect
 from cellstore.client.database import Database
 from cellstore.errors import CellstoreError, Disconnected
+
+LOOK_EVERY_S = 2.0
 
 
 class AutoDeploy:
@@ -24,6 +30,8 @@ class AutoDeploy:
         self._shell = shell
         self._refused: dict[str, str] = {}  # module → the refusal shown last
         self._waiting = False  # the server was away, and that was said
+        self._mine: dict[str, str] = {}  # module → where we deployed it from
+        self._looked_at = 0.0
         self.shipped: list[tuple[str, dict[str, Any]]] = []  # what the latest cell deployed: (module, report)
 
     def after_cell(self, result: Any = None) -> None:
@@ -50,6 +58,13 @@ class AutoDeploy:
             self._refused.pop(module, None)
             if report is not None:
                 self.shipped.append((module, report))
+                self._mine[module] = unit_origin(module)
+                took = report.get("took_over")
+                if took:
+                    gone = f", and {', '.join(report['removed'])} gone" if report["removed"] else ""
+                    say(f"{module} was deployed from {took['from']} until now; these are other versions{gone}")
+            else:
+                self._look(database, module)
 
     def _refuse(self, module: str, error: CellstoreError, result: Any) -> None:
         """Show it in the cell, and have the cell count as failed."""
@@ -63,11 +78,38 @@ class AutoDeploy:
         if result is not None and failed is None and result.error_before_exec is None:
             result.error_in_exec = error
 
+    def _look(self, database: Database, module: str) -> None:
+        """Say so, once, when what we deployed has been taken over by somebody else."""
+        now = time.monotonic()
+        if module not in self._mine or now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        origins = {each["path"]: each.get("origin") for each in database.functions() if each["module"] == module}
+        other = next((origin for origin in origins.values() if origin and origin != self._mine[module]), None)
+        if other is not None:
+            say(
+                f"{module} is now deployed from {other}: calls run its versions. Change a function here to take it back"
+            )
+            del self._mine[module]
+
     def _say_waiting(self, module: str) -> None:
         if not self._waiting:
             self._waiting = True
             said = f"cellstore: the server is away; {module} is deployed after a later cell, when it is back"
             print(said, file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """A line under the cell, beside its output."""
+    print(f"cellstore: {text}", file=sys.stderr)
+
+
+def unit_origin(module: str) -> str:
+    """Where this process deploys a module from."""
+    from cellstore.deploy.pack import origin_of
+    from cellstore.functions import registry
+
+    return origin_of(registry.handles(module))
 
 
 def usable() -> Database | None:

@@ -156,14 +156,22 @@ def functions(url: str | None, token: str | None) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--watch", is_flag=True, help="Go on, and deploy again whenever a file changes, until Ctrl-C.")
 @_address
-def deploy(file: Path, url: str | None, token: str | None) -> None:
+def deploy(file: Path, watch: bool, url: str | None, token: str | None) -> None:
     """Deploy the functions and tables of FILE, or of every .py file in a directory."""
-    files = sorted(file.glob("*.py")) if file.is_dir() else [file]
+    from cellstore.client import watching
+
     with _connected(url, token) as db:
-        for each in files:
-            db.deploy(str(each))
-            click.echo(f"deployed {each}")
+        if not watch:
+            if not watching.deploy_path(db, file, click.echo):
+                raise click.exceptions.Exit(1)
+            return
+        try:
+            for _ in watching.watch(db, file, click.echo):
+                pass
+        except KeyboardInterrupt:
+            pass  # that is how watching ends
 
 
 @main.command()

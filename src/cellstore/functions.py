@@ -85,6 +85,31 @@ make_frame: Callable[[Any, dict[str, Any]], Any] = _plain_frame
 """(handle, arguments) to a DataFrame; set by the client, which knows the timestamp too."""
 
 
+def _no_facts(_handle: Any) -> dict[str, Any]:
+    return {}
+
+
+function_facts: Callable[[Any], dict[str, Any]] = _no_facts
+"""What the store knows of a handle's function; set by whoever opens a database."""
+
+
+def badge(handle: Any, facts: dict[str, Any]) -> str:
+    """A function as a line of HTML."""
+    from html import escape
+
+    marks = [f"<b>{escape(handle.kind)}</b> <code>{escape(handle.path)}{escape(handle.spec.signature)}</code>"]
+    marks += [escape(_when(cron)) for cron in handle.crons]
+    version = facts.get("hash") or handle.version
+    marks.append(f"version {escape(version[:8])}" if version else "not deployed yet")
+    if facts.get("origin"):
+        marks.append(f"from {escape(facts['origin'].rpartition('/')[2])}")
+    if facts.get("last_error"):
+        error = facts["last_error"]
+        text = f"last error: {error['message']} (request {error['request_id']})"
+        marks.append(f'<span style="color:#b3261e">{escape(text)}</span>')
+    return f"<div>{' · '.join(marks)}</div>"
+
+
 class _Callable:
     """What a function's handle and a reference to it share: being called."""
 
@@ -151,6 +176,7 @@ class Function(_Callable, Generic[P, R]):
         home = module_of(plain.__module__, plain.__globals__.get("__file__"))
         self.home = home if module is None else clean_module(module)  # None: the notebook, whatever its name
         self.crons: list[dict[str, Any]] = []
+        self.version = ""  # of what was shipped last: a hash of what it does
         names = frame_names(depth + 1)
         hints = resolved_hints(plain, names)
         if route is not None:
@@ -212,7 +238,12 @@ class Function(_Callable, Generic[P, R]):
     def __repr__(self) -> str:
         internal = "internal " if self.internal and self._spec.route is None else ""
         schedule = "".join(f", {_when(cron)}" for cron in self.crons)
-        return f"<{internal}{self.kind} {self.path}{self._spec.signature}{schedule}>"
+        version = f", version {self.version[:8]}" if self.version else ""
+        return f"<{internal}{self.kind} {self.path}{self._spec.signature}{schedule}{version}>"
+
+    def _repr_html_(self) -> str:
+        """A badge: path, kind, version, where it is deployed from, its last error."""
+        return badge(self, function_facts(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reference, (self.path, self.kind, self._positional)

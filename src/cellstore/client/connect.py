@@ -21,7 +21,7 @@ from cellstore.client.errors_render import doorway
 from cellstore.client.loop import shared_loop
 from cellstore.client.subscription import Subscription
 from cellstore.client.transport import Address, SocketLink
-from cellstore.errors import CallerError
+from cellstore.errors import CallerError, CellstoreError
 
 _stack: list[Database] = []
 _lock = threading.Lock()
@@ -92,6 +92,7 @@ def make_current(database: Database) -> Database:
     database.on_closed.append(_forget)
     functions.current_database = current
     functions.make_frame = frame_from_call
+    functions.function_facts = facts_of
     return database
 
 
@@ -111,6 +112,14 @@ def current() -> Database:
         "or cs.open('file.db') for a store in this process",
         code="NoDatabase",
     )
+
+
+def facts_of(handle: Any) -> dict[str, Any]:
+    """What the current database's server knows of a function; nothing when there is no answer."""
+    try:
+        return next((each for each in current().functions() if each["path"] == handle.path), {})
+    except CellstoreError:
+        return {}
 
 
 def deploy(what: Any = None) -> dict[str, Any]:

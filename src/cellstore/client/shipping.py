@@ -70,6 +70,8 @@ class Shipper:
                 return None
             report = self._deploy(unit)
             self._hashes[module] = unit.hash
+            for handle in handles:
+                handle.version = unit.hashes.get(handle.name, "")
             self._served.update((handle.path, list(watched([handle.fn]))) for handle in handles)
             return report
 

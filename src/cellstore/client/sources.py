@@ -30,8 +30,17 @@ def modules_of(what: Any) -> list[str]:
     if isinstance(what, ModuleType):
         return _defined_in(what)
     path = Path(what)
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return sorted({module for file in files for module in _defined_in(load_file(file))})
+    if not path.is_dir():
+        return _defined_in(load_file(path))
+    return sorted({module for file in files_of(path) for module in _defined_in(load_file(file))})
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file itself, or the files of a directory that say they define something; others are there to be imported."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.rglob("*.py"))
+    return [file for file in files if "cellstore" in file.read_text(encoding="utf-8", errors="replace")]
 
 
 def load_file(path: Path) -> ModuleType:
@@ -54,12 +63,16 @@ def load_file(path: Path) -> ModuleType:
 
 
 def _defined_in(module: ModuleType) -> list[str]:
-    from cellstore.functions import Function
+    from cellstore.functions import Function, registry
+    from cellstore.schema.registry import module_of
 
     found = {value.module for value in vars(module).values() if isinstance(value, Function)}
+    own = module_of(module.__name__, getattr(module, "__file__", None))
+    if own is not None and registry.tables(own):
+        found.add(own)
     if not found:
         raise DeployError(
-            f"{module.__name__} defines no functions of cellstore; decorate them with @cs.query, @cs.mutation or "
+            f"{module.__name__} defines no functions or tables of cellstore; decorate functions with @cs.query, @cs.mutation or "
             "@cs.action"
         )
     return sorted(found)

@@ -12,6 +12,7 @@ Cost       some milliseconds for a notebook; nothing is sent
 from __future__ import annotations
 
 import base64
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,7 +52,20 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         path_entries=path_entries(),
         hashes={name: function_hash(fn) for name, fn in functions.items()},
         cells=cell_names(texts),
+        origin=origin_of(handles),
     )
+
+
+def origin_of(handles: Sequence[Any]) -> str:
+    """The notebook or file that defines these: an absolute path, or nothing when nobody knows."""
+    names = {handle.fn.__module__ for handle in handles}
+    if "__main__" in names or not names:
+        notebook = os.environ.get("JPY_SESSION_NAME", "")
+        main = getattr(sys.modules.get("__main__"), "__file__", None)
+        found = notebook or main or ""
+    else:
+        found = str(getattr(sys.modules.get(names.pop()), "__file__", "") or "")
+    return os.path.abspath(found) if found and os.sep in found else found  # noqa: PTH100
 
 
 def _cron(handle: Any, cron: dict[str, Any]) -> dict[str, Any]:

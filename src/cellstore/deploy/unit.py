@@ -38,6 +38,7 @@ class Unit:
     path_entries: list[str] = field(default_factory=list)  # of sys.path, beyond the interpreter's own
     hashes: dict[str, str] = field(default_factory=dict)  # function name to the hash of its code and captures
     cells: dict[str, str] = field(default_factory=dict)  # file name to "Cell In[3]"
+    origin: str = ""  # the notebook or file it was deployed from, for people
 
     @cached_property
     def hash(self) -> str:
@@ -71,7 +72,7 @@ class Unit:
         return cls(
             functions=[FunctionSpec.from_json(spec) for spec in definitions["functions"]],
             tables=[TableDefinition.from_json(table) for table in definitions["tables"]],
-            **{name: data[name] for name in _PLAIN},
+            **{name: data[name] for name in _PLAIN if name in data},  # an older store knows fewer
         )
 
 
@@ -88,6 +89,7 @@ _PLAIN = (
     "path_entries",
     "hashes",
     "cells",
+    "origin",
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError
-from cellstore.runtime.registry import Registry, module_row, unit_of_row
+from cellstore.runtime.registry import Change, Registry, module_row, unit_of_row
 from cellstore.transaction.database import Engine
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.index_key import END, encode_value
@@ -49,6 +49,7 @@ class Deploying:
                     raise DeployError(f"the module {unit.module!r} cannot be loaded where functions run:\n{problem}")
             tables = await self._apply_tables(unit)
             _, ts = self._engine.run(lambda transaction: _write_row(transaction, row), source="")
+            before = self._registry.units.get(unit.module)
             install(unit)
         return {
             "module": unit.module,
@@ -59,6 +60,7 @@ class Deploying:
             "changed": change.changed,
             "removed": change.removed,
             "tables": tables,
+            **_taken_over(before, unit, change),
         }
 
     async def _apply_tables(self, unit: Unit) -> Any:
@@ -74,6 +76,13 @@ class Deploying:
             await asyncio.sleep(0)
 
 
+def _taken_over(before: Unit | None, unit: Unit, change: Change) -> dict[str, Any]:
+    """What a deploy took from another notebook or file, if it did."""
+    if before is None or not before.origin or before.origin == unit.origin or not (change.changed or change.removed):
+        return {}
+    return {"took_over": {"from": before.origin, "to": unit.origin}}
+
+
 def _write_row(transaction: Transaction, row: dict[str, Any]) -> None:
     prefix = encode_value(row["path"])
     found = next(transaction.scan("_modules", "by_path", prefix, prefix + END), None)
@@ -81,3 +90,11 @@ def _write_row(transaction: Transaction, row: dict[str, Any]) -> None:
         transaction.insert("_modules", row)
     else:
         transaction.replace(found[1]["_id"], row)
+
+
+def taken_over_text(module: str, report: dict[str, Any]) -> str:
+    """A sentence for both sides."""
+    took = report["took_over"]
+    parts = [(report["changed"], "other versions now"), (report["removed"], "gone")]
+    what = "; ".join(f"{', '.join(paths)}: {fate}" for paths, fate in parts if paths)
+    return f"{module} was deployed from {took['from']} and is now from {took['to'] or 'elsewhere'} ({what})"

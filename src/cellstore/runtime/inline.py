@@ -23,7 +23,7 @@ from cellstore.runtime import capture
 from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, in_thread, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
-from cellstore.runtime.deploying import Deploying
+from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.execute import Call, Executor, replayed
 from cellstore.runtime.loaded import LoadedModules
 from cellstore.runtime.log_stream import LogStream
@@ -269,6 +269,8 @@ class InlineRunner:
         """See `Runner.deploy`."""
         self._check_running()
         report = await self._deploying.deploy(unit, self._try, self._install)
+        if "took_over" in report:
+            self.logs.say("WARN", taken_over_text(unit.module, report), unit.module)
         self.scheduler.plan_crons()
         return report
 
@@ -291,7 +293,7 @@ class InlineRunner:
 
     def functions(self) -> list[dict[str, Any]]:
         """See `Runner.functions`."""
-        return self._registry.listing()
+        return [each | self.logs.last_error(each["path"]) for each in self._registry.listing()]
 
     # Inside
 

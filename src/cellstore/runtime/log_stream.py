@@ -22,6 +22,7 @@ from typing import Any
 from cellstore.runtime.outcome import Outcome
 
 _Entry = tuple[int, float, str, str, str, list[str], bool, str, float]  # see `_plain`
+_PATH_CHARS_MAX = 200
 _NO_LINES: list[str] = []
 
 
@@ -32,6 +33,7 @@ class LogStream:
         self.name = secrets.token_hex(4)
         self._entries: deque[_Entry] = deque(maxlen=records_max)
         self._last = 0
+        self._errors: dict[str, tuple[float, str, str]] = {}  # by function: its latest
         self._waiting: list[asyncio.Future[None]] = []
 
     def request_id(self) -> str:
@@ -40,12 +42,15 @@ class LogStream:
 
     def note(self, kind: str, path: str, outcome: Outcome, request_id: str = "", *, said: bool = False) -> Outcome:
         """A call is over; its error gets its request id. `said`: its lines are in the stream already."""
+        path = path[:_PATH_CHARS_MAX]
         error = outcome.error
         if error is not None:
             if not error.request_id:
                 error.request_id = request_id or self.request_id()
             request_id = error.request_id
             text = error.traceback or error.message
+            if error.code != "NotFound":  # names that somebody made up are not kept
+                self._errors[path] = (time.time() * 1000, error.message, error.request_id)
         else:
             text = ""
         self._add(kind, path, request_id, _NO_LINES if said else outcome.logs, error is None, text, outcome.duration_ms)
@@ -79,6 +84,13 @@ class LogStream:
     def tail(self, count: int) -> list[dict[str, Any]]:
         """The newest `count` records."""
         return self.after(self._last - count, count)
+
+    def last_error(self, path: str) -> dict[str, Any]:
+        """The latest error of a function since the server started, under its name in a listing; empty when there was none."""
+        if path not in self._errors:
+            return {}
+        at_ms, message, request_id = self._errors[path]
+        return {"last_error": {"at_ms": at_ms, "message": message, "request_id": request_id}}
 
     @property
     def last(self) -> int:

@@ -24,7 +24,7 @@ from cellstore.errors import CellstoreError, ConflictError, FatalError, NotFound
 from cellstore.runtime import calls
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
-from cellstore.runtime.deploying import Deploying
+from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.pending import Pending
@@ -261,7 +261,7 @@ class PoolRunner:
 
     def functions(self) -> list[dict[str, Any]]:
         """See `Runner.functions`."""
-        return self._registry.listing()
+        return [each | self.logs.last_error(each["path"]) for each in self._registry.listing()]
 
     def find(self, path: str) -> Deployed:
         """The deployed function at `path`. Errors: NotFound."""
@@ -391,6 +391,8 @@ class PoolRunner:
         """See `Runner.deploy`."""
         self._check_running()
         report = await self._deploying.deploy(unit, self._try, self._install)
+        if "took_over" in report:
+            self.logs.say("WARN", taken_over_text(unit.module, report), unit.module)
         self.scheduler.plan_crons()
         return report
 

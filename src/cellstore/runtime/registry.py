@@ -138,6 +138,7 @@ class Registry:
                 "doc": function.spec.doc,
                 "module": function.module,
                 "hash": function.hash,
+                "origin": self.units[function.module].origin if function.module in self.units else "",
             }
             for function in self.all()
         ]

@@ -1,0 +1,272 @@
+# ruff: noqa: E501, E402 — cells stand in tables
+"""Every shape of function people write in cells, in a real kernel, run by the worker processes of a real server.
+
+Each case defines something, in one cell or several, and calls it; then what cannot travel, refused by name.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "kernel")]
+
+from server_process import TOKEN, ServerProcess
+from test_kernel import Kernel
+
+SHAPES = {
+    "helpers and constants from other cells": (
+        ["RATE = 1.5", "def scaled(x):\n    return x * RATE", "@cs.query\ndef shape(ctx):\n    return scaled(4)"],
+        "6.0",
+    ),
+    "a closure": (
+        [
+            "def counter(step):\n    @cs.query(name='shape')\n    def inner(ctx):\n        return step + 1\n    return inner",
+            "shape = counter(41)",
+        ],
+        "42",
+    ),
+    "a lambda with a name": (["shape = cs.query(name='shape')(lambda ctx: [n * n for n in range(3)])"], "[0, 1, 4]"),
+    "a decorator on top": (
+        [
+            "import functools\ndef twice(fn):\n    @functools.wraps(fn)\n    def wrapper(ctx):\n        return [fn(ctx), fn(ctx)]\n"
+            "    return wrapper",
+            "@cs.query\n@twice\ndef shape(ctx):\n    return 7",
+        ],
+        "[7, 7]",
+    ),
+    "a decorator that is an object": (
+        [
+            "class Adding:\n    def __init__(self, n): self.n = n\n    def __call__(self, fn):\n        import functools\n"
+            "        return functools.wraps(fn)(lambda ctx: fn(ctx) + self.n)",
+            "@cs.query\n@Adding(2)\ndef shape(ctx):\n    return 7",
+        ],
+        "9",
+    ),
+    "a class with inheritance and super": (
+        [
+            "class Base:\n    def __init__(self, n): self.n = n\n    def value(self): return self.n",
+            "class Double(Base):\n    def value(self): return 2 * super().value()",
+            "@cs.query\ndef shape(ctx):\n    return Double(21).value()",
+        ],
+        "42",
+    ),
+    "a dataclass": (
+        [
+            "from dataclasses import dataclass, asdict\n@dataclass\nclass Point:\n    x: int\n    y: int = 2",
+            "@cs.query\ndef shape(ctx):\n    return asdict(Point(1))",
+        ],
+        "{'x': 1, 'y': 2}",
+    ),
+    "an enum": (
+        [
+            "import enum\nclass Color(enum.Enum):\n    RED = 'r'\n    BLUE = 'b'",
+            "@cs.query\ndef shape(ctx):\n    return [Color('r').name, len(Color)]",
+        ],
+        "['RED', 2]",
+    ),
+    "a pydantic model": (
+        [
+            "import pydantic\nclass Order(pydantic.BaseModel):\n    n: int\n    tag: str = 'x'",
+            "@cs.query\ndef shape(ctx):\n    return Order(n=3).model_dump()",
+        ],
+        "{'n': 3, 'tag': 'x'}",
+    ),
+    "async def": (
+        ["async def helper():\n    return 5", "@cs.query\nasync def shape(ctx):\n    return await helper() + 1"],
+        "6",
+    ),
+    "recursion": (["@cs.query\ndef shape(ctx):\n    def fib(n): return n if n < 2 else fib(n-1) + fib(n-2)\n    return fib(10)"], "55"),
+    "mutual recursion": (
+        [
+            "def even(n): return n == 0 or odd(n - 1)\ndef odd(n): return n != 0 and even(n - 1)",
+            "@cs.query\ndef shape(ctx):\n    return [even(10), odd(10)]",
+        ],
+        "[True, False]",
+    ),
+    "an import outside": (["import math\nfrom collections import Counter", "@cs.query\ndef shape(ctx):\n    return [math.floor(2.5), Counter('aab')['a']]"], "[2, 2]"),
+    "an import inside": (["@cs.query\ndef shape(ctx):\n    import colorsys\n    from json import dumps\n    return dumps([1])"], "'[1]'"),
+    "a library": (["import numpy as np", "@cs.query\ndef shape(ctx):\n    return float(np.arange(4).sum())"], "6.0"),
+    "a module next to the notebook": (["import beside", "@cs.query\ndef shape(ctx):\n    return beside.doubled(beside.BASE)"], "42"),
+    "a name from a module next to the notebook": (["from beside import doubled", "@cs.query\ndef shape(ctx):\n    return doubled(4)"], "8"),
+    "defaults from a constant": (["TOP = 3", "@cs.query\ndef shape(ctx, n: int = TOP):\n    return n"], "3"),
+    "functools.partial and cache": (
+        [
+            "import functools\n@functools.cache\ndef slow(n): return n * 2\nplus = functools.partial(pow, 2)",
+            "@cs.query\ndef shape(ctx):\n    return [slow(4), plus(3)]",
+        ],
+        "[8, 8]",
+    ),
+    "a small frame": (
+        ["import pandas as pd\nLOOKUP = pd.DataFrame({'a': [1, 2]})", "@cs.query\ndef shape(ctx):\n    return int(LOOKUP.a.sum())"],
+        "3",
+    ),
+    "a call of another function": (
+        ["@cs.query\ndef other(ctx):\n    return 20", "@cs.query\ndef shape(ctx):\n    return other() + ctx.run_query(other) + 2"],
+        "42",
+    ),
+}  # fmt: skip
+
+REFUSALS = {
+    "a connection": ("import sqlite3\nconn = sqlite3.connect(':memory:')", "conn", "conn.execute('select 1')", "sqlite3.Connection"),
+    "a lock": ("import threading\nguard = threading.Lock()", "guard", "guard.locked()", "guards nothing"),
+    "an open file": ("log_file = open('beside.py')", "log_file", "log_file.read()", "open it inside an action"),
+    "a generator": ("numbers = (n for n in range(3))", "numbers", "list(numbers)", "make it a list"),
+    "a thread": ("import threading\nworker = threading.Thread(target=print)", "worker", "worker.name", "start it inside an action"),
+    "a large frame": (
+        "import pandas as pd\nbig = pd.DataFrame({'a': range(1_000_000)})",
+        "big",
+        "len(big)",
+        "load it into a table",
+    ),
+    "the kernel itself": ("shell = get_ipython()", "shell", "shell.execution_count", "belongs to this kernel"),
+    "a database": ("db = cs.current()", "db", "db.tables()", "ctx.db"),
+    "through a helper": ("import threading\ninner = threading.Lock()\ndef helper():\n    return inner.locked()", "helper, which uses `inner`", "helper()", "guards nothing"),
+}  # fmt: skip
+
+SIGNATURES = {
+    "*args": ("@cs.query\ndef bad(ctx, *numbers):\n    return 1", "*numbers cannot be: arguments travel by name; take a list"),
+    "positional-only": ("@cs.query\ndef bad(ctx, a, /):\n    return 1", "drop the `/`"),
+    "no context": ("@cs.query\ndef bad():\n    return 1", "its first one is the context"),
+    "a generator function": ("@cs.query\ndef bad(ctx):\n    yield 1", "collect it in a list"),
+    "two kinds": ("@cs.query\n@cs.mutation\ndef bad(ctx):\n    return 1", "is a mutation already"),
+    "an unnamed lambda": ("bad = cs.query(lambda ctx: 1)", "a lambda has no name"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    started = ServerProcess(tmp_path_factory.mktemp("server")).start()
+    yield started
+    started.stop()
+
+
+def kernel_of(server: ServerProcess, cwd: Path) -> Kernel:
+    kernel = Kernel(cwd)
+    (cwd / "beside.py").write_text("BASE = 21\ndef doubled(n):\n    return n * 2\n")
+    assert kernel.run("%load_ext cellstore\nimport cellstore as cs").errors == []
+    assert kernel.run(f"%cellstore connect {server.url} --token {TOKEN}").errors == []
+    return kernel
+
+
+@pytest.fixture(scope="module")
+def kernel(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    started = kernel_of(server, tmp_path_factory.mktemp("cells"))
+    yield started
+    started.stop()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_definition_works_where_functions_run(kernel: Kernel, name: str) -> None:
+    cells, expected = SHAPES[name]
+    for cell in cells:
+        assert kernel.run(cell).errors == []
+    called = kernel.run("cs.current().query('tasks:shape')")
+    assert called.errors == []
+    assert called.text == expected
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_travel_is_refused_in_its_cell_by_name_and_reason(kernel: Kernel, name: str) -> None:
+    setup, variable, use, reason = REFUSALS[name]
+    assert kernel.run(setup).errors == []
+    cell = kernel.run(f"@cs.query\ndef refused(ctx):\n    return {use}")
+    assert cell.status == "error"
+    [error] = cell.errors
+    assert "DeployError" in error
+    assert variable in error
+    assert reason in error
+    assert kernel.run("@cs.query\ndef refused(ctx):\n    return 1\nrefused()").text == "1"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_signature_that_cannot_be_is_refused_with_a_reason(kernel: Kernel, name: str) -> None:
+    cell, reason = SIGNATURES[name]
+    [error] = kernel.run(cell).errors
+    assert reason in error
+
+
+def test_a_cell_run_again_unchanged_ships_nothing_and_a_changed_one_its_module_once(kernel: Kernel) -> None:
+    cell = "@cs.query\ndef same(ctx):\n    return 1"
+    shipped = (
+        "from cellstore_kernel import extension\n"
+        "[module for loaded in extension._loaded.values() for module, _ in loaded.autodeploy.shipped]"
+    )
+    kernel.run(cell)
+    before = kernel.run("[f['hash'] for f in cs.current().functions() if f['path'] == 'tasks:same']").text
+    kernel.run("# a comment above\n\n" + cell)
+    assert kernel.run(shipped).text == "[]"
+    assert kernel.run("[f['hash'] for f in cs.current().functions() if f['path'] == 'tasks:same']").text == before
+    kernel.run(cell.replace("1", "2"))
+    assert kernel.run(shipped).text == "['tasks']"
+    assert kernel.run("[f['hash'] for f in cs.current().functions() if f['path'] == 'tasks:same']").text != before
+
+
+def test_the_users_own_line_is_shown_with_its_marks_and_none_of_ours(kernel: Kernel) -> None:
+    kernel.run(
+        "def helper(row):\n    return row['nmae'].upper()\n@cs.query\ndef failing(ctx):\n    return helper({'name': 'x'})"
+    )
+    [error] = kernel.run("failing()").errors
+    assert "return helper({'name': 'x'})" in error
+    assert "return row['nmae'].upper()" in error
+    assert "^^^" in error
+    assert "cellstore/runtime" not in error
+
+
+def test_progress_is_a_bar_in_the_calling_cell(kernel: Kernel) -> None:
+    kernel.run(
+        "@cs.action\ndef long(ctx):\n    import time\n    for n in range(8):\n        ctx.progress(n + 1, 8, f'part {n + 1}')\n"
+        "        time.sleep(0.15)\n    return 'done'"
+    )
+    cell = kernel.run("long()")
+    assert cell.text == "'done'"
+    bars = [shown["text/html"] for shown in cell.shown if "text/html" in shown]
+    assert any("<progress" in bar for bar in bars)
+    assert any("tasks:long" in bar for bar in bars)
+
+
+def test_what_functions_say_is_in_the_log_stream(kernel: Kernel) -> None:
+    kernel.run(
+        "import logging, warnings\n@cs.mutation\ndef talk(ctx):\n    print('printed')\n"
+        "    logging.getLogger('mine').warning('careful')\n    warnings.warn('old')\n"
+    )
+    said = kernel.run("talk()").printed
+    assert "printed" in said
+    assert "[WARN] careful" in said
+    assert "[WARN] UserWarning: old" in said
+    stream = kernel.run("%cellstore logs -n 20").printed
+    [line] = [line for line in stream.splitlines() if "careful" in line]
+    assert " WARN " in line
+    assert "tasks:talk" in line
+    assert "mutation, " in stream
+    assert " ms" in stream
+
+
+def test_a_badge_shows_path_kind_version_origin_and_the_last_error(kernel: Kernel) -> None:
+    kernel.run("@cs.query\ndef badged(ctx, n: int = 1):\n    return 1 // n")
+    assert kernel.run("badged(0)").status == "error"
+    shown = kernel.run("badged").shown[-1]
+    assert "query tasks:badged(n: int = 1), version " in shown["text/plain"]
+    assert "tasks:badged" in shown["text/html"]
+    assert "from tasks.ipynb" in shown["text/html"]
+    assert "last error: ZeroDivisionError" in shown["text/html"]
+
+
+def test_two_notebooks_that_deploy_the_same_path_are_told_about_each_other(
+    server: ServerProcess, kernel: Kernel, tmp_path: Path
+) -> None:
+    kernel.run("@cs.query\ndef contested(ctx):\n    return 'first'")
+    other = kernel_of(server, tmp_path)
+    try:
+        second = other.run("@cs.query\ndef contested(ctx):\n    return 'second'")
+        assert "tasks was deployed from" in second.printed
+        assert "cells0/tasks.ipynb until now" in second.printed
+        told = kernel.run("import time; time.sleep(2.1)").printed + kernel.run("1 + 1").printed
+        assert f"tasks is now deployed from {tmp_path}/tasks.ipynb" in told
+        assert kernel.run("1 + 1").printed == ""
+    finally:
+        other.stop()
+        kernel.run("@cs.query\ndef contested(ctx):\n    return 'again'")

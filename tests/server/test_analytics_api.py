@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conftest import Served
+    from served_harness import Served
 
 
 async def ask(served: Served, op: str, body: bytes = b"", **params: Any) -> Any:

@@ -7,7 +7,7 @@ import stat
 from typing import Any
 
 import pytest
-from conftest import Served
+from served_harness import Served
 from tornado.httpclient import HTTPClientError
 
 QUERY = {"path": "chat:who", "args": {}, "format": "json"}

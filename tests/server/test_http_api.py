@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Served
+from served_harness import Served
 
 
 def call(path: str, args: object = None, **more: object) -> dict[str, object]:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from conftest import Served
+from served_harness import Served
 
 
 async def test_a_live_query_follows_a_mutation_of_another_client(chat: Served) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, assert_never
@@ -73,6 +74,7 @@ class Hub:
         self.subscriptions.listen(self.cache.invalidate, self._committed)
         self.connections: set[Connection] = set()
         self.running_calls = 0
+        self.now_s: Callable[[], float] = time.time  # tokens expire by it
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._dirty: set[Connection] = set()
         self._awaiting_wake = False
@@ -279,6 +281,9 @@ class Connection:
     def _event(self, event: Callable[..., Effects], *details: Any) -> None:
         """Tell the session, then do what it says; events met on the way queue behind."""
         self._hub.subscriptions.catch_up()
+        expires_s = self._session.who.expires_s
+        if expires_s is not None and self._hub.now_s() > expires_s and not self._session.closed:
+            event, details = self._session.expired, ()
         self._effects.extend(event(*details))
         if self._performing:
             return

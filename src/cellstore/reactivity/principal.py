@@ -23,11 +23,12 @@ class Principal:
     `identity` is what `ctx.auth.identity()` returns: None, or an object with tokenIdentifier, issuer, subject, name …
     """
 
-    kind: str  # "nobody" | "anonymous" | "user" | "kernel" | "admin"
+    kind: str  # "nobody" | "anonymous" | "foreign" (by a token of an identity provider) | "user" | "kernel" | "admin"
     permissions: frozenset[str] = frozenset()
     identity: dict[str, Any] | None = None
     owner: bool = False  # sees tracebacks and logs in full, and may use the control operations
     internal: bool = False  # may call internal functions: admin keys only
+    expires_s: float | None = None  # since 1970: nobody from then on
     cache_key: bytes = b""  # derived: tells identities apart in the query cache
 
     def __post_init__(self) -> None:

@@ -278,6 +278,13 @@ class Session:
         refusal = Send(wire.auth_error(why, self._identity, attempted=True))
         return [refusal, *self._close(1000, "AuthError")]
 
+    def expired(self) -> Effects:
+        """The accepted token is good no longer: the client will come back with a newer one."""
+        if self.closed:
+            return []
+        refusal = Send(wire.auth_error("the token has expired", self._identity, attempted=False))
+        return [refusal, *self._close(1000, "AuthError")]
+
     def tick(self) -> Effects:
         """Some time has passed: a quiet connection is shown that we live."""
         quiet, self._quiet = self._quiet, True

@@ -26,6 +26,7 @@ from cellstore.errors import CellstoreError, NotFound
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.server.deployment import Deployment
 from cellstore.server.identity import Doorkeeper, admin_key, new_secret
+from cellstore.server.jwt import Verifier
 from cellstore.server.routes import routes
 
 ENV_URL, ENV_SECRET = "CELLSTORE_SERVER_URL", "CELLSTORE_SERVER_SECRET"
@@ -51,6 +52,12 @@ class CellstoreApp(ExtensionApp):
     cors_allow_origins = List(
         Unicode(), help="Origins whose pages may call the HTTP function API, e.g. 'http://localhost:5173'; '*' for all."
     ).tag(config=True)
+    auth_providers = List(
+        Dict(),
+        help="Identity providers whose JSON Web Tokens let callers use public functions. OIDC: {'domain': 'https://…', "
+        "'applicationID': '…'}; own keys: {'type': 'customJwt', 'issuer': '…', 'jwks': 'https://…', 'algorithm': "
+        "'RS256' or 'ES256', 'applicationID': '…'}. Needs the extra 'auth'.",
+    ).tag(config=True)
     knobs = Dict(help="Limits to change, by name: {'query_time_s': 5.0}. See cellstore.knobs.").tag(config=True)
 
     @default("static_paths")
@@ -59,6 +66,15 @@ class CellstoreApp(ExtensionApp):
         spec = importlib.util.find_spec("cellstore_kernel")
         places = [Path(place) / "static" for place in (spec.submodule_search_locations or [])] if spec else []
         return [str(place) for place in places if place.is_dir()]
+
+    @validate("auth_providers")
+    def _usable_providers(self, proposal: Any) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = proposal["value"]
+        try:
+            Verifier(entries)
+        except ValueError as wrong:
+            raise TraitError(str(wrong)) from wrong
+        return entries
 
     @validate("knobs")
     def _known_knobs(self, proposal: Any) -> dict[str, Any]:
@@ -74,6 +90,7 @@ class CellstoreApp(ExtensionApp):
         """Before routes: what exists without a loop."""
         self.limits: Knobs = replace(DEFAULTS, **self.knobs)
         self._secret = new_secret()
+        self._verifier = Verifier(self.auth_providers)
         self._deployments: dict[str, Deployment] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._admin_keys: dict[str, str] = {}
@@ -136,7 +153,7 @@ class CellstoreApp(ExtensionApp):
 
     def doorkeeper(self, name: str) -> Doorkeeper:
         """Who decides who is who, for one deployment."""
-        return Doorkeeper(self._secret, lambda: self.admin_key(name), self.allow_anonymous)
+        return Doorkeeper(self._secret, lambda: self.admin_key(name), self.allow_anonymous, self._verifier)
 
     def admin_key(self, name: str) -> str:
         """The admin key of a deployment; made on first use."""

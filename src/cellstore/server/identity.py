@@ -2,6 +2,7 @@
 
     X-Cellstore-Kernel: <secret>      a kernel this server started: one principal, stable over restarts of the kernel
     Authorization: Convex <key>       an admin key; `<key>:<base64 JSON>` acts as that user
+    Authorization: Bearer <JWT>       a user of a configured identity provider: public functions, as that identity
     Jupyter token, cookie, hub        the user Jupyter names, with the permissions its authorizer grants
     nothing                           nobody: may open a socket and authenticate in it; anonymous where switched on
 
@@ -27,6 +28,7 @@ import orjson
 from cellstore.errors import Unauthenticated
 from cellstore.protocol.messages import Authenticate
 from cellstore.reactivity.principal import ANONYMOUS, EVERYTHING, KERNEL, NOBODY, Principal, identity_of
+from cellstore.server.jwt import Verifier, looks_like_token
 
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
@@ -67,8 +69,15 @@ def same_secret(given: str, expected: str) -> bool:
 class Doorkeeper:
     """Decides who a request comes from. `admin_key()` gives the deployment's key."""
 
-    def __init__(self, kernel_secret: str, admin_key: Callable[[], str], allow_anonymous: bool) -> None:
+    def __init__(
+        self,
+        kernel_secret: str,
+        admin_key: Callable[[], str],
+        allow_anonymous: bool,
+        verifier: Verifier | None = None,
+    ) -> None:
         self._kernel_secret, self._admin_key, self._allow_anonymous = kernel_secret, admin_key, allow_anonymous
+        self._verifier = verifier
 
     @property
     def stranger(self) -> Principal:
@@ -87,6 +96,8 @@ class Doorkeeper:
         credential = credential.strip()
         if scheme.lower() == "convex" or (scheme and same_secret(credential, self._admin_key())):
             return self.admin(credential)
+        if scheme.lower() == "bearer" and self._judges(credential):
+            return await self.token_user(credential)
         if handler.current_user is not None:
             return await self.user(handler)
         if scheme or handler.get_argument("token", ""):
@@ -102,7 +113,18 @@ class Doorkeeper:
             return KERNEL
         if same_secret(token, str(handler.identity_provider.token)):
             return await self.user(handler, by_token=True)
+        if self._judges(token):
+            return await self.token_user(token)
         raise Unauthenticated("the token is neither this server's Jupyter token nor an admin key of it")
+
+    def _judges(self, token: str) -> bool:
+        return self._verifier is not None and bool(self._verifier.issuers) and looks_like_token(token)
+
+    async def token_user(self, token: str) -> Principal:
+        """The user a JSON Web Token is about, until it expires. Errors: Unauthenticated."""
+        assert self._verifier is not None
+        identity, expires_s = await self._verifier.identity(token)
+        return Principal("foreign", frozenset({"read", "write"}), identity, expires_s=expires_s)
 
     def kernel(self, secret: str) -> Principal:
         """A kernel of this server. Errors: Unauthenticated."""

@@ -46,6 +46,7 @@ OPEN_TIMEOUT_S = 20.0
 PING_INTERVAL_S = 20.0
 PING_TIMEOUT_S = 60.0  # one long C call that holds the interpreter silences both ends for seconds; that is no death
 CLOSE_TOO_BIG = 1009
+CLOSES_THAT_REPEAT = (1008, 1009, 1011, 1013)  # the server does not want what we say: say it again less and less often
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +327,7 @@ class SocketLink(Link):
         self._outgoing: asyncio.Queue[str] = asyncio.Queue()
         self._socket: Any = None
         self._last_url = ""
+        self._was_good = False  # the last connection served until the network broke it: dial again at once
         self._drop_reason = ""
         self._runner = loop.submit(self._run())
 
@@ -358,14 +360,15 @@ class SocketLink(Link):
     async def _stay_connected(self) -> None:
         failures = 0
         while not self.is_closed:
-            reason = "Unreachable"
+            reason, self._was_good = "Unreachable", False
             began = time.monotonic()
             try:
                 reason = await self._connection()
             except (CellstoreError, OSError, TimeoutError) as error:
                 self.problem = explain(error, self._last_url)
             self._lost(reason)
-            failures = 0 if time.monotonic() - began > BACKOFF_MAX_S else failures + 1
+            lasted = time.monotonic() - began > BACKOFF_MAX_S
+            failures = 1 if lasted or self._was_good else failures + 1
             if not self.is_closed:
                 await asyncio.sleep(backoff(failures, random.random()))
 
@@ -391,9 +394,11 @@ class SocketLink(Link):
             raise refused(error, address) from error
         self._socket, self._outgoing, self._drop_reason = socket, asyncio.Queue(), ""
         self._opened()
+        heard = False
         writer = asyncio.ensure_future(self._write(socket, self._outgoing))
         try:
             async for text in socket:
+                heard = True
                 self._received(text)
         except ConnectionClosed as closed:
             self._check_size(closed)
@@ -401,6 +406,7 @@ class SocketLink(Link):
             writer.cancel()
             self._socket = None
             socket.transport.abort()
+        self._was_good = heard and not self._drop_reason and socket.close_code not in CLOSES_THAT_REPEAT
         return self._drop_reason or socket.close_reason or f"closed with code {socket.close_code}"
 
     async def _write(self, socket: Any, outgoing: asyncio.Queue[str]) -> None:

@@ -113,6 +113,8 @@ class LimitExceeded(CallerError):
 class NotDeterministic(CallerError):
     """A query or mutation tried what only an action may do."""
 
+    traceback: str = ""  # where, when no frame tells
+
 
 class ApplicationError(CallerError):
     """The function refused, on purpose. `.data` (any stored value) reaches every client."""

@@ -333,11 +333,22 @@ async def _awaited(answer: Future[Outcome]) -> Any:
 
 def invoke(loaded: Loaded, context: Any, args: dict[str, Any]) -> Any:
     """Check arguments, call, check the result. A coroutine is driven here: it has nothing to wait for."""
-    table_of = context.table_of
-    value = loaded.fn(context, **check_arguments(loaded, args, table_of))
-    if loaded.is_async:
-        value = drive(value, loaded)
-    return check_result(loaded, value, table_of)
+    table_of, state = context.table_of, loaded.state
+    checked = check_arguments(loaded, args, table_of)
+    if state is None:
+        return check_result(loaded, _called(loaded, context, checked), table_of)
+    try:
+        value = check_result(loaded, _called(loaded, context, checked), table_of)
+    except BaseException:
+        state.undo()
+        raise
+    state.settle(loaded.cells)
+    return value
+
+
+def _called(loaded: Loaded, context: Any, args: dict[str, Any]) -> Any:
+    value = loaded.fn(context, **args)
+    return drive(value, loaded) if loaded.is_async else value
 
 
 def check_arguments(loaded: Loaded, args: dict[str, Any], table_of: TableOf | None = None) -> dict[str, Any]:

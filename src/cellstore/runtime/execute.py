@@ -15,7 +15,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from cellstore.errors import ApplicationError, CellstoreError, LimitExceeded, TransientError, ValidationError
+from cellstore.errors import (
+    ApplicationError,
+    CellstoreError,
+    LimitExceeded,
+    NotDeterministic,
+    TransientError,
+    ValidationError,
+)
 from cellstore.knobs import Knobs
 from cellstore.runtime import jobs
 from cellstore.runtime.capture import LogLines, current
@@ -181,7 +188,8 @@ class Executor:
 
 def explain(error: BaseException, path: str, modules: LoadedModules, knobs: Knobs) -> ErrorInfo:
     """An exception that ended a call, as data: the user's lines, and a message that says what to do."""
-    trace = user_traceback(error, modules.is_users, modules.cells)
+    trace = getattr(error, "traceback", "") if isinstance(error, NotDeterministic) else ""
+    trace = trace or user_traceback(error, modules.is_users, modules.cells)
     if isinstance(error, OutOfTime):
         info = ErrorInfo.of(LimitExceeded(str(error)), function=path)
     elif isinstance(error, MemoryError):

@@ -10,14 +10,15 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cellstore.deploy.load import load
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CallerError, NotFound
+from cellstore.runtime.leaks import State, Watch
 from cellstore.runtime.registry import canonical
 from cellstore.schema.arguments import FunctionSpec
 from cellstore.schema.explain import TableOf
@@ -39,15 +40,19 @@ class Loaded:
     spec: FunctionSpec
     check_args: Check
     check_result: Check | None
+    state: State | None = None  # what a call must leave as it found it; None: nobody looks
+    cells: Mapping[str, str] = field(default_factory=dict)
 
 
 class LoadedModules:
     """Modules this process can run.
 
+    `guarded`: queries and mutations must leave the state of their module as they found it; see `leaks`.
     Order      `install` and `forget` between calls only
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, guarded: bool = False) -> None:
+        self._guarded = guarded
         self.cells: dict[str, str] = {}  # file name to "Cell In[n]", of every loaded unit
         self._units: dict[str, Unit] = {}
         self._functions: dict[str, Loaded] = {}
@@ -61,6 +66,11 @@ class LoadedModules:
                 sys.path.append(entry)
         callables = load(unit)
         loaded = [_loaded(unit, spec, callables) for spec in unit.functions]
+        if self._guarded:
+            watch = Watch()
+            for function in loaded:
+                if function.kind in ("query", "mutation"):
+                    function.state, function.cells = watch.state_of(function.path, function.fn), unit.cells
         self.forget(unit.module)
         self._units[unit.module] = unit
         self._functions.update((function.path, function) for function in loaded)

@@ -133,7 +133,7 @@ class Worker:
         self._out: list[Message] = []
         self._out_since = 0.0
         self._generation = 0
-        self.modules = LoadedModules()
+        self.modules = LoadedModules(guarded=True)
         self._store = WorkerStore(settings["store"], random=_real_urandom, knobs=knobs)
         self._envelope = sandbox.install()
         self._stopwatch = Stopwatch(self, self._envelope, knobs)

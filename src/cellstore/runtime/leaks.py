@@ -1,0 +1,305 @@
+"""State that would leak from one call into the next: found when the call is over, undone, and refused by name.
+
+    COUNT = 0                       a global that is rebound
+    CACHE = {}                      a list, dict, set, deque or bytearray that is changed in place
+    class Config: debug = False     an attribute of a class of the user's, or of an instance of one
+    def f(ctx, seen=[]): …          a default, a closure's variable
+
+What a function may reach is walked once, when it is loaded, and a shallow copy of each container kept. After a call each
+is compared by identity, element by element. A queries' worker runs calls of many callers, and there are several workers:
+what one call leaves behind would be seen by some and not by others.
+
+Undone without a word: what `functools.cache` remembered. Not looked at: the insides of library objects, except NumPy
+arrays, which are made read-only.
+
+Cost       tens of nanoseconds for each global and each element of a captured container, at every call that can reach it
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import linecache
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import is_
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from cellstore.deploy.captures import CACHED, class_members, function_reads, is_machinery, is_reference
+from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.errors import NotDeterministic
+
+_SCALARS = (type(None), bool, int, float, complex, str, bytes)
+_CONTAINERS = (list, dict, set, deque, bytearray)
+_WRITES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_ATTR", "DELETE_ATTR", "BINARY_SUBSCR"}
+_WRITING = {
+    "append", "appendleft", "add", "update", "extend", "extendleft", "insert", "pop", "popleft", "popitem", "remove", "discard",
+    "clear", "setdefault", "sort", "reverse",
+}  # fmt: skip
+_PARTS_MAX = 200_000
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """A place that must look after a call as before it: its elements, and how to put them back."""
+
+    name: str  # as a person would say it
+    root: str  # the variable through which it is reached
+    place: Any
+    saved: list[Any]
+    keys: list[Any] | None = None  # of a dict
+
+    def is_intact(self) -> bool:
+        """Whether nothing has changed."""
+        place, saved = self.place, self.saved
+        if type(place) is CellType:
+            return _content(place) is saved[0]
+        if isinstance(place, type):
+            now = _attributes(place)
+            return now.keys() == set(self.keys or ()) and all(map(is_, now.values(), saved))
+        if isinstance(place, bytearray):
+            return bool(place == saved[0])
+        if len(place) != len(saved):
+            return False
+        if self.keys is not None:
+            return all(map(is_, place.values(), saved)) and all(map(is_, place, self.keys))
+        if isinstance(place, set):
+            return all(map(place.__contains__, saved))
+        return all(map(is_, place, saved))
+
+    def change(self) -> str | None:
+        """The name of what has changed; None for a value replaced by an equal one."""
+        place = self.place
+        if isinstance(place, dict) and self.root == "":  # globals: say which
+            before = dict(zip(self.keys or (), self.saved, strict=True))
+            for name in [*before, *(key for key in place if key not in before)]:
+                if not _same(before.get(name, place), place.get(name, place)):
+                    return str(name)
+            return None
+        if type(place) is CellType:
+            return None if _same(_content(place), self.saved[0]) else self.name
+        if isinstance(place, dict) and len(place) == len(self.saved) and list(place) == self.keys:
+            return None if all(map(_same, place.values(), self.saved)) else self.name
+        if isinstance(place, list) and len(place) == len(self.saved):
+            return None if all(map(_same, place, self.saved)) else self.name
+        return self.name
+
+    def undo(self) -> None:
+        """Put everything back."""
+        place = self.place
+        if type(place) is CellType:
+            place.cell_contents = self.saved[0]
+        elif isinstance(place, type):
+            for name in _attributes(place).keys() - set(self.keys or ()):
+                delattr(place, name)
+            for name, value in zip(self.keys or (), self.saved, strict=True):
+                setattr(place, name, value)
+        elif isinstance(place, bytearray):
+            place[:] = self.saved[0]
+        else:
+            place.clear()
+            if self.keys is not None:
+                place.update(zip(self.keys, self.saved, strict=True))
+            elif isinstance(place, set):
+                place.update(self.saved)
+            else:
+                place.extend(self.saved)
+
+
+@dataclass(slots=True)
+class State:
+    """What one function can reach and change."""
+
+    path: str
+    kept: list[Kept] = field(default_factory=list)
+    caches: list[Any] = field(default_factory=list)
+    codes: list[CodeType] = field(default_factory=list)
+
+    def settle(self, cells: Mapping[str, str]) -> None:
+        """A call is over: everything as before. Errors: NotDeterministic naming what it had changed, and where."""
+        for cache in self.caches:
+            if cache.cache_info().currsize:
+                cache.cache_clear()
+        for kept in self.kept:
+            if not kept.is_intact():
+                self._refuse(cells)
+                return
+
+    def undo(self) -> None:
+        """A call failed; nothing of it stays."""
+        for cache in self.caches:
+            cache.cache_clear()
+        for kept in self.kept:
+            if not kept.is_intact():
+                kept.undo()
+
+    def _refuse(self, cells: Mapping[str, str]) -> None:
+        broken = [kept for kept in self.kept if not kept.is_intact()]
+        found = [(name, kept) for kept in broken if (name := kept.change()) is not None]
+        for kept in broken:
+            kept.undo()
+        if not found:
+            return
+        name, kept = found[0]
+        error = NotDeterministic(
+            f"{self.path} changed `{name}`, which outlives the call: every call must find things as the one before did, "
+            "and other workers would not see it (it was undone). Keep it in a table with ctx.db, or do this in an action "
+            "(@cs.action)"
+        )
+        where = next(_lines_that_change(self.codes, kept.root or name), None)
+        if where is not None:
+            error.traceback = _as_traceback(*where, cells, error)
+        raise error
+
+
+class Watch:
+    """The states of a module's functions; they share what they share."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+
+    def state_of(self, path: str, function: Any) -> State:
+        """What `function` can reach, as it is now."""
+        state = State(path)
+        seen: dict[int, Any] = {}
+        pending: list[tuple[str, str, Any]] = [(getattr(function, "__name__", path), "", function)]
+        while pending and len(seen) < _PARTS_MAX:
+            name, root, value = pending.pop()
+            if id(value) not in seen and not isinstance(value, _SCALARS):
+                seen[id(value)] = value
+                pending += self._step(state, name, root, value)
+        return state
+
+    def _step(self, state: State, name: str, root: str, value: Any) -> Iterable[tuple[str, str, Any]]:
+        if is_reference(value):
+            return ()
+        if isinstance(value, FunctionType):
+            return () if is_named(value) else self._function(state, value)
+        if isinstance(value, CACHED):
+            state.caches.append(value)
+            return [(name, root, value.__wrapped__)]
+        if isinstance(value, MethodType):
+            return [(name, root, value.__func__), (name, root, value.__self__)]
+        if isinstance(value, functools.partial):
+            return [(name, root, each) for each in (value.func, value.args, value.keywords)]
+        if isinstance(value, ModuleType):
+            return () if is_installed_module(value.__name__) else [(name, root or name, vars(value))]
+        if isinstance(value, type):
+            return () if is_named(value) else self._class(state, name, root, value)
+        if isinstance(value, tuple | frozenset):
+            return [(name, root, each) for each in value]
+        if isinstance(value, _CONTAINERS):
+            self._keep(state, name, root, value)
+            parts = value.values() if isinstance(value, dict) else () if isinstance(value, bytearray) else value
+            return [(name, root, each) for each in parts]
+        if hasattr(value, "setflags") and hasattr(value, "dtype"):
+            value.setflags(write=False)
+            return ()
+        if not is_named(type(value)):
+            return [(name, root, vars(value))] if hasattr(value, "__dict__") else ()
+        return ()
+
+    def _function(self, state: State, function: FunctionType) -> Iterator[tuple[str, str, Any]]:
+        state.codes += _codes(function.__code__)
+        space = function.__globals__
+        if id(space) not in self._kept:
+            space.setdefault("__builtins__", __builtins__)
+        self._keep(state, "", "", space)
+        for cell, name in zip(function.__closure__ or (), function.__code__.co_freevars, strict=True):
+            self._keep(state, name, name, cell)
+        if function.__dict__:
+            yield function.__name__, function.__name__, {**function.__dict__}.pop("__wrapped__", None)
+            self._keep(state, function.__name__, function.__name__, function.__dict__)
+        for name, value in function_reads(function):
+            yield name, name, value
+
+    def _class(self, state: State, name: str, root: str, cls: type) -> Iterator[tuple[str, str, Any]]:
+        self._keep(state, name, root or name, cls)
+        for inner, member in class_members(cls):
+            yield f"{name}.{inner}", root or name, member
+        for inner, member in _attributes(cls).items():
+            yield f"{name}.{inner}", root or name, member
+
+    def _keep(self, state: State, name: str, root: str, place: Any) -> None:
+        kept = self._kept.get(id(place))
+        if kept is None:
+            kept = self._kept[id(place)] = _kept(name, root, place)
+        if kept not in state.kept:
+            state.kept.append(kept)
+
+
+def _kept(name: str, root: str, place: Any) -> Kept:
+    if type(place) is CellType:
+        return Kept(name, root, place, [_content(place)])
+    if isinstance(place, type):
+        attributes = _attributes(place)
+        return Kept(name, root, place, list(attributes.values()), list(attributes))
+    if isinstance(place, dict):
+        return Kept(name, root, place, list(place.values()), list(place))
+    return Kept(name, root, place, [bytes(place)] if isinstance(place, bytearray) else list(place))
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _attributes(cls: type) -> dict[str, Any]:
+    """The public attributes of a class; what libraries note on it for themselves is private."""
+    return {name: value for name, value in vars(cls).items() if not name.startswith("_") and not is_machinery(name)}
+
+
+def _same(left: Any, right: Any) -> bool:
+    return left is right or (type(left) is type(right) and isinstance(left, _SCALARS) and left == right)
+
+
+# ── where ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _lines_that_change(codes: Iterable[CodeType], name: str) -> Iterator[tuple[CodeType, int]]:
+    """(code, line) of what rebinds a variable, else of what uses it and writes, else of what uses it."""
+    rebinds: list[tuple[CodeType, int]] = []
+    writes: list[tuple[CodeType, int]] = []
+    uses: list[tuple[CodeType, int]] = []
+    for code in codes:
+        for line, instructions in _by_line(code):
+            names = {each.argval for each in instructions if isinstance(each.argval, str)}
+            if name not in names:
+                continue
+            stored = {
+                each.argval for each in instructions if each.opname.startswith(("STORE_G", "DELETE_G", "STORE_D"))
+            }
+            if name in stored:
+                rebinds.append((code, line))
+            elif names & _WRITING or {each.opname for each in instructions} & _WRITES:
+                writes.append((code, line))
+            else:
+                uses.append((code, line))
+    yield from (*rebinds, *writes, *uses)
+
+
+def _by_line(code: CodeType) -> Iterator[tuple[int, list[dis.Instruction]]]:
+    lines: dict[int, list[dis.Instruction]] = {}
+    for each in dis.get_instructions(code):
+        line = each.positions.lineno if each.positions is not None else None
+        if line is not None:
+            lines.setdefault(line, []).append(each)
+    yield from lines.items()
+
+
+def _as_traceback(code: CodeType, line: int, cells: Mapping[str, str], error: NotDeterministic) -> str:
+    place = cells.get(code.co_filename, f'File "{code.co_filename}"')
+    text = linecache.getline(code.co_filename, line).strip()
+    shown = f"\n    {text}" if text else ""
+    return f"Traceback (most recent call last):\n  {place}, line {line}, in {code.co_name}{shown}\nNotDeterministic: {error}"

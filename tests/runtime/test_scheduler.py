@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from runtime_harness import Stage, play
 
 from cellstore.runtime import jobs
-from cellstore.runtime.scheduler import _next_ms
+from cellstore.runtime.scheduler import _missed, _next_ms
 
 SOURCE = """
     @cs.mutation
@@ -153,3 +154,109 @@ def test_a_delay_must_make_sense() -> None:
             jobs.due_after(0.0, wrong)
     with pytest.raises(CallerError, match="time zone"):
         jobs.due_at(0.0, dt.datetime(2026, 1, 1))
+
+
+def test_ten_thousand_due_jobs_drain_and_a_query_does_not_wait_for_them(tmp_path: Path) -> None:
+    source = (
+        SOURCE
+        + """
+    @cs.mutation
+    def flood(ctx, n: int):
+        for k in range(n):
+            ctx.scheduler.run_after(0, add, n=k)
+
+    @cs.query
+    def count(ctx):
+        return ctx.db.query("t").count()
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        for _ in range(10):
+            await stage.mutate("flood", n=1000)
+        seen = [await stage.query("count")]
+        while seen[-1] < 10_000:
+            seen.append(await stage.query("count"))
+            await asyncio.sleep(0.01)
+        steps = [after - before for before, after in pairwise(seen)]
+        assert max(steps) < 2_000, "a query came between, again and again"
+        assert len(steps) > 20
+        assert len(set(await stage.query("numbers"))) == 1000
+        rows = await stage.query("ended")
+        assert rows == [10_000, 0]
+
+    source += """
+    @cs.query
+    def ended(ctx):
+        kinds = [row["state"]["kind"] for row in ctx.db.query("_scheduled_functions")]
+        return [kinds.count("success"), len(kinds) - kinds.count("success")]
+    """
+    play(tmp_path, source, scenario, timeout_s=120)
+
+
+def test_a_job_whose_worker_dies_is_run_again_and_one_that_kills_workers_fails(tmp_path: Path) -> None:
+    source = (
+        SOURCE
+        + f"""
+    import os
+
+    @cs.mutation
+    def dies_once(ctx):
+        ctx.db.insert("t", {{"n": 50}})
+        if not os.path.exists({str(tmp_path / "died")!r}):
+            os._exit(9)
+
+    @cs.mutation
+    def always_dies(ctx):
+        ctx.db.insert("t", {{"n": 60}})
+        os._exit(9)
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        job = await stage.mutate("later", fn="m:dies_once", s=0.0, args={})
+        await asyncio.sleep(0.1)
+        (tmp_path / "died").touch()
+        hopeless = await stage.mutate("later", fn="m:always_dies", s=0.0, args={})
+        assert (await ended(stage, job))["state"]["kind"] == "success"
+        for _ in range(500):
+            row = await stage.query("state", job=hopeless)
+            if row["state"]["kind"] == "failed":
+                break
+            await asyncio.sleep(0.02)
+        assert "exited with status 9" in row["state"]["error"]
+        assert await stage.query("numbers") == [50]
+
+    play(tmp_path, source, scenario)
+
+
+def test_what_a_job_returned_stays_with_it(tmp_path: Path) -> None:
+    source = SOURCE + "\n    @cs.action\n    def answer(ctx):\n        return {'n': 42}\n"
+
+    async def scenario(stage: Stage) -> None:
+        job = await stage.mutate("later", fn="m:answer", s=0.0, args={})
+        row = await ended(stage, job)
+        assert (row["state"], row["result"]) == ({"kind": "success"}, {"n": 42})
+        assert row["completedTime"] >= row["scheduledTime"]
+
+    play(tmp_path, source, scenario)
+
+
+def test_an_interval_counts_from_its_slots_and_a_clock_set_back_repeats_none() -> None:
+    hour = 3_600_000.0
+    assert _next_ms({"every_s": 3600}, 10 * hour + 5) == 11 * hour + 5, "the first time from now"
+    assert _next_ms({"every_s": 3600}, 10 * hour + 5, 10 * hour) == 11 * hour
+    assert _next_ms({"every_s": 3600}, 15.5 * hour, 10 * hour) == 16 * hour
+    assert _next_ms({"every_s": 3600}, 7 * hour, 10 * hour) == 11 * hour
+    daily = {"cron": "0 9 * * *", "tz": "UTC"}
+    nine = dt.datetime(2026, 1, 15, 9, tzinfo=dt.UTC).timestamp() * 1000
+    assert _next_ms(daily, nine - 2 * hour, nine) == nine + 24 * hour
+
+
+def test_slots_that_went_by_are_counted_in_their_zone() -> None:
+    spec = {"cron": "30 2 * * *", "tz": "Europe/Berlin"}
+    slot = dt.datetime(2026, 3, 27, 1, 30, tzinfo=dt.UTC).timestamp() * 1000  # over the change to summer time
+    week = slot + 7 * 86_400_000.0
+    assert _missed(spec, slot, week) == 7
+    assert _missed(spec, slot, slot + 1) == 0
+    assert _missed({"every_s": 60}, slot, slot + 10 * 60_000) == 10

@@ -23,12 +23,16 @@ from cellstore.clock import Clock, SystemClock
 from cellstore.errors import CellstoreError, FatalError, Overloaded, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.reactivity.connection import CloseSocket, Connection, Hub, SendFrame, VerifyToken, no_tokens
-from cellstore.reactivity.principal import EMBEDDED, Principal
+from cellstore.reactivity.principal import EMBEDDED, EVERYTHING, Principal
 from cellstore.reactivity.result import Query
 from cellstore.runtime.outcome import Outcome
+from cellstore.server.changes import Changes
 from cellstore.server.control import Answer, Control
+from cellstore.server.system import SystemQueries, with_system
 
 if TYPE_CHECKING:
+    from cellstore.analytics.exports import Export
+    from cellstore.runtime.log_stream import LogStream
     from cellstore.runtime.runner import HttpSend, Runner
     from cellstore.transaction.database import Engine
     from cellstore.web import Request
@@ -37,6 +41,7 @@ log = logging.getLogger(__name__)
 
 DAY_NS = 86_400 * 10**9
 MEMORY = ":memory:"
+ADMIN = Principal("admin", EVERYTHING, owner=True, internal=True)  # on whose behalf the deployment asks itself
 
 
 class RisingClock:
@@ -89,6 +94,7 @@ class Deployment:
         self._control: Control | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._retaining: asyncio.Task[None] | None = None
+        self._export: tuple[str, Export] | None = None  # made for Convex's command line, which will fetch it
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -100,8 +106,9 @@ class Deployment:
         self._engine = engine = self._open_engine()
         try:
             self._runner = runner = self._make_runner(engine)
+            self.system = SystemQueries(engine, runner.functions)
             self._hub = Hub(
-                runner,
+                with_system(runner, self.system),
                 engine.published_ts,
                 self.knobs,
                 observe=self._clock.observe,
@@ -124,6 +131,9 @@ class Deployment:
         if self._retaining is not None:
             self._retaining.cancel()
             self._retaining = None
+        if self._export is not None:
+            self._export[1].close()
+            self._export = None
         if hub is not None:
             await hub.close()
         if control is not None:
@@ -191,6 +201,36 @@ class Deployment:
     def newest_ts(self) -> int:
         """The newest moment every connection can be shown."""
         return self._serving().subscriptions.catch_up()
+
+    def changes(self) -> Changes:
+        """The store as a stream."""
+        self._serving()
+        assert self._engine is not None
+        return Changes(self._engine)
+
+    def logs(self) -> LogStream:
+        """What functions said of late."""
+        self._serving()
+        assert self._runner is not None
+        return self._runner.logs
+
+    async def make_export(self) -> None:
+        """Make a snapshot as a ZIP file, in place of the one before. Errors: those of an export."""
+        answer, export = await self.control("export", {"format": "zip"}, b"", ADMIN)
+        assert not isinstance(export, bytes)
+        ts = answer["ts"]
+        earlier, self._export = self._export, (str(ts), export)
+        if earlier is not None:
+            earlier[1].close()
+        self.system.latest_export = {"state": "completed", "start_ts": ts, "complete_ts": ts, "zip_object_key": str(ts)}
+
+    def take_export(self, ts: str) -> Export | None:
+        """The snapshot made at `ts`; whoever takes it closes it, and it is gone then."""
+        held = self._export
+        if held is None or held[0] != ts:
+            return None
+        self._export = None
+        return held[1]
 
     def functions(self) -> list[dict[str, Any]]:
         """Every deployed function."""

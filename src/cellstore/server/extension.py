@@ -147,6 +147,9 @@ class CellstoreApp(ExtensionApp):
             if running is None or not running.running:
                 running = Deployment(self.directory(name) / "store.db", name=name, knobs=self.limits)
                 await running.start()
+                running.system.url = f"{self._address}cellstore" + (
+                    "" if name == self.deployment_name else f"/d/{name}"
+                )
                 self._deployments[name] = running
                 self.admin_key(name)
         return running

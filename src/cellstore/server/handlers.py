@@ -125,6 +125,23 @@ class HttpHandler(Door, JupyterHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(orjson.dumps(body))
 
+    async def stream(self, answer: dict[str, Any], export: Export) -> None:
+        """A file, piece by piece, no faster than the other side takes it."""
+        try:
+            self.set_header("Content-Type", "application/octet-stream")
+            self.set_header("Content-Length", str(export.size_bytes))
+            self.set_header(RESULT_HEADER, native.dumps(answer).decode()[:HEADER_CHARS_MAX])
+            last = await asyncio.to_thread(export.read, PIECE_BYTES)
+            while piece := await asyncio.to_thread(export.read, PIECE_BYTES):
+                self.write(last)
+                await self.flush()
+                last = piece
+        except StreamClosedError:
+            return  # the other side went away
+        finally:
+            await asyncio.to_thread(export.close)
+        self.finish(last)  # when the other side has everything, nothing is left here
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Every error of ours and of Jupyter's as `{"code", "message"}`."""
         error = kwargs.get("exc_info", (None, None))[1]
@@ -275,23 +292,6 @@ class ControlHandler(HttpHandler):
                 self.reply(op, answer, octets)
             else:
                 await self.stream(answer, octets)
-
-    async def stream(self, answer: dict[str, Any], export: Export) -> None:
-        """A file, piece by piece, no faster than the other side takes it."""
-        try:
-            self.set_header("Content-Type", "application/octet-stream")
-            self.set_header("Content-Length", str(export.size_bytes))
-            self.set_header(RESULT_HEADER, native.dumps(answer).decode()[:HEADER_CHARS_MAX])
-            last = await asyncio.to_thread(export.read, PIECE_BYTES)
-            while piece := await asyncio.to_thread(export.read, PIECE_BYTES):
-                self.write(last)
-                await self.flush()
-                last = piece
-        except StreamClosedError:
-            return  # the other side went away
-        finally:
-            await asyncio.to_thread(export.close)
-        self.finish(last)  # when the other side has everything, nothing is left here
 
     def reply(self, op: str, answer: dict[str, Any], octets: bytes) -> None:
         """A query's value is JSON and goes into the body; other octets go as they are."""

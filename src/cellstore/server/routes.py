@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cellstore.server.actions import HttpActionHandler
+from cellstore.server.admin import ChangesHandler, ElsewhereHandler, ExportHandler, LogsHandler
 from cellstore.server.handlers import (
     BatchHandler,
     CallHandler,
@@ -35,6 +36,17 @@ API: list[tuple[str, type]] = [
     ("/api/query_batch", BatchHandler),
     ("/api/run/(?P<identifier>.+)", RunHandler),
     ("/api/(?P<probe>debug_event)", ProbeHandler),
+    (
+        "/api/(?P<stream>list_snapshot|document_deltas|json_schemas|get_table_column_names|test_streaming_export_connection)",
+        ChangesHandler,
+    ),
+    ("/api/stream_function_logs", LogsHandler),
+    ("/api/export/request/zip", ExportHandler),
+    ("/api/export/zip/(?P<ts>[0-9]{1,20})", ExportHandler),
+    (
+        "/api/(?:update_environment_variables|run_test_function|(?:import|deploy2|perform_import|cancel_import).*)",
+        ElsewhereHandler,
+    ),
     ("/(?P<probe>instance_name|instance_version|echo)", ProbeHandler),
 ]
 OURS: list[tuple[str, type]] = [

@@ -1,0 +1,123 @@
+"""The queries under `_system/`, which Convex's command line asks with an admin key, answered by the host itself.
+
+    _system/cli/tables                {paginationOpts}                 the names of the tables
+    _system/cli/tableData             {table, order, paginationOpts}   documents of one
+    _system/cli/modules:apiSpec       {}                               the deployed functions
+    _system/cli/convexUrl:cloudUrl    {}                               where we are
+    _system/cli/exports:getLatest     {}                               the newest export asked for
+
+They are live like any other query where they read the store. No code of a user runs here.
+
+Errors:  NotFound to everybody who may not call internal functions, and for a name that is not in this list
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from cellstore.errors import CellstoreError, NotFound, ValidationError
+from cellstore.runtime.outcome import Outcome
+from cellstore.schema.types import to_convex_validator
+from cellstore.transaction.access import QueryBuilder
+from cellstore.values import json as native
+
+if TYPE_CHECKING:
+    from cellstore.runtime.runner import Runner
+    from cellstore.transaction.database import Engine
+    from cellstore.transaction.transaction import Transaction
+
+PREFIX = "_system/"
+KINDS = {"query": "Query", "mutation": "Mutation", "action": "Action"}
+Query = Callable[["Transaction", Mapping[str, Any]], Any]
+
+
+class SystemQueries:
+    """The system queries of one deployment."""
+
+    def __init__(self, engine: Engine, functions: Callable[[], list[dict[str, Any]]]) -> None:
+        self._engine, self._functions = engine, functions
+        self.url = ""  # of this deployment, as its clients write it
+        self.latest_export: dict[str, Any] | None = None
+        self._queries: dict[str, Query] = {
+            "_system/cli/tables:default": self._tables,
+            "_system/cli/tableData:default": self._table_data,
+            "_system/cli/modules:apiSpec": self._api_spec,
+            "_system/cli/convexUrl:cloudUrl": lambda _transaction, _args: self.url,
+            "_system/cli/exports:getLatest": lambda _transaction, _args: self.latest_export,
+            "_system/cli/queryEnvironmentVariables:default": lambda _transaction, _args: [],
+            "_system/cli/queryEnvironmentVariables:get": lambda _transaction, _args: None,
+        }
+
+    def run(self, path: str, args: dict[str, Any], ts: int | None, journal: str | None, internal: bool) -> Outcome:
+        """What one of them comes to at `ts`."""
+        query = self._queries.get(path) if internal else None
+        if query is None:
+            return Outcome.failed(
+                NotFound(f"Could not find public function for '{path}'", kind="function", name=path), function=path
+            )
+        with self._engine.begin(ts) as transaction:
+            transaction.journal = journal
+            outcome = Outcome(True, ts=transaction.begin_ts)
+            try:
+                outcome.value = native.dumps(query(transaction, args))
+                outcome.journal = transaction.next_journal
+            except CellstoreError as error:
+                outcome = Outcome.failed(error, function=path, ts=transaction.begin_ts)
+            outcome.reads = transaction.reads
+        return outcome
+
+    def _tables(self, transaction: Transaction, _args: Mapping[str, Any]) -> dict[str, Any]:
+        QueryBuilder(transaction, "_tables").collect()  # so that a new table is heard of
+        names = [{"name": table.name} for table in transaction.catalog.user_tables()]
+        return {"page": names, "isDone": True, "continueCursor": "end"}
+
+    def _table_data(self, transaction: Transaction, args: Mapping[str, Any]) -> Any:
+        table, order = args.get("table"), args.get("order", "asc")
+        if not isinstance(table, str):
+            raise ValidationError(path="table", expected="a table's name", got=repr(table)[:60])
+        return QueryBuilder(transaction, table).order(order).paginate(args.get("paginationOpts"))
+
+    def _api_spec(self, transaction: Transaction, _args: Mapping[str, Any]) -> list[dict[str, Any]]:
+        QueryBuilder(transaction, "_modules").collect()  # so that a deploy is heard of
+        return [spec_of(function) for function in self._functions()]
+
+
+def with_system(runner: Runner, system: SystemQueries) -> Runner:
+    """`runner`, with the system queries answered by `system`."""
+    return cast("Runner", _Front(runner, system))
+
+
+class _Front:
+    """Stands before a runner."""
+
+    def __init__(self, runner: Runner, system: SystemQueries) -> None:
+        self._runner, self._system = runner, system
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    async def query(self, path: str, args: dict[str, Any], **call: Any) -> Outcome:
+        """As the runner's, but for the paths of the system."""
+        if not path.startswith(PREFIX):
+            return await self._runner.query(path, args, **call)
+        return self._system.run(path, args, call.get("ts"), call.get("journal"), call.get("internal", False))
+
+
+def spec_of(function: Mapping[str, Any]) -> dict[str, Any]:
+    """One deployed function in Convex's words."""
+    route = function.get("route")
+    if function["kind"] == "http":
+        return {
+            "functionType": "HttpAction",
+            "method": (route or {}).get("method", "GET"),
+            "path": (route or {}).get("path") or (route or {}).get("pathPrefix") or "/",
+        }
+    module, _, name = str(function["path"]).rpartition(":")
+    return {
+        "identifier": f"{module}.js:{name}",
+        "functionType": KINDS[function["kind"]],
+        "visibility": {"kind": function["visibility"]},
+        "args": to_convex_validator(function["args"]),
+        "returns": to_convex_validator(function["returns"] or {"type": "any"}),
+    }

@@ -76,7 +76,20 @@ def test_the_admin_key_is_made_once_and_names_its_deployment(tmp_path: Path) -> 
 
 
 def test_every_command_tells_what_it_is_for() -> None:
-    names = ["admin-key", "check", "data", "demo", "deploy", "export", "functions", "import", "lab", "logs", "run", "serve"]
+    names = [
+        "admin-key",
+        "check",
+        "data",
+        "demo",
+        "deploy",
+        "export",
+        "functions",
+        "import",
+        "lab",
+        "logs",
+        "run",
+        "serve",
+    ]
     shown = command("--help").output
     for name in names:
         assert name in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,27 @@ def test_check_says_who_has_the_store_open(server: ServerProcess) -> None:
     assert result.exit_code == 1
     assert server.process is not None
     assert str(server.process.pid) in result.output
+
+
+def test_logs_show_what_functions_said_how_their_calls_ended_and_go_on(tasks: Any, monkeypatch: Any) -> None:
+    tasks("run", "tasks:add", '{"text": "for the log"}')
+    tasks("run", "tasks:stumble")
+    lines = tasks("logs", "-n", "20").output.splitlines()
+    failed = [line for line in lines if "ERROR" in line][-1]
+    assert "tasks:stumble" in failed
+    assert "KeyError: 'no such key'" in failed
+    assert any("  ok  " in line and "tasks:add" in line and " ms" in line for line in lines)
+    seen: list[str] = []
+
+    def print_then_stop(line: str) -> None:
+        seen.append(line)
+        if "tasks:shout" in line:
+            raise KeyboardInterrupt  # as a person would
+
+    calling = threading.Timer(0.3, lambda: tasks("run", "tasks:shout", '{"text": "a"}'))
+    monkeypatch.setattr("cellstore.cli.click.echo", print_then_stop)
+    calling.start()
+    followed = tasks("logs", "-f", "-n", "1")
+    calling.join()
+    assert followed.exit_code == 0
+    assert any("tasks:shout" in line for line in seen)

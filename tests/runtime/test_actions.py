@@ -101,6 +101,56 @@ def test_an_action_that_takes_its_process_down_or_too_long_is_an_error(tmp_path:
         late = await stage.runner.action("m:wait", {"s": 5.0})
         assert late.error is not None
         assert late.error.code == "LimitExceeded"
+        assert "ran longer than" in late.error.message
+        assert "in wait" in late.error.traceback, "the line where it stood"
         assert value_of(await stage.runner.action("m:plain", {"n": 1})) == 2
 
     play(tmp_path, SOURCE, scenario, action_time_s=0.6)
+
+
+def test_an_action_says_how_far_it_is(tmp_path: Path) -> None:
+    source = (
+        SOURCE
+        + """
+    @cs.action
+    def parts(ctx):
+        for n in range(200):
+            ctx.progress(n + 1, 200, "part")
+
+    @cs.action
+    async def wrong(ctx):
+        ctx.progress("half")
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        heard: list[tuple[float, float | None, str]] = []
+        outcome = await stage.runner.action("m:parts", {}, on_progress=lambda *far: heard.append(far))
+        assert outcome.ok
+        assert heard[-1] == (200, 200, "part"), "the end is always told"
+        assert len(heard) < 20, "two hundred reports in a moment are for nobody's eyes"
+        wrong = await stage.runner.action("m:wrong", {})
+        assert wrong.error is not None
+        assert "expected a number" in wrong.error.message
+
+    play(tmp_path, source, scenario)
+
+
+def test_fifty_actions_run_at_once(tmp_path: Path) -> None:
+    source = (
+        SOURCE
+        + """
+    @cs.action
+    def meet(ctx, n: int):
+        add(n=n)
+        while ctx.run_query(count) < n:  # none goes on before all have come
+            time.sleep(0.01)
+        return True
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        outcomes = await asyncio.gather(*[stage.runner.action("m:meet", {"n": 50}) for _ in range(50)])
+        assert all(value_of(outcome) for outcome in outcomes)
+
+    play(tmp_path, source, scenario)

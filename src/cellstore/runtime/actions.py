@@ -46,6 +46,7 @@ class Running:
         default_factory=asyncio.Queue
     )  # of an HTTP response; None ends it
     timer: asyncio.TimerHandle | None = None
+    late: LimitExceeded | None = None  # its time is up, and it has been told
 
     def resolve(self, outcome: Outcome) -> None:
         """Answer the caller, if there still is one."""
@@ -151,7 +152,7 @@ class ActionTeam:
                 case "done":
                     run = self._running.pop(message[1], None)
                     if run is not None:
-                        run.resolve(calls.outcome_from_wire(message[2]))
+                        run.resolve(_with_reason(run, calls.outcome_from_wire(message[2])))
                         self._end_if_retired(link)
                 case "log":
                     run = self._running.get(message[1])
@@ -187,15 +188,16 @@ class ActionTeam:
         link.send(["reply", ask_id, calls.outcome_to_wire(outcome)])
 
     def _out_of_time(self, run: Running) -> None:
-        run.link.send(["cancel", run.number])
         message = f"{run.path} ran longer than {self._knobs.action_time_s:g} s and was stopped (knob action_time_s)"
-        run.resolve(Outcome.failed(LimitExceeded(message, knob="action_time_s"), function=run.path))
-        self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
+        run.late = LimitExceeded(message, knob="action_time_s")
+        self._cancel(run)  # it says where it stood, if it can
 
     def _abandon(self, run: Running) -> None:
         """It was told to stop and did not: its process gets no new work and ends with its last other action."""
         if self._running.pop(run.number, None) is not None:
             run.link.is_retiring = True
+            if run.late is not None:
+                run.resolve(Outcome.failed(run.late, function=run.path))
             self._end_if_retired(run.link)
 
     def _end_if_retired(self, link: Link) -> None:
@@ -227,3 +229,12 @@ class ActionTeam:
             link.hang_up()
         links, self._links = self._links, []
         return links
+
+
+def _with_reason(run: Running, outcome: Outcome) -> Outcome:
+    """The outcome of an action; one that was stopped because it was late says that, and where it stood."""
+    if run.late is not None and outcome.error is not None and outcome.error.code == "Cancelled":
+        where = outcome.error.traceback.rpartition("\n")[0]
+        outcome.error = ErrorInfo.of(run.late, function=run.path)
+        outcome.error.traceback = f"{where}\n{run.late.message}" if where else run.late.message
+    return outcome

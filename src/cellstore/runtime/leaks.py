@@ -75,6 +75,8 @@ class Kept:
         if isinstance(place, dict) and self.root == "":  # globals: say which
             before = dict(zip(self.keys or (), self.saved, strict=True))
             for name in [*before, *(key for key in place if key not in before)]:
+                if str(name).startswith("__"):  # __warningregistry__, and what else the interpreter notes
+                    continue
                 if not _same(before.get(name, place), place.get(name, place)):
                     return str(name)
             return None

@@ -21,6 +21,7 @@ from __future__ import annotations
 import _random
 import datetime as dt
 import hashlib
+import importlib
 import os
 import random
 import sys
@@ -80,13 +81,15 @@ class Envelope:
 
     def enter(self, kind: str, seed: bytes) -> None:
         """Seed every source of chance with `seed` (16 bytes), refuse I/O. The clock stands already."""
-        self._stream = _Stream(seed)
         number = int.from_bytes(seed, "big")
         _seed(_shared_random, number)  # what random.seed does, without its detour for other types
         _shared_random.gauss_next = None
         numpy_random = sys.modules.get("numpy.random")
+        if numpy_random is None and "numpy" in sys.modules:  # it comes at first use, and would draw from our stream
+            numpy_random = importlib.import_module("numpy.random")
         if numpy_random is not None:
             numpy_random.seed(number & 0xFFFFFFFF)
+        self._stream = _Stream(seed)
         self.kind = kind
 
     def exit(self) -> None:

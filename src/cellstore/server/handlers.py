@@ -21,7 +21,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from cellstore import __version__
-from cellstore.errors import CallerError, CellstoreError, Forbidden, Unauthenticated, ValidationError
+from cellstore.errors import CallerError, CellstoreError, Forbidden, NotFound, Unauthenticated, ValidationError
 from cellstore.protocol.codec import load_json
 from cellstore.protocol.messages import decode_args, fragment
 from cellstore.protocol.path import canonical
@@ -198,7 +198,13 @@ class FunctionHandler(HttpHandler):
     ) -> Outcome:
         """Run it."""
         if kind in ("function", "run"):
-            kind = kind_of(deployment, canonical(path), who)
+            found = kind_of(deployment, canonical(path), who)
+            if found is None and who.internal:  # Convex's command line looks for these words, and lists what there is
+                missing = NotFound(
+                    f"Could not find function for '{path}'. Has it been deployed?", kind="function", name=path
+                )
+                return Outcome.failed(missing, function=path)
+            kind = found or "query"  # whose answer is that there is no such function
         if kind == "mutation":
             return await deployment.mutation(canonical(path), args, who)
         if kind == "action":
@@ -363,9 +369,11 @@ def encode_outcome(outcome: Outcome, encoding: str, who: Principal) -> dict[str,
     return answer
 
 
-def kind_of(deployment: Deployment, path: str, who: Principal) -> str:
-    """query, mutation or action. Errors: NotFound, the same for internal functions `who` may not call."""
+def kind_of(deployment: Deployment, path: str, who: Principal) -> str | None:
+    """query, mutation or action; None when there is no such function, or `who` may not know of it."""
+    if path.startswith("_system/") and who.internal:
+        return "query"
     for function in deployment.functions():
         if function["path"] == path and (who.internal or function["visibility"] == "public"):
             return str(function["kind"])
-    return "query"  # whose answer is that there is no such function
+    return None

@@ -69,6 +69,7 @@ class Envelope:
         self.kind = ""  # of the running call: "query" or "mutation"; empty: nothing is refused
         self._stream: _Stream | None = None
         self._frozen_s = 0.0
+        self._us = 0  # what the clock shows
 
     def real_time_ns(self) -> int:
         """The wall clock, which user code does not see."""
@@ -77,7 +78,11 @@ class Envelope:
     def stand_at(self, now_ns: int) -> None:
         """The process's clock shows `now_ns`, whole microseconds, until told otherwise."""
         self._frozen_s = now_ns / 1e9
-        self._traveller.move_to(_EPOCH + dt.timedelta(microseconds=now_ns // 1000))  # a float would not be exact
+        us = now_ns // 1000
+        self._traveller.shift(dt.timedelta(microseconds=us - self._us))  # moving to a datetime sets the zone again: 20 µs
+        self._us = us
+        if time.time_ns() != us * 1000:  # older time-machines count in floats
+            self._traveller.move_to(_EPOCH + dt.timedelta(microseconds=us))
 
     def enter(self, kind: str, seed: bytes) -> None:
         """Seed every source of chance with `seed` (16 bytes), refuse I/O. The clock stands already."""
@@ -169,11 +174,12 @@ def _call_text(event: str, args: tuple[Any, ...]) -> str:
 def install() -> Envelope:
     """Put the envelope around this process. Once, in a worker of queries and mutations."""
     time_machine = import_time_machine()
-    traveller = time_machine.travel(time.time(), tick=False).start()
+    traveller = time_machine.travel(_EPOCH, tick=False).start()  # an aware moment: local time is UTC from here on
     envelope = Envelope(traveller, time_machine.escape_hatch)
     for name, unit in (("monotonic", 1), ("perf_counter", 1), ("process_time", 1), ("thread_time", 1)):
         setattr(time, name, envelope.counter(getattr(time, name), unit))
         setattr(time, f"{name}_ns", envelope.counter(getattr(time, f"{name}_ns"), unit * 1e9))
+    envelope.stand_at(envelope.real_time_ns())
     real_sleep, real_start = time.sleep, threading.Thread.start
 
     def sleep(seconds: Any) -> None:

@@ -134,7 +134,8 @@ class QueryBuilder:
         cursor: str | None = None,
         end_cursor: str | None = None,
     ) -> Document:
-        """One page: `{"page": […], "isDone": bool, "continueCursor": str}`.
+        """One page: `{"page": […], "isDone": bool, "continueCursor": str}`, and `splitCursor` in the middle of one of three
+        documents or more, by which it can be read as two pages.
 
         `opts` is Convex's `{"numItems", "cursor", "endCursor"?}`, or give the keywords. A page keeps its right edge when
         the query is run again (by the journal), so adjoining pages show every document once while documents move.
@@ -181,6 +182,9 @@ def _passes(document: Document, filters: tuple[Predicate, ...]) -> bool:
     return all(predicate(document) for predicate in filters)
 
 
+SPLIT_ROWS = 6_144  # a page beyond it costs more to send again than a second query does
+
+
 # ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -205,28 +209,39 @@ def _page(transaction: Transaction, span: Span, options: PageOptions, filters: t
     end = _position(end_cursor, fingerprint)
     if start == _END:
         page: list[Document] = []
-        position = _END
+        position, middle = _END, None
     else:
         rest = _narrowed(span, start, end if end != _END else None)
-        page, position = _read_page(transaction, rest, None if end else options.num_items, filters)
+        page, position, middle = _read_page(transaction, rest, None if end else options.num_items, filters)
         if end is not None:
             position = end
     cursor = _cursor(position, fingerprint)
     transaction.pages.append((fingerprint, options.cursor or "", cursor))
-    return Document(page=page, isDone=position == _END, continueCursor=cursor)
+    found = Document(page=page, isDone=position == _END, continueCursor=cursor)
+    if middle is not None:  # a page that has grown may be read as two
+        found["splitCursor"] = _cursor(middle, fingerprint)
+        if len(page) > SPLIT_ROWS:
+            found["pageStatus"] = "SplitRecommended"
+    return found
 
 
 def _read_page(
     transaction: Transaction, span: Span, num_items: int | None, filters: tuple[Predicate, ...]
-) -> tuple[list[Document], str]:
-    """The documents and the position after the last one looked at: its key in hexadecimal, or "end"."""
+) -> tuple[list[Document], str, str | None]:
+    """The documents, the position after the last one looked at (its key in hexadecimal, or "end"), and that of the
+    middle one, where there are enough to split."""
     page: list[Document] = []
+    keys: list[bytes] = []
+    position = _END
     for key, document in transaction.scan_span(span, None if filters else num_items):
         if _passes(document, filters):
             page.append(document)
+            keys.append(key)
             if len(page) == num_items:
-                return page, key.hex()
-    return page, _END
+                position = key.hex()
+                break
+    middle = keys[(len(keys) - 1) // 2].hex() if len(keys) > 2 else None
+    return page, position, middle
 
 
 def _narrowed(span: Span, after: str | None, upto: str | None) -> Span:

@@ -50,7 +50,8 @@ class Batch(NamedTuple):
 
 def batches(frame: Any, fields: Fields, rows_max: int, bytes_max: int) -> Iterator[Batch]:
     """The rows of `frame` in order, in batches within both bounds. Errors: ValidationError naming the column."""
-    rows, size, parts = 0, 0, []
+    parts: list[bytes] = []
+    rows = size = 0
     for lines in _slices(frame, fields, min(rows_max, SLICE_ROWS)):
         begin = 0
         for at, line in enumerate(lines):

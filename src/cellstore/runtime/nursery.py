@@ -67,6 +67,7 @@ def _load() -> None:
     for name in (
         "cellstore.runtime.worker",
         "cellstore.runtime.action_worker",
+        "cellstore.storage.sqlite",
         "cloudpickle",
         "pydantic",
         "apsw",

@@ -54,6 +54,30 @@ SHAPES = {
         ],
         "42",
     ),
+    "properties, class methods and cached properties": (
+        [
+            "import functools\nclass Shelf:\n    @property\n    def a(self): return 1\n    @classmethod\n    def b(cls): return 2\n"
+            "    @staticmethod\n    def c(): return 3\n    @functools.cached_property\n    def d(self): return 4",
+            "@cs.query\ndef shape(ctx):\n    s = Shelf()\n    return [s.a, s.b(), s.c(), s.d, s.d]",
+        ],
+        "[1, 2, 3, 4, 4]",
+    ),
+    "an instance of one's own class": (
+        [
+            "class Rates:\n    def __init__(self, **each): self.each = each\n    def of(self, name): return self.each[name]",
+            "rates = Rates(a=2)",
+            "@cs.query\ndef shape(ctx):\n    return rates.of('a')",
+        ],
+        "2",
+    ),
+    "a named tuple and a typed dict": (
+        [
+            "from typing import NamedTuple\nfrom typing_extensions import TypedDict\nclass Pair(NamedTuple):\n    a: int\n    b: int\n"
+            "class Row(TypedDict):\n    n: int",
+            "@cs.query\ndef shape(ctx) -> Row:\n    return {'n': sum(Pair(1, 2))}",
+        ],
+        "{'n': 3}",
+    ),
     "a dataclass": (
         [
             "from dataclasses import dataclass, asdict\n@dataclass\nclass Point:\n    x: int\n    y: int = 2",

@@ -9,10 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
-from runtime_harness import Stage, play, unit_of  # noqa: E402
+from runtime_harness import Stage, play, unit_of
 
-import cellstore as cs  # noqa: E402
-from cellstore.web import Headers, Request, Response  # noqa: E402
+import cellstore as cs
+from cellstore.web import Headers, Request, Response
 
 HOOK = """
     @cs.http("/hook", methods=["POST"])

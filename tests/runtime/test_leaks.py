@@ -98,6 +98,21 @@ SOURCE = """
         local["x"] = slow(3)
         return local
 
+    import random
+    DICE = random.Random(7)
+    MORE_DICE = numpy.random.default_rng(7)
+
+    class Lazy:
+        @functools.cached_property
+        def costly(self):
+            return 42
+
+    LAZY = Lazy()
+
+    @cs.query
+    def rolls(ctx):
+        return [DICE.random(), float(MORE_DICE.random()), LAZY.costly]
+
     @cs.mutation
     def fails(ctx):
         CACHE["c"] = 3
@@ -160,6 +175,8 @@ def test_reading_copying_caching_and_writing_the_same_are_no_changes(place: Path
     async def scenario(stage: Stage) -> None:
         for _ in range(3):
             assert await stage.query("harmless") == {"a": 1, "x": 6}
+        rolled = [await stage.query("rolls") for _ in range(4)]
+        assert rolled == [rolled[0]] * 4, "captured dice stand where they stood"
         assert await stage.mutate("default") == 0
         first = value_of(await stage.runner.action("m:freely", {}))
         assert value_of(await stage.runner.action("m:freely", {})) == first + 1, "actions may remember"

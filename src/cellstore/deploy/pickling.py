@@ -69,6 +69,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return code_of_file, (obj.replace(co_filename=_NO_FILE), obj.co_filename)
         if isinstance(obj, CACHED):  # by itself it would travel as a name that only this process knows
             return cached, (obj.__wrapped__, obj.cache_parameters())
+        if type(obj) is functools.cached_property:  # it holds a lock, in Python 3.11
+            return cached_attribute, (obj.func, obj.attrname)
         reason = why_not(obj)
         if reason is not None:
             raise Refused(obj, reason)
@@ -108,6 +110,14 @@ def by_value(modules: list[ModuleType]) -> Iterator[None]:
 def cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     """`function` behind an empty `functools.lru_cache`."""
     return functools.lru_cache(**parameters)(function)
+
+
+def cached_attribute(function: Callable[[Any], Any], name: str | None) -> Any:
+    """`function` as a cached property that knows its name: nobody tells it, where a class is put together again."""
+    made = functools.cached_property(function)
+    if name is not None:
+        made.__set_name__(object, name)
+    return made
 
 
 def code_of_file(code: CodeType, file: str) -> CodeType:

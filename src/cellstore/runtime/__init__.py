@@ -9,10 +9,12 @@ the same in both.
     registry.py   deployed functions, by path      calls.py      host ⇄ worker frames
     execute.py    one call, from begin to freeze   context.py    ctx as a function sees it
     sandbox.py    frozen clock, seeded chance      capture.py    print, logging, warnings become log lines
+    leaks.py      what a call must leave behind as it was        log_stream.py       what functions said of late
     worker.py     the process of queries and mutations           action_worker.py    the process of actions
-    pool.py       processes: start, send, death    lane.py       one worker at a time runs short mutations
-    pool_runner.py, inline.py                      the two runners
-    scheduler.py  jobs and crons
+    nursery.py    their parent, which has all loaded             spawning.py         how the host comes by processes
+    team.py       who runs what, and the lane      actions.py    the host's side of actions and HTTP actions
+    pool.py, inline.py                             the two runners
+    scheduler.py  jobs and crons                   jobs.py       their rows
 
 Only the host writes: a worker hands back one commit request and the host's committer gives it a place in history.
 """

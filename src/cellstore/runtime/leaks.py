@@ -9,7 +9,8 @@ What a function may reach is walked once, when it is loaded, and a shallow copy 
 is compared by identity, element by element. A queries' worker runs calls of many callers, and there are several workers:
 what one call leaves behind would be seen by some and not by others.
 
-Undone without a word: what `functools.cache` remembered. Not looked at: the insides of library objects, except NumPy
+Undone without a word: what `functools.cache` and `cached_property` remembered, and where a generator of chance stands that
+was captured (each call draws the same from it). Not looked at: the insides of library objects, except NumPy
 arrays, which are made read-only.
 
 Cost       tens of nanoseconds for each global and each element of a captured container, at every call that can reach it
@@ -20,8 +21,9 @@ from __future__ import annotations
 import dis
 import functools
 import linecache
+import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import is_
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -50,6 +52,7 @@ class Kept:
     place: Any
     saved: list[Any]
     keys: list[Any] | None = None  # of a dict
+    caches: frozenset[str] = frozenset()  # keys that may come: an instance's cached properties
 
     def is_intact(self) -> bool:
         """Whether nothing has changed."""
@@ -82,6 +85,8 @@ class Kept:
             return None
         if type(place) is CellType:
             return None if _same(_content(place), self.saved[0]) else self.name
+        if self.caches and isinstance(place, dict):
+            place = {key: value for key, value in place.items() if key in (self.keys or ()) or key not in self.caches}
         if isinstance(place, dict) and len(place) == len(self.saved) and list(place) == self.keys:
             return None if all(map(_same, place.values(), self.saved)) else self.name
         if isinstance(place, list) and len(place) == len(self.saved):
@@ -117,13 +122,12 @@ class State:
     path: str
     kept: list[Kept] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
+    dice: list[Callable[[], None]] = field(default_factory=list)  # put captured generators of chance back
     codes: list[CodeType] = field(default_factory=list)
 
     def settle(self, cells: Mapping[str, str]) -> None:
         """A call is over: everything as before. Errors: NotDeterministic naming what it had changed, and where."""
-        for cache in self.caches:
-            if cache.cache_info().currsize:
-                cache.cache_clear()
+        self._forget()
         for kept in self.kept:
             if not kept.is_intact():
                 self._refuse(cells)
@@ -131,11 +135,17 @@ class State:
 
     def undo(self) -> None:
         """A call failed; nothing of it stays."""
-        for cache in self.caches:
-            cache.cache_clear()
+        self._forget()
         for kept in self.kept:
             if not kept.is_intact():
                 kept.undo()
+
+    def _forget(self) -> None:
+        for cache in self.caches:
+            if cache.cache_info().currsize:
+                cache.cache_clear()
+        for put_back in self.dice:
+            put_back()
 
     def _refuse(self, cells: Mapping[str, str]) -> None:
         broken = [kept for kept in self.kept if not kept.is_intact()]
@@ -200,8 +210,17 @@ class Watch:
             value.setflags(write=False)
             return ()
         if not is_named(type(value)):
-            return [(name, root, vars(value))] if hasattr(value, "__dict__") else ()
+            return self._instance(state, name, root, value) if hasattr(value, "__dict__") else ()
+        state.dice += _put_back(value)
         return ()
+
+    def _instance(self, state: State, name: str, root: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+        space = vars(value)
+        self._keep(state, name, root, space)
+        attributes = [item for cls in type(value).__mro__ for item in vars(cls).items()]
+        cached = frozenset(key for key, each in attributes if isinstance(each, functools.cached_property))
+        self._kept[id(space)].caches = cached
+        yield from ((name, root, each) for each in [*space.values(), type(value)])
 
     def _function(self, state: State, function: FunctionType) -> Iterator[tuple[str, str, Any]]:
         state.codes += _codes(function.__code__)
@@ -230,6 +249,15 @@ class Watch:
             kept = self._kept[id(place)] = _kept(name, root, place)
         if kept not in state.kept:
             state.kept.append(kept)
+
+
+def _put_back(value: Any) -> Iterator[Callable[[], None]]:
+    """How a generator of chance gets back to where it stands."""
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        yield functools.partial(value.setstate, value.getstate())
+    bits = getattr(value, "bit_generator", None)
+    if bits is not None and hasattr(bits, "state"):
+        yield functools.partial(setattr, bits, "state", bits.state)
 
 
 def _kept(name: str, root: str, place: Any) -> Kept:

@@ -79,7 +79,9 @@ class Envelope:
         """The process's clock shows `now_ns`, whole microseconds, until told otherwise."""
         self._frozen_s = now_ns / 1e9
         us = now_ns // 1000
-        self._traveller.shift(dt.timedelta(microseconds=us - self._us))  # moving to a datetime sets the zone again: 20 µs
+        self._traveller.shift(
+            dt.timedelta(microseconds=us - self._us)
+        )  # moving to a datetime sets the zone again: 20 µs
         self._us = us
         if time.time_ns() != us * 1000:  # older time-machines count in floats
             self._traveller.move_to(_EPOCH + dt.timedelta(microseconds=us))

@@ -195,7 +195,9 @@ class Scheduler:
         elif function.kind == "action":
             await self._action(id, function, row["args"][0])
         else:
-            self._finish(id, "failed", f"{function.path} is a query; mutations and actions can be scheduled")
+            self._finish(
+                id, "failed", f"{function.path} is of kind {function.kind}; mutations and actions can be scheduled"
+            )
         if "cron" in row:
             self._slots[row["cron"]] = row["scheduledTime"]
             self._report_missed(id, row)

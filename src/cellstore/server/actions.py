@@ -34,10 +34,16 @@ class HttpActionHandler(HttpHandler):
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     async def prepare(self, **options: Any) -> None:
-        """Before the body: refuse one that says that it is too large, and cut off one that only is."""
+        """Before the body: turn strangers away, refuse one that says that it is too large, and cut off one that only is."""
         await super().prepare(**options)
         self._body = bytearray()
         self._began = False
+        self._who = await self._caller()
+        refused = None if self.request.method == "OPTIONS" else self._who.refusal("write")
+        if refused is not None:
+            self.set_header("Connection", "close")  # the body is not waited for
+            self.fail(ErrorInfo.of(refused), owner=False)
+            return
         limit = self.app.limits.http_body_bytes
         if int(self.request.headers.get("Content-Length") or 0) > limit:
             self.set_header("Connection", "close")
@@ -54,7 +60,7 @@ class HttpActionHandler(HttpHandler):
     async def serve(self, path: str) -> None:
         """Ask the function; pass on what it answers."""
         try:
-            who = await self._caller()
+            who = self._who
             deployment = await self.deployment(who)
             outcome = await deployment.http(self._request(path), who, self._send)
         except StreamClosedError:

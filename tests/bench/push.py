@@ -278,12 +278,13 @@ def main() -> None:
             for table, documents in sizes.items():
                 load(server, table, documents)
                 print(f"── {documents:,} documents", flush=True)
+                if table == list(sizes)[-1]:
+                    asyncio.run(memory(server, table, 200 if quick else 1_000, 400 if quick else 5_000))
                 for queries in (1, 100, 1_000 if quick else 10_000):
                     groups = documents // ROWS
                     asyncio.run(latencies(server, table, groups, queries, rounds, echo_port))
             asyncio.run(fan_out(server, "small", 200 if quick else 1_000, 20))
             asyncio.run(changed_row(server, "small", 10_000))
-            asyncio.run(memory(server, "small", 200 if quick else 1_000, 400))
         finally:
             server.stop()
 

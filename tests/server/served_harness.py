@@ -58,7 +58,7 @@ class Served:
     async def socket(self, path: str = "api/sync", headers: dict[str, str] | None = None) -> Wire:
         """A WebSocket. Raises HTTPClientError when the upgrade is refused."""
         address = self.url(path).replace("http", "ws", 1)
-        wire = Wire(await websocket_connect(HTTPRequest(address, headers=headers or {})))
+        wire = Wire(await websocket_connect(HTTPRequest(address, headers=headers or {}), max_message_size=64 << 20))
         self.wires.append(wire)
         return wire
 

@@ -1,10 +1,15 @@
 """The sync protocol over a real WebSocket, a real store and real workers."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from served_harness import Served
+
+from cellstore.server import socket as socket_module
 
 
 async def test_a_live_query_follows_a_mutation_of_another_client(chat: Served) -> None:
@@ -130,3 +135,39 @@ async def test_a_second_server_on_the_same_store_says_who_has_it(chat: Served) -
     with pytest.raises(StoreLocked):
         await second.start()
     assert not second.running
+
+
+async def test_a_large_transition_comes_in_parts_each_client_can_take(chat: Served) -> None:
+    """npm's client gets TransitionChunk messages, of which none is interrupted; others one message."""
+    large = {"value": "ü" * 6_000_000}
+    npm = await chat.socket("api/1.48.0/sync", headers=chat.token_header)
+    await npm.subscribe(0, "chat:echo", large)
+    parts = [await npm.until(lambda message: True) for _ in range(2)]
+    assert [(part["type"], part["partNumber"], part["totalParts"]) for part in parts] == [
+        ("TransitionChunk", 0, 2),
+        ("TransitionChunk", 1, 2),
+    ]
+    transition = json.loads("".join(part["chunk"] for part in parts))
+    assert transition["modifications"][0]["value"] == large["value"]
+    for path in ("api/sync", "api/1.27.0/sync"):
+        other = await chat.socket(path, headers=chat.token_header)
+        await other.subscribe(0, "chat:echo", large)
+        assert (await other.result(0))["value"] == large["value"]
+
+
+@given(st.binary(max_size=200), st.integers(1, 50))
+def test_fragments_put_together_are_the_message(text: bytes, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket_module, "FRAGMENT_BYTES", size)
+        wire, got, opcodes, final = socket_module.fragmented(text), b"", [], False
+    while wire:
+        assert not final
+        final, opcode, length = bool(wire[0] & 0x80), wire[0] & 0x0F, wire[1]
+        wire = wire[2:]
+        if length == 126:
+            length, wire = int.from_bytes(wire[:2], "big"), wire[2:]
+        assert length <= size
+        got, wire = got + wire[:length], wire[length:]
+        opcodes.append(opcode)
+    assert (final, got) == (True, text)
+    assert opcodes == [1] + [0] * (len(opcodes) - 1)

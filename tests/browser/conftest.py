@@ -11,6 +11,8 @@ from lab import BROWSER, TOKEN, Lab, Page, chromium
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Playwright's loop stays in this thread while the browser lives, and other tests could not start theirs: browser last.
+    items.sort(key=lambda item: "tests/browser" in item.path.as_posix())
     missing = pytest.mark.skip(reason="needs a Chromium: set CELLSTORE_CHROMIUM, or have one on the PATH")
     for item in items:
         if "tests/browser" in item.path.as_posix():

@@ -1,8 +1,18 @@
-"""What counts as a change of a function, seen without packing it."""
+"""What counts as a change of a function, seen without packing it; and what is shipped when part of it cannot be."""
 
 from __future__ import annotations
 
-from cellstore.client.shipping import same_objects, watched
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import cellstore
+from cellstore.client.shipping import Shipper, same_objects, watched
+from cellstore.deploy.unit import Unit
+from cellstore.errors import DeployError, ValidationError
+from cellstore.functions import registry
 
 SOURCE = """
 RATE = 2
@@ -48,3 +58,65 @@ def test_functions_that_call_each_other_end():
     env: dict[str, object] = {"__name__": "nb"}
     exec("def f(n): return g(n)\ndef g(n): return f(n)", env)
     assert len(list(watched([env["f"]]))) == 4  # two functions, two codes
+
+
+@pytest.fixture
+def told() -> Iterator[list[Unit]]:
+    """The units that a store is given which refuses tables with a field `no`."""
+    yield []
+    registry.forget("shipped")
+
+
+@pytest.fixture
+def shipper(told: list[Unit]) -> Shipper:
+    def deploy(unit: Unit) -> dict[str, Any]:
+        if any("no" in table.fields["fields"] for table in unit.tables):
+            raise ValidationError("the table cannot take the new schema")
+        told.append(unit)
+        return {}
+
+    return Shipper(deploy)
+
+
+def define(source: str) -> dict[str, Any]:
+    env: dict[str, Any] = {"__name__": "shipped", "cs": cellstore, "LOCK": threading.Lock()}
+    exec(source, env)
+    return env
+
+
+GOOD = "@cs.query\ndef good(ctx): return 1\n"
+BAD = "@cs.query\ndef bad(ctx): return LOCK\n"
+
+
+def names(unit: Unit) -> list[str]:
+    return [spec.path for spec in unit.functions]
+
+
+def test_a_function_that_cannot_travel_holds_up_no_other(shipper, told):
+    env = define(GOOD + BAD)
+    with pytest.raises(DeployError, match="bad uses `LOCK`"):
+        shipper.ready(env["bad"])
+    shipper.ready(env["good"])
+    assert [names(unit) for unit in told] == [["shipped:good"]]
+    later = define("@cs.query\ndef later(ctx): return 2")
+    shipper.ready(later["later"])
+    assert names(told[-1]) == ["shipped:good", "shipped:later"]
+
+
+def test_a_form_that_cannot_travel_leaves_the_one_before_in_place(shipper, told):
+    shipper.ready(define(GOOD + "@cs.query\ndef bad(ctx): return 0")["bad"])
+    hashes = told[-1].hashes
+    with pytest.raises(DeployError, match="bad uses `LOCK`"):
+        shipper.ready(define(BAD)["bad"])
+    shipper.ready(define("@cs.query\ndef later(ctx): return 2")["later"])
+    assert told[-1].hashes["bad"] == hashes["bad"]
+
+
+def test_when_a_schema_is_refused_functions_that_could_mend_the_data_still_go(shipper, told):
+    shipper.ready(define(GOOD + "class T(cs.Table, name='t'):\n    a: int")["good"])
+    mend = define("class T(cs.Table, name='t'):\n    no: int\n@cs.mutation\ndef mend(ctx): pass")["mend"]
+    shipper.ready(mend)
+    assert names(told[-1]) == ["shipped:good", "shipped:mend"]
+    assert [list(table.fields["fields"]) for table in told[-1].tables] == [["a"]]
+    with pytest.raises(ValidationError, match="cannot take"):
+        shipper.ensure("shipped")

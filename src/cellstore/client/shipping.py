@@ -5,6 +5,9 @@ milliseconds, so a call first compares what it would pack: the function objects 
 constants, helpers and captured variables of their module. All by identity: a rebound name is noticed, a list changed
 in place is not (deploy again, or leave it to the notebook, which packs after every cell).
 
+One mistake does not hold up the rest: without the functions that cannot travel, or with the tables as they were when the
+store refuses the new ones, everything else is shipped, and then the refusal is raised. What served before serves on.
+
 Cost:      a call of known functions compares a few dozen references; nothing is packed, nothing is sent.
 Invariant: `_seen` holds the compared objects themselves, so an identity is never reused by another object.
 """
@@ -29,6 +32,9 @@ class Shipper:
         self._seen: dict[str, list[Any]] = {}
         self._hashes: dict[str, str] = {}
         self._served: dict[str, list[Any]] = {}  # by path: the objects of the form that is deployed
+        self._good: dict[str, Any] = {}  # by path: the handle in that form
+        self._tables: dict[str, list[Any]] = {}  # by module: the tables as the store took them
+        self._refused: dict[str, list[Any]] = {}  # by module: what was compared when something in it was refused
         self._lock = threading.RLock()
 
     def ready(self, handle: Any) -> None:
@@ -37,11 +43,15 @@ class Shipper:
         A module is shipped whole; when it is refused for the sake of another function or table, what was deployed
         before serves on, and so may this one if it is unchanged. Errors: as `ensure`.
         """
-        try:
-            self.ensure(handle.module)
-        except (DeployError, ValidationError):
-            if not same_objects(list(watched([handle.fn])), self._served.get(handle.path)):
-                raise
+        with self._lock:
+            if self._serves(handle) and same_objects(_parts(handle.module), self._refused.get(handle.module)):
+                return
+            try:
+                self.ensure(handle.module)
+            except (DeployError, ValidationError):
+                self._refused[handle.module] = _parts(handle.module)
+                if not self._serves(handle):
+                    raise
 
     def ensure(self, module: str) -> dict[str, Any] | None:
         """Ship the registered module if anything about it changed; the store's report, None when nothing did.
@@ -51,29 +61,73 @@ class Shipper:
         from cellstore.functions import registry
 
         with self._lock:
-            handles: list[Any] = list(registry.handles(module))
-            tables = registry.tables(module)
-            parts = [*watched(handle.fn for handle in handles), *(handle.crons for handle in handles), *tables]
+            parts = _parts(module)
             if same_objects(parts, self._seen.get(module)):
                 return None
-            report = self.ship(module, handles, tables)
+            report = self.ship(module, list(registry.handles(module)), registry.tables(module))
             self._seen[module] = parts
             return report
 
     def ship(self, module: str, handles: list[Any], tables: list[Any]) -> dict[str, Any] | None:
-        """Pack and deploy, unless the very same unit was deployed before. Errors: as `ensure`."""
+        """Pack and deploy, unless the very same unit was deployed before. Errors: as `ensure`, when the rest is shipped."""
+        with self._lock:
+            try:
+                report = self._send(module, handles, tables)
+            except DeployError:
+                fit = self._fit(module, handles)
+                if len(fit) < len(handles) or any(one is not other for one, other in zip(fit, handles, strict=True)):
+                    self._send(module, fit, tables)
+                raise
+            except ValidationError:
+                self._send(module, handles, self._tables.get(module, []))
+                raise
+            self._refused.pop(module, None)
+            return report
+
+    def _fit(self, module: str, handles: list[Any]) -> list[Any]:
+        """Those that can travel. The form that is deployed goes in the place of one that cannot.
+
+        Errors: DeployError when a function that is deployed can go along in no form: leaving it out would end it.
+        """
         from cellstore.deploy.pack import pack
 
-        with self._lock:
-            unit = pack(module, handles, tables)
-            if self._hashes.get(module) == unit.hash:
-                return None
-            report = self._deploy(unit)
-            self._hashes[module] = unit.hash
-            for handle in handles:
-                handle.version = unit.hashes.get(handle.name, "")
-            self._served.update((handle.path, list(watched([handle.fn]))) for handle in handles)
-            return report
+        fit = []
+        for handle in handles:
+            try:
+                pack(module, [handle], [])
+            except DeployError:
+                handle = self._good.get(handle.path)
+                if handle is not None:
+                    pack(module, [handle], [])
+            fit.append(handle)
+        return [handle for handle in fit if handle is not None]
+
+    def _send(self, module: str, handles: list[Any], tables: list[Any]) -> dict[str, Any] | None:
+        from cellstore.deploy.pack import pack
+
+        unit = pack(module, handles, tables)
+        if self._hashes.get(module) == unit.hash:
+            return None
+        report = self._deploy(unit)
+        self._hashes[module], self._tables[module] = unit.hash, tables
+        for handle in handles:
+            handle.version = unit.hashes.get(handle.name, "")
+        self._good.update((handle.path, handle) for handle in handles)
+        self._served.update((handle.path, list(watched([handle.fn]))) for handle in handles)
+        return report
+
+    def _serves(self, handle: Any) -> bool:
+        """Does the store hold this very form?"""
+        return same_objects(list(watched([handle.fn])), self._served.get(handle.path))
+
+
+def _parts(module: str) -> list[Any]:
+    """All that a change of the module would replace."""
+    from cellstore.functions import registry
+
+    handles: list[Any] = list(registry.handles(module))
+    functions = watched(handle.fn for handle in handles)
+    return [*functions, *(handle.crons for handle in handles), *registry.tables(module)]
 
 
 def watched(functions: Iterable[Any]) -> Iterator[Any]:

@@ -72,6 +72,8 @@ class Knobs:
 
     # Connections
     frame_size_bytes: int = 64 << 20
+    connections_max: int = 10_000  # per deployment; more are told to come back later
+    frames_per_s_max: int = 50_000  # per connection; a client that talks faster than it can be listened to is cut off
     unsent_transitions_max: int = 2  # a slow reader skips states beyond this
     queued_mutations_max: int = 1000  # per connection
     running_actions_max: int = 1000  # per connection

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, assert_never
 
-from cellstore.errors import CellstoreError, FatalError, Unauthenticated, ValidationError
+from cellstore.errors import CellstoreError, FatalError, Overloaded, Unauthenticated, ValidationError
 from cellstore.knobs import Knobs
 from cellstore.protocol.codec import decode_frame, encode_frame
 from cellstore.protocol.messages import Action, Authenticate, Mutation
@@ -75,6 +75,7 @@ class Hub:
         self.connections: set[Connection] = set()
         self.running_calls = 0
         self.now_s: Callable[[], float] = time.time  # tokens expire by it
+        self.monotonic_s: Callable[[], float] = time.monotonic  # frames are counted by it
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._dirty: set[Connection] = set()
         self._awaiting_wake = False
@@ -86,7 +87,9 @@ class Hub:
     def connect(
         self, send: SendFrame, close: CloseSocket, who: Principal, verify: VerifyToken = no_tokens
     ) -> Connection:
-        """A new connection, let in as `who`."""
+        """A new connection, let in as `who`. Errors: Overloaded when there are `connections_max` already."""
+        if len(self.connections) >= self.knobs.connections_max:
+            raise Overloaded(f"{self.knobs.connections_max} clients are connected already; come back later")
         connection = Connection(self, send, close, who, verify)
         self.connections.add(connection)
         return connection
@@ -225,6 +228,7 @@ class Connection:
         self._performing = False
         self._buffered: deque[tuple[int, bool]] = deque()  # frames not yet on the wire: bytes, is a transition
         self._buffered_bytes = 0
+        self._second, self._frames = float("-inf"), 0  # when the present second began, and the frames in it
 
     @property
     def who(self) -> Principal:
@@ -233,12 +237,22 @@ class Connection:
 
     def receive(self, frame: str | bytes) -> None:
         """A frame arrived. A malformed one closes the connection with a reason and harms nobody else."""
+        if self._is_too_fast():
+            self.close(1013, "TooManyRequests: frames came faster than frames_per_s_max allows")
+            return
         try:
             message = decode_frame(frame, self._session.exact)
         except ValidationError as wrong:
             self._event(self._session.malformed, wrong.message)
             return
         self._event(self._session.received, message)
+
+    def _is_too_fast(self) -> bool:
+        now_s = self._hub.monotonic_s()
+        if now_s - self._second >= 1.0:
+            self._second, self._frames = now_s, 0
+        self._frames += 1
+        return self._frames > self._hub.knobs.frames_per_s_max
 
     def sent(self) -> None:
         """The oldest buffered frame has left."""

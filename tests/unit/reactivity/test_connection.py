@@ -5,9 +5,11 @@ import json
 import random
 from typing import Any
 
+import pytest
 from fakes import FakeStore, settle
 from test_query_cache import with_hub
 
+from cellstore.errors import Overloaded
 from cellstore.protocol.version import StateVersion
 from cellstore.reactivity.connection import Hub
 from cellstore.reactivity.principal import EMBEDDED
@@ -224,3 +226,28 @@ async def test_actions_run_while_mutations_wait(store: FakeStore, hub: Hub) -> N
     client.say("Action", requestId=5, udfPath="m:act", args=[{}])
     await settle()
     assert [frame["type"] for frame in client.frames] == ["ActionResponse", "Transition"]
+
+
+@with_hub
+async def test_who_talks_too_fast_is_cut_off_and_nobody_else(store: FakeStore, hub: Hub) -> None:
+    hub.knobs = type(hub.knobs)(frames_per_s_max=3)
+    hub.monotonic_s = lambda: now
+    now = 0.0
+    patient, hasty = Client(hub), Client(hub)
+    for turn in range(5):
+        hasty.say("Event")
+        now = float(turn)
+        patient.say("Event")
+        now = 0.0
+    assert hasty.closed == (1013, "TooManyRequests: frames came faster than frames_per_s_max allows")
+    assert patient.closed is None
+
+
+@with_hub
+async def test_more_clients_than_there_is_room_for_are_told_to_come_back(store: FakeStore, hub: Hub) -> None:
+    hub.knobs = type(hub.knobs)(connections_max=1)
+    first = Client(hub)
+    with pytest.raises(Overloaded, match="come back later"):
+        Client(hub)
+    first.connection.closed()
+    Client(hub).subscribe(q0={"key": "a"})

@@ -22,6 +22,9 @@ from cellstore.runtime.outcome import ErrorInfo, Outcome
 from cellstore.values import json as native
 from cellstore.values.convex import to_convex
 
+INVALID_CURSOR = orjson.dumps({"isConvexSystemError": True, "paginationError": "InvalidCursor"})
+"""The error data by which Convex's hooks know that they must begin again at the first page."""
+
 PATCH_FROM_BYTES = 1024  # below it a whole result costs no more than the words around a patch
 
 
@@ -131,6 +134,8 @@ def failure_for(outcome: Outcome, who: Principal, exact: bool) -> Failure:
     bugs nothing but the request id.
     """
     error = outcome.error or ErrorInfo("InternalServerError", "the call failed and left no reason")
+    if error.code == "InvalidCursor" and not exact:
+        return Failure(f"InvalidCursor: {error.message}", INVALID_CURSOR)
     if not who.owner:
         error = error.redacted()
     data = None

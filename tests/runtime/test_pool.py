@@ -225,6 +225,17 @@ def test_an_endless_loop_is_stopped_at_its_line_while_others_go_on(tmp_path: Pat
     play(tmp_path, TROUBLE, scenario)
 
 
+def test_a_deploy_right_after_a_runaway_does_not_meet_the_worker_that_goes(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        for _ in range(4):
+            outcome = await stage.runner.query("m:loop_for_ever", {})
+            assert outcome.error is not None
+            await stage.runner.deploy(unit_of("@cs.query\ndef f(ctx): return 1", module="other"))
+        assert value_of(await stage.runner.query("other:f", {})) == 1
+
+    play(tmp_path, TROUBLE, scenario, query_time_s=0.1, workers_min=1)
+
+
 def test_a_call_stuck_in_c_code_is_killed_and_its_line_reported(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         stuck = asyncio.ensure_future(stage.runner.query("m:stuck_in_c", {}))

@@ -396,8 +396,11 @@ class PoolRunner:
         self.scheduler.plan_crons()
         return report
 
-    async def _try(self, unit: Unit) -> str | None:
-        """Load `unit` in a worker without keeping it: what is wrong with it, if anything."""
+    async def _try(self, unit: Unit, again: bool = True) -> str | None:
+        """Load `unit` in a worker without keeping it: what is wrong with it, if anything.
+
+        A worker may be about to go, for the sake of the call before: when it does, another one is asked, `again`.
+        """
         team = self._team((unit.python, unit.cwd))
         team.start(self._knobs.workers_min)
         worker = team.anyone()
@@ -411,6 +414,8 @@ class PoolRunner:
             return f"it did not load within {self._knobs.worker_start_s:g} s"
         finally:
             del self._trying[worker.link.number]
+        if error is not None and worker.link.dead and again:
+            return await self._try(unit, again=False)
         return None if error is None else "\n".join(part for part in (error[1], error[0]) if part)
 
     def _on_tried(self, message: Message, link: Link) -> None:

@@ -67,6 +67,12 @@ def transition(start: tuple[int, int], end: tuple[int, int], **values: Any) -> s
     )
 
 
+def patch(start: tuple[int, int], end: tuple[int, int], modification: dict[str, Any]) -> str:
+    """A Transition with this one modification."""
+    versions = {"startVersion": version(*start), "endVersion": version(*end)}
+    return encode_frame({"type": "Transition", **versions, "modifications": [modification]})
+
+
 def _modification(query_id: int, value: Any) -> dict[str, Any]:
     base = {"queryId": query_id, "logLines": [], "journal": f"journal of {query_id}"}
     if isinstance(value, Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conversation import committed, machine, refused, said, transition
+from conversation import committed, machine, patch, refused, said, transition
 
 from cellstore.client.machine import Send
 from cellstore.client.wire import encode_frame
@@ -230,3 +230,24 @@ def test_refused_credentials_and_fatal_errors_stop_the_client():
         "stop: Unauthenticated: expired"
     ]
     assert said(m.received('{"type":"FatalError","error":"broken"}')) == ["stop: FatalError: broken"]
+
+
+def test_a_patch_changes_the_list_it_is_for_and_nothing_else() -> None:
+    client = machine()
+    client.opened()
+    query_id, _ = client.subscribe("tasks:open", {})
+    client.received(transition((0, 0), (2, 10), q0=[1, 2, 3, 4]))
+    patched = {"type": "QueryPatched", "queryId": query_id, "splices": [[1, 1, []], [4, 0, [5]]], "logLines": []}
+    assert said(client.received(patch((2, 10), (2, 20), patched))) == ["step @20 0=[1, 3, 4, 5]"]
+    wrong = client.received(patch((2, 20), (2, 30), {**patched, "splices": [[9, 1, []]]}))
+    assert said(wrong)[0].startswith("restart: ")
+
+
+def test_a_patch_for_a_query_given_up_meanwhile_is_dropped() -> None:
+    client = machine()
+    client.opened()
+    query_id, _ = client.subscribe("tasks:open", {})
+    client.received(transition((0, 0), (2, 10), q0=[1]))
+    client.unsubscribe(query_id)
+    late = {"type": "QueryPatched", "queryId": query_id, "splices": [[0, 1, []]], "logLines": []}
+    assert said(client.received(patch((2, 10), (2, 20), late))) == ["step @20"]

@@ -95,6 +95,7 @@ export class Machine {
       lastCloseReason: this._lastCloseReason,
       clientTs: this.nowMs(),
       exact: true,
+      deltas: true,
     };
     if (this._observedTs) hello.maxObservedTimestamp = encodeTs(this._observedTs);
     const effects = [{ send: JSON.stringify(hello) }, this._modify([...this._queries.values()].map(add))];
@@ -174,7 +175,8 @@ export class Machine {
       const query = this._queries.get(one.queryId);
       if (one.type === "QueryRemoved" || !query) continue;
       const failure = one.type === "QueryFailed" ? failureOf(one.error, one.errorMessage, one) : null;
-      const result = { value: one.value ?? null, failure, journal: one.journal ?? null };
+      const value = one.type === "QueryPatched" ? spliced(query.result?.value, one.splices) : (one.value ?? null);
+      const result = { value, failure, journal: one.journal ?? null };
       const old = query.result;
       if (old && same(old.value, result.value) && same(old.failure, result.failure)) query.result = result;
       else changed.set(one.queryId, result);
@@ -225,6 +227,20 @@ export class Machine {
 function add({ id, path, args, result }) {
   const journal = JSON.stringify(result?.journal ?? null);
   return `{"type":"Add","queryId":${id},"udfPath":${JSON.stringify(path)},"args":[${args}],"journal":${journal}}`;
+}
+
+/** A list with the changes `[place, removed, rows]` made, by rising places of the old list, which stays as it is. */
+function spliced(old, changes) {
+  if (!Array.isArray(old)) throw new OutOfStep("a patch arrived for a result that is no list here");
+  const made = [];
+  let at = 0;
+  for (const [place, removed, rows] of changes) {
+    if (!(at <= place && place + removed <= old.length)) throw new OutOfStep("a patch does not fit the list it is for");
+    for (const row of old.slice(at, place)) made.push(row);
+    for (const row of rows) made.push(row);
+    at = place + removed;
+  }
+  return made.concat(old.slice(at));
 }
 
 function versionOf({ querySet, identity, ts }) {

@@ -83,6 +83,8 @@ def read_modifications(payload: Any, held: Mapping[int, QueryResult]) -> tuple[d
                 case "QueryUpdated":
                     updates[query_id] = QueryResult(one.get("value"), None, logs, one.get("journal"))
                 case "QueryPatched":
+                    if query_id not in held:
+                        continue  # given up while this was on its way
                     value = spliced(held[query_id].value, one["splices"])
                     updates[query_id] = QueryResult(value, None, logs, one.get("journal"))
                 case "QueryFailed":

@@ -55,6 +55,23 @@ test("a transition is one step of everything it changes; equal results are no ch
   assert.deepEqual([...second.step.changed.entries()].map(([id, r]) => [id, r.value]), [[1, "y"]]);
 });
 
+test("a patch changes the list it is for, and is refused where there is none", () => {
+  const machine = opened();
+  machine.subscribe("a:b", "{}");
+  const patched = (splices) => ({ type: "QueryPatched", queryId: 0, splices, logLines: [], journal: null });
+  const [early] = machine.received(transition(at(0, 0), at(2, 5), [patched([[0, 0, [1]]])]));
+  assert.match(early.restart, /no list/);
+  const other = opened();
+  other.subscribe("a:b", "{}");
+  const [first] = other.received(transition(at(0, 0), at(2, 10), [updated(0, [1, 2, 3, 4])]));
+  const before = first.step.changed.get(0).value;
+  const [second] = other.received(transition(at(2, 10), at(2, 20), [patched([[1, 1, []], [4, 0, [5, 6]]])]));
+  assert.deepEqual(second.step.changed.get(0).value, [1, 3, 4, 5, 6]);
+  assert.deepEqual(before, [1, 2, 3, 4]);
+  const [wrong] = other.received(transition(at(2, 20), at(2, 30), [patched([[9, 1, []]])]));
+  assert.match(wrong.restart, /does not fit/);
+});
+
 test("a transition out of step is refused whole", () => {
   const machine = opened();
   machine.subscribe("a:b", "{}");

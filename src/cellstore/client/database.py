@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from cellstore.functions import Function, FunctionReference
 
 WAIT_STEP_S = 0.25
+ABANDON_S = 1.0
 Moment = int | datetime | timedelta | None
 """A timestamp in ns, a moment, or a span before now; None is now."""
 
@@ -449,13 +450,21 @@ class Database:
                     patience = 0.0 if isinstance(self.link.problem, CallerError) else PATIENCE_S
                     if away_since is not None and now - away_since >= patience:
                         raise self._given_up(future, path) from self.link.problem
-        except KeyboardInterrupt:
-            self.link.abandon(future)
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(f"{path} is no longer waited for: {self._fate(future)}")
             raise
 
+    def _fate(self, future: Future[Outcome]) -> str:
+        """What has become of a call that nobody waits for any more."""
+        abandoned = self.link.abandon(future)
+        try:
+            in_doubt = wait(abandoned, ABANDON_S)
+        except TimeoutError:  # the link has no time to answer
+            in_doubt = True
+        return "it was sent and may have been carried out" if in_doubt else "it was not sent, and will not be"
+
     def _given_up(self, future: Future[Outcome], path: str) -> CellstoreError:
-        in_doubt = wait(self.link.abandon(future))
-        fate = "it was sent and may have been carried out" if in_doubt else "it was not sent, and will not be"
+        fate = self._fate(future)
         problem = self.link.problem
         reason = problem.message if problem is not None else f"the connection to {self.where} was lost"
         kind = type(problem) if isinstance(problem, CallerError) else Disconnected

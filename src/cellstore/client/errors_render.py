@@ -2,12 +2,14 @@
 
 A failure crosses the wire as code, message, data and a text traceback of the user's function. `error_from` makes the
 exception of our hierarchy again. In a cell, errors a user can do something about print as the user's own call lines,
-the user's own function lines, and the reason; our own bugs print in full. In a plain interpreter the function's lines
-follow as a note of the exception, which `doorway`, around everything a user calls, sees to.
+the user's own function lines, and the reason; our own bugs print in full. Ctrl-C prints where the user was.
+In a plain interpreter the function's lines follow as a note of the exception, which `doorway`, around everything a user
+calls, sees to.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
 import os
@@ -15,6 +17,7 @@ import sys
 import traceback as tracebacks
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -76,6 +79,9 @@ def doorway() -> Iterator[None]:
         if isinstance(error, FunctionError) and error.traceback and not hasattr(error, "__notes__"):
             error.add_note(function_lines(error.traceback, error.function, error.message))  # of an inline run
         raise
+    except KeyboardInterrupt as stopped:
+        setattr(stopped, "_render_traceback_", functools.partial(render_stopped, stopped))  # noqa: B010  IPython's hook
+        raise
 
 
 def render(error: CellstoreError, *_: Any) -> list[str]:
@@ -85,15 +91,28 @@ def render(error: CellstoreError, *_: Any) -> list[str]:
     return [*lines, f"{f'{_RED}{name}{_PLAIN}' if _in_colour() else name}: {error.message}"]
 
 
+def render_stopped(stopped: KeyboardInterrupt, *_: Any) -> list[str]:
+    """The lines a notebook prints for a call that Ctrl-C ended: where the user called, and what becomes of the call."""
+    name = f"{_RED}KeyboardInterrupt{_PLAIN}" if _in_colour() else "KeyboardInterrupt"
+    fate = "; ".join(getattr(stopped, "__notes__", ()))
+    return [*caller_lines(stopped.__traceback__, inward=False), f"{name}: {fate}" if fate else name]
+
+
 def _in_colour() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return str(getattr(shell, "colors", "nocolor")).lower() != "nocolor"
 
 
-def caller_lines(traceback: TracebackType | None) -> list[str]:
-    """The user's own frames of a traceback, outermost first: where, and the line itself."""
-    frames = [(frame, line) for frame, line in tracebacks.walk_tb(traceback) if not _is_machinery(frame)]
+def caller_lines(traceback: TracebackType | None, inward: bool = True) -> list[str]:
+    """The user's own frames of a traceback, outermost first: where, and the line itself.
+
+    Not `inward`: those before ours begin, for whatever we call in turn.
+    """
+    walk = tracebacks.walk_tb(traceback)
+    if not inward:
+        walk = takewhile(lambda each: not each[0].f_code.co_filename.startswith(_OURS), walk)
+    frames = [(frame, line) for frame, line in walk if not _is_machinery(frame)]
     shown = [_frame_lines(frame, line) for frame, line in frames]
     return [lines for lines in shown if "\n    get_ipython().run_" not in lines]  # a magic: nothing the user wrote
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -121,3 +122,26 @@ def test_logs_show_what_functions_said_how_their_calls_ended_and_go_on(tasks: An
     calling.join()
     assert followed.exit_code == 0
     assert any("tasks:shout" in line for line in seen)
+
+
+def test_deploy_watch_deploys_again_until_it_is_interrupted(tasks: Any, server: ServerProcess, tmp_path: Path) -> None:
+    file = tmp_path / "watched_by_cli.py"
+    file.write_text("import cellstore as cs\n@cs.query\ndef one(ctx):\n    return 1\n")
+    words = ["deploy", str(tmp_path), "--watch", "--url", server.url, "--token", TOKEN]
+    watching = subprocess.Popen(
+        [sys.executable, "-u", "-m", "cellstore.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert watching.stdout is not None
+    try:
+        assert "added watched_by_cli:one" in watching.stdout.readline()
+        file.write_text("import cellstore as cs\n@cs.query\ndef one(ctx):\n    return 'two'\n")
+        assert "changed watched_by_cli:one" in watching.stdout.readline()
+        assert json.loads(tasks("run", "watched_by_cli:one").stdout) == "two"
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    finally:
+        watching.kill()
+        watching.stdout.close()

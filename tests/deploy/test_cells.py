@@ -6,7 +6,10 @@ Each case defines something, in one cell or several, and calls it; then what can
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -294,3 +297,16 @@ def test_two_notebooks_that_deploy_the_same_path_are_told_about_each_other(
     finally:
         other.stop()
         kernel.run("@cs.query\ndef contested(ctx):\n    return 'again'")
+
+
+def test_the_log_stream_is_followed_until_the_cell_is_interrupted(kernel: Kernel) -> None:
+    kernel.run("@cs.mutation\ndef chatter(ctx, n: int):\n    print('chatter', n)")
+    kernel.run(
+        "import threading, time\ndef later():\n    time.sleep(1)\n    chatter(7)\nthreading.Thread(target=later, daemon=True).start()"
+    )
+    interrupting = threading.Timer(3.0, lambda: os.kill(kernel.manager.provisioner.pid, signal.SIGINT))
+    interrupting.start()
+    followed = kernel.run("%cellstore logs -f -n 1")
+    assert followed.errors == []
+    assert any("chatter 7" in line and "tasks:chatter" in line for line in followed.printed.splitlines())
+    assert kernel.run("1 + 1").text == "2"

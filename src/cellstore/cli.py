@@ -80,10 +80,10 @@ def admin_key(root: Path, deployment: str) -> None:
 
 
 def _address(command: Any) -> Any:
-    command = click.option("--url", default=None, help="Server to talk to; found as a kernel finds it when not given.")(
+    command = click.option("--token", default=None, help="Token of that server.")(command)
+    return click.option("--url", default=None, help="Server to talk to; found as a kernel finds it when not given.")(
         command
     )
-    return click.option("--token", default=None, help="Its token.")(command)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ SOURCES = Path(cellstore.__file__).parent
 
 # Design §2. Adding a name is a decision; losing one breaks people.
 PROMISED = {
-    "Table", "Index", "Id", "UNSET", "query", "mutation", "action", "http", "cron", "every", "live", "grid", "form", "button", "view",
-    "snapshot", "sql", "connect", "open", "current", "insert_df", "tables", "deploy", "Database", "Document", "Request", "Response",
+    "Table", "Index", "Id", "UNSET", "query", "mutation", "action", "http", "cron", "every", "live", "grid", "form",
+    "button", "view", "snapshot", "sql", "connect", "open", "current", "insert_df", "tables", "deploy", "Database",
+    "Document", "Request", "Response",
     "ApplicationError", "FunctionError", "ValidationError", "CellstoreError",
 }  # fmt: skip
 

@@ -301,6 +301,11 @@ MISTAKES = [
     ("cs.form('tasks:ad')", "NotFound", "'tasks:ad'"),
     ("cs.live(add)", "CallerError", "tasks:add is a mutation; this needs a query"),
     ("cs.live(len)", "CallerError", "is no function of the store"),
+    (
+        "cs.live(list(range(99)))",
+        "CallerError",
+        "… is no function of the store; give a function decorated with @cs.query, not called",
+    ),
     ("cs.button(add, txt='x')", "ValidationError", "'txt'"),
     ("cs.grid(texts, edit=add)", "CallerError", "none of its arguments"),
     ("no_index()", "NotFound", "by_colour"),

@@ -33,6 +33,22 @@ def by(ctx, table: str, index: str):
 def put(ctx, table: str, fields: dict[str, cs.Any]):
     return ctx.db.insert(table, fields)
 
+@cs.query
+def writes(ctx):
+    ctx.db.insert("tasks", {"text": "a"})
+
+@cs.mutation
+def calls_a_typo(ctx):
+    ctx.run_mutation("deeds:putt")
+
+@cs.action
+async def forgets_to_await(ctx):
+    ctx.run_mutation("deeds:put", table="tasks", fields={"text": "never"})
+
+@cs.query(internal=True)
+def inner(ctx):
+    return 1
+
 @cs.mutation
 def stumble(ctx):
     return {}["no such key"]
@@ -151,3 +167,25 @@ def test_a_lost_server_ends_calls_with_an_error_and_views_say_stale(
         server.call("mutation", "deeds:put", {"table": "tasks", "fields": {"text": "back"}})
         assert "back" in live.wait(lambda texts: "back" in texts, 30)
         assert live.status == "live"
+
+
+def test_a_query_that_writes_is_told_to_be_a_mutation(db: Database) -> None:
+    with pytest.raises(cs.FunctionError, match=r"ctx\.db\.insert writes, and a query only reads: make .* a mutation"):
+        db.query("deeds:writes")
+
+
+def test_a_function_that_calls_a_misspelt_one_is_told_the_nearest(db: Database) -> None:
+    with pytest.raises(cs.NotFound, match="no function 'deeds:putt' in this environment; did you mean 'deeds:put'"):
+        db.mutation("deeds:calls_a_typo")
+
+
+def test_a_call_that_was_never_awaited_is_named(db: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    db.action("deeds:forgets_to_await")
+    assert "coroutine 'mutation deeds:put' was never awaited" in capsys.readouterr().out
+
+
+def test_an_internal_function_says_so_to_its_author(db: Database) -> None:
+    with pytest.raises(
+        cs.NotFound, match=r"deeds:inner is internal: only functions .* define it without internal=True"
+    ):
+        db.query("deeds:inner")

@@ -149,6 +149,11 @@ def bounded(value: Any, ts: int | None, error: dict[str, Any] | None, bytes_max:
     return {**shot, "value": text.decode(), "partial": True, "total": len(value)} if fitting else {}
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def handle_of(path_or_fn: Any, *kinds: str) -> Any:
     """The function meant, if it is of one of these kinds; a path stays a path.
 
@@ -161,8 +166,9 @@ def handle_of(path_or_fn: Any, *kinds: str) -> Any:
     wanted = " or ".join(kinds)
     if not isinstance(path_or_fn, Function):
         raise CallerError(
-            f"{path_or_fn!r} is no function of the store; decorate it with "
-            f"{' or '.join(f'@cs.{kind}' for kind in kinds)}, or give a path like 'tasks:open_tasks'",
+            f"{type(path_or_fn).__name__} {_short(path_or_fn)} is no function of the store; give a function decorated with "
+            f"{' or '.join(f'@cs.{kind}' for kind in kinds)}, not called, its arguments beside it, or a path like "
+            "'tasks:open_tasks'",
             code="NotAFunction",
         )
     if path_or_fn.kind not in kinds:

@@ -486,9 +486,15 @@ class Database:
         if path not in error.message or "Did you mean" in error.message:
             return error
         try:
-            known = [str(each["path"]) for each in self.functions()]
+            visibility = {str(each["path"]): each.get("visibility") for each in self.functions()}
         except CellstoreError:
             return error
+        known = list(visibility)
+        if visibility.get(path) == "internal":
+            said = f"{path} is internal: only functions of the store may call it, with ctx.run_… or on a schedule"
+            return NotFound(
+                f"{said}. To call it from here, define it without internal=True", kind="function", name=path
+            )
         if path in known:
             return error
         near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)

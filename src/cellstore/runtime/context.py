@@ -288,7 +288,11 @@ class ActionContext:
     def ask(self, kind: str, path: str, args: dict[str, Any]) -> Any:
         """One nested call: the value, or an awaitable of it in an `async def` action."""
         answer = self._ask(kind, path, args)
-        return _awaited(answer) if self._loaded.is_async else unwrap(answer.result())
+        if not self._loaded.is_async:
+            return unwrap(answer.result())
+        awaitable: Any = _awaited(answer)
+        awaitable.__qualname__ = f"{kind} {path}"  # as it is called in the warning when it is never awaited
+        return awaitable
 
 
 class ActionScheduler:

@@ -5,12 +5,13 @@ A unit is loaded whole, so that all functions of a module share one globals dict
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ class LoadedModules:
         loaded = self._functions.get(path) or self._functions.get(canonical(path))
         if loaded is None:
             raise NotFound(
-                f"there is no function {path!r} in this environment: {', '.join(sorted(self._functions)) or 'none'}. "
-                "A function of another Python environment can be called from an action only",
+                f"there is no function {path!r} in this environment{_nearest(path, self._functions)}; "
+                "a function of another Python environment can be called from an action only",
                 kind="function",
                 name=path,
             )
@@ -107,6 +108,15 @@ class LoadedModules:
         self.cells = {name: cell for unit in units for name, cell in unit.cells.items()}
         roots = {root for unit in units for root in (unit.cwd, *unit.path_entries) if root}
         self._roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+
+
+def _nearest(path: str, known: Iterable[str]) -> str:
+    """What may have been meant."""
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(map(repr, near))}"
+    some = sorted(known)
+    return f", which has {', '.join(some[:8])}{' …' if len(some) > 8 else ''}" if some else ""
 
 
 def _loaded(unit: Unit, spec: FunctionSpec, callables: dict[str, Any]) -> Loaded:

@@ -115,6 +115,8 @@ def _check_ctx(name: str, kind: str, parameters: list[inspect.Parameter]) -> Non
     first = parameters[0]
     if first.kind in (first.VAR_POSITIONAL, first.VAR_KEYWORD, first.KEYWORD_ONLY):
         raise DeployError(f"{name}: the first parameter is the context and an ordinary one: {advice}")
+    if first.default is not first.empty:
+        raise DeployError(f"{name}: the first parameter is the context, and {first.name!r} is none: {advice}")
 
 
 def _args(name: str, parameters: list[inspect.Parameter], hints: dict[str, Any], names: Names) -> TypeExpr:

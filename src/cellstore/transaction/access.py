@@ -301,6 +301,9 @@ def _journaled_end(transaction: Transaction, fingerprint: str, cursor: str | Non
 # ── ctx.db ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_WRITES = ("insert", "patch", "replace", "delete", "upsert")
+
+
 class DatabaseReader:
     """`ctx.db` of a query."""
 
@@ -334,6 +337,14 @@ class DatabaseReader:
             return None
         meta = self._transaction.table(table_name(table))
         return meta.id_class(text) if meta is not None and meta.number == number else None
+
+    def __getattr__(self, name: str) -> Any:
+        """Errors: AttributeError, saying what a query cannot and what there is."""
+        if name in _WRITES:
+            raise AttributeError(f"ctx.db.{name} writes, and a query only reads: make the function a mutation")
+        raise AttributeError(
+            f"ctx.db has no {name!r}; it has get, query, normalize_id, in a mutation also {', '.join(_WRITES)}"
+        )
 
 
 class DatabaseWriter(DatabaseReader):

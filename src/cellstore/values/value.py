@@ -294,6 +294,9 @@ _ADVICE: dict[str, str] = {
     "Series": "use .tolist()",
     "Sentinel": "leave the field out",
     "coroutine": "await it first",
+    "QueryBuilder": "end the query with .collect(), .take(n), .first(), .unique(), .count() or .paginate(opts)",
+    "QueryContext": "the first parameter is the context, arguments come after it",
+    "MutationContext": "the first parameter is the context, arguments come after it",
 }
 
 
@@ -325,4 +328,6 @@ def _short(value: object) -> str:
         text = repr(value)
     except Exception as error:  # noqa: BLE001  a user's __repr__ may do anything; the report must still be made
         text = f"<{type(error).__name__} in repr>"
+    if "\n" in text:  # a frame's rows go on one line
+        text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -13,6 +13,7 @@ import pytest
 
 from cellstore.errors import LimitExceeded, ValidationError
 from cellstore.knobs import Knobs
+from cellstore.transaction.access import QueryBuilder
 from cellstore.values.document import Document
 from cellstore.values.ids import Id
 from cellstore.values.value import MISSING, UNSET, check_document, check_value, kind_of, same
@@ -72,6 +73,7 @@ def test_a_value_has_the_size_of_the_accounting_rule(value, size):
         (Color.RED, "use .value"),
         (Level.LOW, "use .value"),
         (Point(1), "dataclasses.asdict"),
+        (QueryBuilder(object(), "t"), r"end the query with \.collect\(\)"),
         (collections.namedtuple("Pair", "a b")(1, 2), r"list"),
         (MISSING, "leave the field out"),
         (object(), "expected None, bool, int"),
@@ -186,3 +188,12 @@ def test_kinds():
     assert kind_of(Document()) is dict
     assert kind_of(Id["t"]("x")) is str
     assert kind_of(Level.LOW) is None
+
+
+def test_a_value_of_many_lines_is_described_on_one():
+    class Frame:
+        def __repr__(self) -> str:
+            return "a\n0  1"
+
+    with pytest.raises(ValidationError, match=r"Frame a 0 1$"):
+        check_value(Frame(), "args")

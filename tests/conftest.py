@@ -43,3 +43,14 @@ def pytest_runtest_call() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Iterator[None]:
     return (yield from _within_the_deadline())
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_defined() -> Iterator[None]:
+    """The modules a test defines go with it: what a process has defined is shipped together."""
+    from cellstore.functions import registry
+
+    before = set(registry.modules())
+    yield
+    for module in set(registry.modules()) - before:
+        registry.forget(module)

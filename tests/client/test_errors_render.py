@@ -57,7 +57,9 @@ def test_an_error_of_an_inline_run_shows_its_lines_once():
 
 
 def test_the_functions_lines_say_neither_that_they_are_a_traceback_nor_the_reason_again():
-    trace = "Traceback (most recent call last):\n  Cell In[2], line 3, in f\n    1 / 0\nZeroDivisionError: division by zero"
+    trace = (
+        "Traceback (most recent call last):\n  Cell In[2], line 3, in f\n    1 / 0\nZeroDivisionError: division by zero"
+    )
     error = error_from(Failure("FunctionError", "ZeroDivisionError: division by zero", trace, function="tasks:f"))
     assert error.__notes__ == ["In the function tasks:f:\n  Cell In[2], line 3, in f\n    1 / 0"]
 

@@ -19,7 +19,7 @@ class Size(TypedDict):
     unit: NotRequired[str]
 
 
-class Thing(cs.Table, name="things"):
+class Thing(cs.Table, name="gadgets"):
     n: int
     maybe: int | None
     absent: int = 7
@@ -37,13 +37,13 @@ class Thing(cs.Table, name="things"):
 
 
 @pytest.fixture
-def things(engine: Engine) -> Engine:
+def gadgets(engine: Engine) -> Engine:
     engine.define(Thing.__cellstore__)
     return engine
 
 
 def put(engine: Engine, **fields: Any) -> dict[str, Any]:
-    id = engine.run(lambda tx: tx.insert("things", {"n": 1, "maybe": None, **fields}))[0]
+    id = engine.run(lambda tx: tx.insert("gadgets", {"n": 1, "maybe": None, **fields}))[0]
     with engine.begin() as tx:
         found = tx.get(id)
     assert found is not None
@@ -65,8 +65,8 @@ def put(engine: Engine, **fields: Any) -> dict[str, Any]:
         ({"day": dt.date(2026, 1, 2)}, {"day": "2026-01-02"}),
     ],
 )
-def test_what_fits_is_stored(things: Engine, given: dict[str, Any], stored: dict[str, Any]) -> None:
-    found = put(things, **given)
+def test_what_fits_is_stored(gadgets: Engine, given: dict[str, Any], stored: dict[str, Any]) -> None:
+    found = put(gadgets, **given)
     assert found == stored
     assert [type(value) for value in found.values()] == [type(value) for value in stored.values()]
 
@@ -74,76 +74,76 @@ def test_what_fits_is_stored(things: Engine, given: dict[str, Any], stored: dict
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"n": 1.5}, r"things\.n: expected int, got float 1\.5"),
-        ({"n": "1"}, r"things\.n: expected int, got str '1'"),
-        ({"n": True}, r"things\.n: expected int, got bool True"),
-        ({"n": None}, r"things\.n: expected int, got None"),
-        ({"absent": None}, r"things\.absent: expected int, got None"),
-        ({"either": 1.5}, r"things\.either: expected int or str"),
-        ({"kind": "z"}, r"things\.kind: expected 'x' or 'y' or 3|things\.kind: expected 'x', 'y' or 3"),
-        ({"size": {"unit": "cm"}}, r"things\.size\.width: .*required"),
-        ({"size": {"width": 1, "depth": 2}}, r"things\.size\.depth: there is no field 'depth'"),
-        ({"tags": ["a", 2]}, r"things\.tags\[1\]: expected str, got int 2"),
-        ({"rates": {"usd": "x"}}, r"things\.rates\.usd: expected float|things\.rates\['usd'\]: expected float"),
+        ({"n": 1.5}, r"gadgets\.n: expected int, got float 1\.5"),
+        ({"n": "1"}, r"gadgets\.n: expected int, got str '1'"),
+        ({"n": True}, r"gadgets\.n: expected int, got bool True"),
+        ({"n": None}, r"gadgets\.n: expected int, got None"),
+        ({"absent": None}, r"gadgets\.absent: expected int, got None"),
+        ({"either": 1.5}, r"gadgets\.either: expected int or str"),
+        ({"kind": "z"}, r"gadgets\.kind: expected 'x' or 'y' or 3|gadgets\.kind: expected 'x', 'y' or 3"),
+        ({"size": {"unit": "cm"}}, r"gadgets\.size\.width: .*required"),
+        ({"size": {"width": 1, "depth": 2}}, r"gadgets\.size\.depth: there is no field 'depth'"),
+        ({"tags": ["a", 2]}, r"gadgets\.tags\[1\]: expected str, got int 2"),
+        ({"rates": {"usd": "x"}}, r"gadgets\.rates\.usd: expected float|gadgets\.rates\['usd'\]: expected float"),
         ({"at": dt.datetime(2026, 1, 2)}, "without a time zone"),
-        ({"at": "tomorrow"}, r"things\.at: expected datetime or None"),
-        ({"owner": "nobody"}, r"things\.owner: expected an id of table 'users' or None"),
-        ({"colour": "red"}, r"things\.colour: there is no field 'colour'; the fields are n, maybe"),
+        ({"at": "tomorrow"}, r"gadgets\.at: expected datetime or None"),
+        ({"owner": "nobody"}, r"gadgets\.owner: expected an id of table 'users' or None"),
+        ({"colour": "red"}, r"gadgets\.colour: there is no field 'colour'; the fields are n, maybe"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_path(things: Engine, given: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_named_by_its_path(gadgets: Engine, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        put(things, **given)
-    with things.begin() as tx:
-        assert tx.count("things") == 0
+        put(gadgets, **given)
+    with gadgets.begin() as tx:
+        assert tx.count("gadgets") == 0
 
 
-def test_optional_is_not_none(things: Engine) -> None:
-    with pytest.raises(ValidationError, match=r"things\.maybe: expected int or None, got nothing"):
-        things.run(lambda tx: tx.insert("things", {"n": 1}))
-    assert put(things, absent=1) == {"absent": 1}
+def test_optional_is_not_none(gadgets: Engine) -> None:
+    with pytest.raises(ValidationError, match=r"gadgets\.maybe: expected int or None, got nothing"):
+        gadgets.run(lambda tx: tx.insert("gadgets", {"n": 1}))
+    assert put(gadgets, absent=1) == {"absent": 1}
 
 
-def test_an_id_is_of_the_table_its_field_names(things: Engine) -> None:
-    user, stranger = things.run(lambda tx: [tx.insert("users", {}), tx.insert("others", {})])[0]
-    assert put(things, owner=user) == {"owner": user}
-    things.run(lambda tx: tx.delete(user))
-    assert put(things, owner=user) == {"owner": user}, "that it exists is not asked"
+def test_an_id_is_of_the_table_its_field_names(gadgets: Engine) -> None:
+    user, stranger = gadgets.run(lambda tx: [tx.insert("users", {}), tx.insert("others", {})])[0]
+    assert put(gadgets, owner=user) == {"owner": user}
+    gadgets.run(lambda tx: tx.delete(user))
+    assert put(gadgets, owner=user) == {"owner": user}, "that it exists is not asked"
     with pytest.raises(ValidationError, match=r"an id of table 'users'.*'others'"):
-        put(things, owner=str(stranger))
+        put(gadgets, owner=str(stranger))
 
 
-def test_patch_and_replace_are_checked_as_a_whole(things: Engine) -> None:
-    id: Id = things.run(lambda tx: tx.insert("things", {"n": 1, "maybe": None}))[0]
+def test_patch_and_replace_are_checked_as_a_whole(gadgets: Engine) -> None:
+    id: Id = gadgets.run(lambda tx: tx.insert("gadgets", {"n": 1, "maybe": None}))[0]
     for write in (
         lambda tx: tx.patch(id, {"n": cs.UNSET}),
         lambda tx: tx.patch(id, {"size": {}}),
         lambda tx: tx.replace(id, {"n": 2}),
     ):
         with pytest.raises(ValidationError, match="required"):
-            things.run(write)
-    things.run(lambda tx: tx.patch(id, {"absent": cs.UNSET}))
+            gadgets.run(write)
+    gadgets.run(lambda tx: tx.patch(id, {"absent": cs.UNSET}))
 
 
-def test_moments_and_days_sort_and_are_asked_for_as_such(things: Engine) -> None:
+def test_moments_and_days_sort_and_are_asked_for_as_such(gadgets: Engine) -> None:
     moments = [dt.datetime(2026, 1, 1, 0, 0, n, tzinfo=SUMMER) for n in (0, 5, 2, 9)]
     for moment in moments:
-        put(things, at=moment, day=moment.date() + dt.timedelta(days=moment.second))
+        put(gadgets, at=moment, day=moment.date() + dt.timedelta(days=moment.second))
     later = dt.datetime(2025, 12, 31, 22, 0, 2, tzinfo=dt.UTC)
-    with things.begin() as tx:
-        query = DatabaseReader(tx).query("things")
+    with gadgets.begin() as tx:
+        query = DatabaseReader(tx).query("gadgets")
         found = query.with_index("by_at", lambda q: q.gte("at", later)).collect()
         assert [thing["at"][17:19] for thing in found] == ["02", "05", "09"]
         assert query.with_index("by_day", day=dt.date(2026, 1, 6)).unique()["at"] == found[1]["at"]  # type: ignore[index]
 
 
-def test_an_index_reaches_inside_objects(things: Engine) -> None:
+def test_an_index_reaches_inside_objects(gadgets: Engine) -> None:
     for width in (3, None, 1):
-        put(things, size=None if width is None else {"width": width})
-    with things.begin() as tx:
-        query = DatabaseReader(tx).query("things").with_index("by_width")
+        put(gadgets, size=None if width is None else {"width": width})
+    with gadgets.begin() as tx:
+        query = DatabaseReader(tx).query("gadgets").with_index("by_width")
         assert [thing["size"] and thing["size"]["width"] for thing in query] == [None, 1, 3]
-        missing = DatabaseReader(tx).query("things").with_index("by_width", lambda q: q.eq("size.width", cs.UNSET))
+        missing = DatabaseReader(tx).query("gadgets").with_index("by_width", lambda q: q.eq("size.width", cs.UNSET))
         assert missing.count() == 1
 
 

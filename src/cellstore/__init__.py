@@ -2,13 +2,18 @@
 
     import cellstore as cs
 
+    class Task(cs.Table, name="tasks"):
+        text: str
+        completed: bool = False
+        by_completed = cs.Index("completed")
+
     @cs.query
     def open_tasks(ctx, limit: int = 100):
         return ctx.db.query("tasks").with_index("by_completed", completed=False).take(limit)
 
     @cs.mutation
     def add_task(ctx, text: str) -> cs.Id["tasks"]:
-        return ctx.db.insert("tasks", {"text": text, "completed": False})
+        return ctx.db.insert("tasks", {"text": text})
 
     with cs.open("tasks.db"):                       # or %load_ext cellstore in a notebook, or cs.connect(url)
         add_task(text="milk")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,27 @@ def test_an_interrupted_call_shows_the_callers_line_and_its_fate(tmp_path: Path)
     fate = "it was sent and may have been carried out"
     assert lines.endswith(f"KeyboardInterrupt: waiting:wait_long is no longer waited for: {fate}")
     assert "cellstore/" not in lines
+
+
+def test_closing_while_a_function_does_not_end_says_what_is_the_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("cellstore.client.embedded.STOP_TIMEOUT_S", 0.2)
+    began, enough = tmp_path / "began", tmp_path / "enough"
+
+    @cs.mutation(module="waiting")
+    def spin(ctx, began: str, enough: str):
+        from pathlib import Path
+
+        Path(began).touch()
+        while not Path(enough).exists():
+            pass
+
+    db = cs.open(tmp_path / "x.db")
+    db.enqueue(spin, began=str(began), enough=str(enough))
+    deadline = time.monotonic() + 10
+    while not began.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(cs.CallerError, match="a function still runs"):
+        db.close()
+    enough.touch()
+    registry.forget("waiting")

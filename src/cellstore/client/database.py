@@ -134,7 +134,8 @@ class Database:
     def subscribe(
         self, path_or_fn: Callee, callback: Callable[[Any], object] | None = None, /, **args: Any
     ) -> Subscription:
-        """Follow a query. `callback(value)` is called with every new result, one at a time, on another thread.
+        """Follow a query. `callback(value)` is called with every new result, one at a time: on another thread, in a notebook
+        between cells. The first value comes a moment later: `.wait()` for it.
 
         With a callback the subscription lives until it is closed; without one, as long as somebody holds it.
         """

@@ -4,7 +4,8 @@ Frames are the very bytes a WebSocket would carry, so everything above the link 
 
 Order:   the deployment starts before `open_embedded` returns and stops, store closed and lease given back, before
          `close` returns.
-Errors:  StoreLocked, as the storage raises it, when another process has the store open.
+Errors:  StoreLocked, as the storage raises it, when another process has the store open; CallerError from `close` when a
+         function does not end.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import IO, Any
 from cellstore.client.control import pour
 from cellstore.client.loop import LoopThread
 from cellstore.client.transport import Link
+from cellstore.errors import CallerError
 
 STOP_TIMEOUT_S = 30.0
 REDIAL_S = 0.1  # the session closed itself (a queue overflowed, a frame did not fit); begin another, not in a rush
@@ -53,6 +55,12 @@ class Embedded:
             self.link.close()
             try:
                 self.thread.run(self._deployment.stop(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                raise CallerError(
+                    f"a function still runs after {STOP_TIMEOUT_S:g} s, an endless loop perhaps; it runs in this process, "
+                    "which does not end before it: end the process (a server would have ended the function)",
+                    code="StillRunning",
+                ) from None
             finally:
                 self.thread.stop()
 

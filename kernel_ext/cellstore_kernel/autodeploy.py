@@ -62,7 +62,8 @@ class AutoDeploy:
                 took = report.get("took_over")
                 if took:
                     gone = f", and {', '.join(report['removed'])} gone" if report["removed"] else ""
-                    say(f"{module} was deployed from {took['from']} until now; these are other versions{gone}")
+                    both = "to have both, rename one of the notebooks, or say module= where its functions are defined"
+                    say(f"{module} was deployed from {took['from']} until now; these are other versions{gone}; {both}")
             else:
                 self._look(database, module)
 

@@ -266,6 +266,9 @@ def _problems(path: Path) -> Iterator[str]:
         engine.close()
 
 
+_PIPE_COLUMNS = 10_000  # a pipe or a file gets ids and texts whole
+
+
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     if not rows:
         click.echo("nothing there")
@@ -276,7 +279,8 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     table = Table(*rows[0].keys(), box=None, header_style="bold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    Console(width=width).print(table)
 
 
 if __name__ == "__main__":

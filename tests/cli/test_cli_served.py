@@ -72,6 +72,13 @@ def test_functions_and_tables_are_listed(tasks: Any) -> None:
     assert "by_done" in row
 
 
+def test_a_pipe_gets_ids_and_texts_whole(tasks: Any) -> None:
+    text = "a long text " * 20
+    id = json.loads(tasks("run", "tasks:add", json.dumps({"text": text})).stdout)
+    (line,) = [line for line in tasks("data", "tasks", "--limit", "1").output.splitlines() if id in line]
+    assert text.strip() in line
+
+
 def test_deploy_takes_a_directory_and_refuses_what_cannot_travel_by_name(tasks: Any, tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("import cellstore as cs\n@cs.query\ndef one(ctx):\n    return 1\n")
     (tmp_path / "two.py").write_text("import cellstore as cs\n@cs.query\ndef two(ctx):\n    return 2\n")

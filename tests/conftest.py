@@ -5,13 +5,20 @@ Nothing may hang: each step of a test that takes longer than DEADLINE_S fails wh
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+# A landing is judged by the same examples each time; on a developer's machine hypothesis looks for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 DEADLINE_S = 180  # of a set-up, a test or a tear-down; far above what any needs on a busy machine
 

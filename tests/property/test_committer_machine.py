@@ -46,7 +46,8 @@ class CommitterMachine(RuleBasedStateMachine):
         self.frozen: list[tuple[CommitRequest, Recorded]] = []
         self.history, self.tick = History("hypothesis"), 0
         self.overlay = Overlay("L")
-        self.ids: list[str] = []
+        self.ids: list[str] = []  # anybody may know
+        self.own: dict[int, list[str]] = {}  # minted by a transaction that is open: nobody else can know them yet
 
     @initialize(sqlite=st.booleans())
     def open_store(self, sqlite: bool) -> None:
@@ -54,7 +55,7 @@ class CommitterMachine(RuleBasedStateMachine):
         self.engine = Engine.open(store, clock=self.clock) if sqlite else Engine.memory(clock=self.clock)
         self.engine.define(table("t", by_x="x"))
         for value in range(3):
-            self.ids.append(self.at(0).insert("t", {"x": value}))
+            self.insert(0, value)
         self.freeze(0)
         self.commit(1)
 
@@ -86,7 +87,7 @@ class CommitterMachine(RuleBasedStateMachine):
 
     @rule(place=PLACES, at=st.integers(0, 9))
     def get(self, place: int, at: int) -> None:
-        self.at(place).get(self.ids[at % len(self.ids)])
+        self.at(place).get(self.known(place, at))
 
     @rule(
         place=PLACES,
@@ -109,30 +110,35 @@ class CommitterMachine(RuleBasedStateMachine):
 
     @rule(place=PLACES, value=VALUES)
     def insert(self, place: int, value: int) -> None:
-        self.ids.append(self.at(place).insert("t", {"x": value}))
+        self.own.setdefault(place, []).append(self.at(place).insert("t", {"x": value}))
+
+    def known(self, place: int, at: int) -> str:
+        """An id that the transaction in a place may know."""
+        ids = [*self.ids, *self.own.get(place, [])]
+        return ids[at % len(ids)]
 
     @rule(place=PLACES, at=st.integers(0, 9), value=VALUES)
     def patch(self, place: int, at: int, value: int) -> None:
-        id = self.ids[at % len(self.ids)]
+        id = self.known(place, at)
         if self.at(place).get(id) is not None:
             self.at(place).patch(id, {"x": value})
 
     @rule(place=PLACES, at=st.integers(0, 9))
     def delete(self, place: int, at: int) -> None:
-        id = self.ids[at % len(self.ids)]
+        id = self.known(place, at)
         if self.at(place).get(id) is not None:
             self.at(place).delete(id)
 
     @rule(place=PLACES, at=st.integers(0, 9), value=VALUES)
     def restore(self, place: int, at: int, value: int) -> None:
-        id = self.ids[at % len(self.ids)]
+        id = self.known(place, at)
         if self.at(place).get(id) is None:
             self.at(place).restore("t", id, {"x": value})
 
     @rule(place=PLACES, at=st.integers(0, 9))
     def change_mind(self, place: int, at: int) -> None:
         """A nested mutation that fails after reading and writing."""
-        db, id = self.at(place), self.ids[at % len(self.ids)]
+        db, id = self.at(place), self.known(place, at)
         try:
             with db.savepoint():
                 if db.get(id) is not None:
@@ -147,6 +153,7 @@ class CommitterMachine(RuleBasedStateMachine):
         if place not in self.open:
             return
         db = self.open.pop(place)
+        self.ids += self.own.pop(place, [])
         request = db.transaction.freeze(f"place {place}")
         began, changed = self.began[place], bool(request.writes)
         record = Recorded(f"place {place}", db.trace, began, FOREVER, "refused", request.begin_ts, changed)

@@ -15,6 +15,7 @@ from cellstore.transaction.access import DatabaseReader
 from cellstore.transaction.bulk import prepare_bulk
 from cellstore.transaction.catalog import Catalog
 from cellstore.transaction.database import Engine
+from cellstore.transaction.transaction import Transaction
 from cellstore.transaction.worker_store import WorkerStore
 
 
@@ -218,6 +219,79 @@ def test_a_unique_index_over_doubles_is_refused(engine: Engine, define: Any) -> 
     engine.define(define("t", by_m="m!"))
     with pytest.raises(ValidationError, match=r"t\.by_m is unique"):
         engine.run(lambda tx: tx.insert("t", {"m": 3}))
+
+
+@pytest.mark.parametrize("when", ["while it is built", "at the last moment"])
+def test_a_double_written_meanwhile_fails_the_change_and_not_the_write(
+    engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    ids, catch_up = fill(engine, 600), backfill._Watch.catch_up
+
+    def double() -> None:
+        engine.run(lambda tx: tx.insert("t", {"n": 3}))
+
+    def and_then_another_thread(watch: Any) -> Any:
+        yield from catch_up(watch)
+        double()
+
+    if when == "at the last moment":
+        monkeypatch.setattr(backfill._Watch, "catch_up", and_then_another_thread)
+    steps = engine.apply_definitions([define("t", by_n="n!")])
+    with pytest.raises(ValidationError, match="cannot be unique, nothing was changed") as refused:
+        run_with(steps, lambda step: double() if when == "while it is built" and "index" in step else None)
+    assert ids[3] in str(refused.value)
+    with engine.begin() as tx:
+        assert tx.count("t") > 600
+    assert "by_n" not in engine.catalog.table("t").indexes  # type: ignore[union-attr]
+
+
+def test_equal_documents_that_never_were_at_once_do_not_break_a_unique_index(engine: Engine, define: Any) -> None:
+    """One goes and its like comes while the index is walked, ahead of the walk, behind it and under it."""
+    ids = fill(engine, 1000)
+
+    def again(tx: Transaction, n: int) -> None:
+        tx.delete(ids[n])
+        ids[n] = tx.insert("t", {"n": n})
+
+    def move(step: Any) -> None:
+        for n in (1, 255, 256, 900) if "index" in step else ():
+            engine.run(lambda tx, n=n: again(tx, n))  # type: ignore[misc]
+
+    run_with(engine.apply_definitions([define("t", by_n="n!")]), move)
+    assert order(engine, "by_n") == list(range(1000))
+    with pytest.raises(ValidationError, match=r"t\.by_n is unique"):
+        engine.run(lambda tx: tx.insert("t", {"n": 900}))
+
+
+def test_making_an_index_unique_holds_up_nobody(engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(engine, 1000)
+    finish = backfill.Definitions._finish
+    looked_at: list[int] = []
+
+    def switch(self: Any, *given: Any) -> bool:
+        looked_at.append(0)
+        return finish(self, *given)
+
+    def count(body: bytes) -> Any:
+        looked_at[-1] += 1
+        return orjson.loads(body)
+
+    monkeypatch.setattr(backfill.Definitions, "_finish", switch)
+    monkeypatch.setattr(backfill, "loads", count)
+    looked_at.append(0)
+    engine.define(define("t", by_n="n!"))
+    assert looked_at[0] >= 1000
+    assert looked_at[1:] == [0], "while others wait, only what was written since is looked at"
+
+
+def test_a_refused_index_leaves_in_slices(engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(engine, 1000)
+    monkeypatch.setattr(backfill, "DROP_BUDGET", 100)
+    steps: list[str] = []
+    with pytest.raises(ValidationError, match="cannot be unique"):
+        run_with(engine.apply_definitions([define("t", by_m="m!")]), lambda step: steps.append(step["step"]))
+    assert steps.count("drop") == 10
+    assert list(engine.storage.check(engine.catalog.keys_of)) == []
 
 
 def test_an_interrupted_change_is_cleared_away_at_the_next_opening(

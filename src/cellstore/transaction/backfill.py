@@ -42,6 +42,7 @@ from cellstore.transaction.transaction import Transaction
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END, encode_value
 from cellstore.values.json import dumps, loads
+from cellstore.values.value import MISSING
 
 if TYPE_CHECKING:
     from cellstore.schema.definition import IndexDefinition, TableDefinition
@@ -238,13 +239,17 @@ class Definitions:
         try:
             for change in changes:
                 yield from self._build(change)
+                yield from watched.walk_unique(change)
             yield from watched.catch_up()
             done = self._finish(changes, watched)
-        except BaseException:  # also when nobody goes on pulling steps
+        except GeneratorExit:  # nobody goes on pulling steps
             self._give_up(numbers)
             raise
+        except BaseException:
+            yield from self._take_away(numbers)
+            raise
         if not done:
-            self._give_up(numbers)
+            yield from self._take_away(numbers)
         return done
 
     # ── building indexes ──────────────────────────────────────────────────────────────────────────────────────────
@@ -304,14 +309,17 @@ class Definitions:
                 return
             after = rows[-1].id + b"\0"
 
-    def _give_up(self, numbers: list[int]) -> None:
-        """Take half-built indexes away again."""
+    def _take_away(self, numbers: list[int]) -> Steps:
+        """Remove half-built indexes again, a slice at a time."""
         try:
             self._set_state(numbers, "dropped")
-            for number in numbers:
-                self._storage.drop_index(number)
+            yield from self._drop(numbers)
         except (FatalError, StorageError):
             pass  # the store cannot be written, or is closed; the next opening clears them away
+
+    def _give_up(self, numbers: list[int]) -> None:
+        """The same in one slice: what is left of a large index is for the next opening."""
+        next(self._take_away(numbers), None)
 
     def _drop(self, numbers: list[int]) -> Steps:
         for number in numbers:
@@ -326,7 +334,6 @@ class Definitions:
             with self._reader() as reader:
                 watched.check_newest(reader)
                 for change in changes:
-                    _check_unique(reader, change)
                     if change.added and not change.building and change.table and _filled(reader, change.table):
                         return False
                 catalog = self._committer.catalog
@@ -426,7 +433,7 @@ class _View:
 
 
 class _Watch:
-    """Checks the documents of changing schemas: those there at first, then those written since.
+    """Checks the documents of changing schemas and of unique indexes: those there at first, then those written since.
 
     Invariant  every document state up to `upto_ts` that is still current has been checked
     """
@@ -439,6 +446,7 @@ class _Watch:
             for change in changes
             if change.table is not None and change.schema is not None
         }
+        self._unique: dict[int, tuple[Change, list[IndexMeta]]] = {}
         self._names = {change.renamed_from: change.name for change in changes if change.renamed_from is not None}
         self._as_renamed: tuple[Catalog, Catalog] | None = None
         self.upto_ts = committer.published_ts
@@ -466,28 +474,53 @@ class _Watch:
                     break
                 after = rows[-1].id + b"\0"
 
+    def walk_unique(self, change: Change) -> Steps:
+        """The new unique indexes, in order: equal fields are neighbours. What moves meanwhile is met in the log."""
+        indexes = [index for index in change.building.values() if index.unique]
+        if not indexes or change.table is None:
+            return
+        self._unique[change.table.number] = change, indexes
+        for index in indexes:
+            after, before = b"", b""
+            while True:
+                with self._view() as reader:
+                    rows = list(reader.scan(index.number, change.table.number, after, END, limit=SLICE_DOCUMENTS))
+                    for row in rows:
+                        fields = loads(row.body)
+                        alike, before = before, _prefix(index, fields)
+                        if alike == before:
+                            _check_alone(reader, change, index, fields)
+                yield {"step": "check", "table": change.name, "index": index.name}
+                if len(rows) < SLICE_DOCUMENTS:
+                    break
+                after = rows[-1].key + b"\0"
+
     def catch_up(self) -> Steps:
         """What was written since, until little is left."""
-        while self._changes:
+        while self._changes or self._unique:
             with self._view() as reader:
                 entries = reader.log(self.upto_ts, reader.ts, _LOG_LIMIT)
-            self._check_entries(entries)
+                self._check_entries(reader, entries)
             if len(entries) < _LOG_LIMIT // 2:
                 return
             yield {"step": "check", "documents": len(entries)}
 
     def check_newest(self, reader: Reader) -> None:
         """The rest, while nobody commits."""
-        while self._changes and self.upto_ts < reader.ts:
+        while (self._changes or self._unique) and self.upto_ts < reader.ts:
             entries = reader.log(self.upto_ts, reader.ts, _LOG_LIMIT)
             if not entries:
                 return
-            self._check_entries(entries)
+            self._check_entries(reader, entries)
 
-    def _check_entries(self, entries: list[LogEntry]) -> None:
+    def _check_entries(self, reader: Reader, entries: list[LogEntry]) -> None:
         for entry in _last_states(entries):
             if entry.body is not None and entry.table in self._changes:
                 self._check(*self._changes[entry.table], entry)
+            if entry.body is not None and entry.table in self._unique:
+                change, indexes = self._unique[entry.table]
+                for index in indexes:
+                    _check_alone(reader, change, index, loads(entry.body))
         if entries:
             self.upto_ts = entries[-1].ts
 
@@ -539,33 +572,26 @@ def _last_states(entries: list[LogEntry]) -> Iterator[LogEntry]:
     yield from {(entry.table, entry.id): entry for entry in entries}.values()
 
 
-def _check_unique(reader: Reader, change: Change) -> None:
-    """No two documents may have equal fields in a unique index that was built. Reads the index once, in order."""
-    for index in change.building.values():
-        if not index.unique or change.table is None:
-            continue
-        before: tuple[bytes, bytes] | None = None
-        for row in reader.scan(index.number, change.table.number, b"", END):
-            fields = loads(row.body)
-            prefix = row.key[: -16 - len(encode_value(fields["_creationTime"]))]
-            if before is not None and before[0] == prefix and _is_whole(index, fields):
-                ids = " and ".join(repr(encode_id(change.table.number, id)) for id in (before[1], row.id))
-                raise ValidationError(
-                    f"the index {change.name}.{index.name} cannot be unique, nothing was changed: the documents {ids} have "
-                    f"equal {', '.join(index.fields)}",
-                    path=index.fields[0],
-                    code="NotUnique",
-                )
-            before = prefix, row.id
+def _prefix(index: IndexMeta, fields: dict[str, Any]) -> bytes:
+    """What the keys of documents with these values of the indexed fields begin with."""
+    return b"".join(encode_value(value) for value in index.values(fields))
 
 
-def _is_whole(index: IndexMeta, fields: dict[str, Any]) -> bool:
-    """Whether a document has every field of a unique index; one that has not is equal to nothing."""
-    from cellstore.transaction.catalog import value_at
-    from cellstore.values.value import MISSING
-
-    values = [value_at(fields, tuple(path.split("."))) for path in index.fields]
-    return all(value is not None and value is not MISSING for value in values)
+def _check_alone(reader: Reader, change: Change, index: IndexMeta, fields: dict[str, Any]) -> None:
+    """No two documents may have the same fields in a unique index. One without a field is equal to nothing."""
+    assert change.table is not None
+    if any(value is None or value is MISSING for value in index.values(fields)):
+        return
+    prefix = _prefix(index, fields)
+    rows = list(reader.scan(index.number, change.table.number, prefix, prefix + END, limit=2))
+    if len(rows) > 1:
+        ids = " and ".join(repr(encode_id(change.table.number, row.id)) for row in rows)
+        raise ValidationError(
+            f"the index {change.name}.{index.name} cannot be unique, nothing was changed: the documents {ids} have "
+            f"equal {', '.join(index.fields)}",
+            path=index.fields[0],
+            code="NotUnique",
+        )
 
 
 def _filled(reader: Reader, table: TableMeta) -> bool:

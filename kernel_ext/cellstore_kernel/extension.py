@@ -19,10 +19,11 @@ from typing import Any
 from cellstore import __version__
 from cellstore.client import connect
 from cellstore.client.database import Database
-from cellstore.client.subscription import CallbackThread
+from cellstore.client.subscription import CallbackThread, on_made
 from cellstore.errors import CellstoreError, StoreLocked
 from cellstore_kernel.autodeploy import AutoDeploy
 from cellstore_kernel.bridge import main_loop
+from cellstore_kernel.cells import cells
 from cellstore_kernel.magics import CellstoreMagics
 
 EMBEDDED_STORE = Path(".cellstore/default/store.db")
@@ -54,6 +55,8 @@ def load(shell: Any) -> None:
         adopt(database)
     autodeploy, magics = AutoDeploy(shell), CellstoreMagics(shell)
     shell.events.register("post_run_cell", autodeploy.after_cell)
+    cells.install(shell)
+    on_made.append(cells.hold)
     shell.register_magics(magics)
     _loaded[id(shell)] = Loaded(database, autodeploy, magics)
     print(said)
@@ -65,6 +68,8 @@ def unload(shell: Any) -> None:
     if known is None:
         return
     shell.events.unregister("post_run_cell", known.autodeploy.after_cell)
+    cells.uninstall(shell)
+    on_made.remove(cells.hold)
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("cellstore", None)
     if known.database is not None:

@@ -261,6 +261,14 @@ def test_a_view_defined_again_takes_the_place_of_the_one_before(levels: Kernel) 
     assert levels.run("len(runs) - before, old.options['note']").text == "(1, 'defined again')"
 
 
+def test_a_cell_run_again_leaves_one_live_view_and_one_callback(levels: Kernel) -> None:
+    cell = "board = cs.live(level); cs.subscribe(level, heard.append)"
+    levels.run(f"heard = []\nfor turn in range(4): get_ipython().run_cell({cell!r}, cell_id='c1')")
+    levels.run("import asyncio\nwhile not heard: await asyncio.sleep(0.02)\nheard.clear(); set_level(77)")
+    levels.run("while not heard: await asyncio.sleep(0.02)\nawait asyncio.sleep(0.2)")
+    assert levels.run("heard, board.status, board.value").text == "([77], 'live', 77)"
+
+
 def test_magics_list_and_query(loaded: Kernel) -> None:
     assert "tasks" in loaded.run("%cellstore tables").text
     assert "tasks:add" in loaded.run("%cellstore functions").text

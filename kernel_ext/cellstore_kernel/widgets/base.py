@@ -21,6 +21,7 @@ from cellstore.errors import CallerError, NotFound
 from cellstore.values import json as native
 from cellstore_kernel import assets
 from cellstore_kernel.bridge import is_own, relay_of
+from cellstore_kernel.cells import cells
 from cellstore_kernel.display import as_html, as_text
 
 SAVED_BYTES_MAX = 32 << 10  # of a value, in the notebook's file
@@ -60,6 +61,7 @@ class StoreWidget(anywidget.AnyWidget):
         )
         self._relay.join(self)
         self.on_msg(self._heard)
+        cells.hold(self)
 
     # what readers without us see
 
@@ -71,6 +73,7 @@ class StoreWidget(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
+        cells.hold(self)
         data, metadata = bundle
         value, ts, error = self._fallback()
         data["text/plain"] = as_text(self.label, value, ts, error)

@@ -21,6 +21,7 @@ from cellstore.client.subscription import said_by
 from cellstore.errors import CellstoreError
 from cellstore.values import json as native
 from cellstore_kernel.bridge import failure_json, main_loop, query_key
+from cellstore_kernel.cells import cells
 from cellstore_kernel.widgets.base import StoreWidget, bound, deployed, handle_of, label_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class LiveWidget(StoreWidget):
         self, database: Database, query: str | Function[..., Any], args: dict[str, Any], **traits: Any
     ) -> None:
         self._sub = sub = database.subscribe(query, **args)
+        cells.let_go(sub)  # it ends with us, who may be shown elsewhere too
         try:
             sub.wait(timeout=FIRST_RESULT_S)
         except (TimeoutError, CellstoreError):

@@ -38,6 +38,9 @@ log = logging.getLogger("cellstore.client")
 Status = Literal["loading", "live", "stale", "error", "closed"]
 Dispatch = Callable[[Callable[[], None]], None]
 """Where callbacks run: takes a function and has it called soon, elsewhere."""
+on_made: list[
+    Callable[[Subscription], object]
+] = []  # hear of every new subscription; a kernel ends them with their cell
 
 
 @dataclass(slots=True)
@@ -114,6 +117,8 @@ class Subscription:
             watch.on_state = self._inbox.wake
         self._finalizer = weakref.finalize(self, _end, self._inbox, watches)
         self._finalizer.atexit = False
+        for listener in tuple(on_made):
+            listener(self)
 
     def _begin(self, link: Link) -> list[Watch]:
         """What is followed, from here on."""

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from faults_by_name import FAULTS
 
 from cellstore import faults
+from cellstore.testing.clock import JumpingClock
 from cellstore.testing.history import Recorded
 from cellstore.testing.threads import run_threads
 from cellstore.testing.workloads import WORKLOADS
@@ -27,7 +28,7 @@ def main(store: str, history: str, workload: str, seed: str) -> None:
         with lock:
             os.write(lines, record.to_json() + b"\n")
 
-    engine = Engine.open(store)
+    engine = Engine.open(store, clock=JumpingClock(int(seed)))
     chosen = WORKLOADS[workload]
     setup = engine.catalog.table(chosen.tables[0].name) is None
     broken = os.environ.get("CELLSTORE_BROKEN")

@@ -51,8 +51,9 @@ def judge(path: Path, workload: str, seed: int) -> History:
     return history
 
 
-@pytest.mark.parametrize("workload", ["bank", "queue", "claims"])
+@pytest.mark.parametrize("workload", WORKLOADS)
 def test_three_kills_in_a_row_lose_nothing_that_was_acknowledged(workload: str, tmp_path: Path) -> None:
+    """In every life the clock jumps, so each begins before or after the one before ended."""
     for life in seeds(3):
         run_and_kill(tmp_path, workload, life, random.uniform(0.1, 0.4))
         history = judge(tmp_path, workload, life)

@@ -40,7 +40,7 @@ def test_they_are_on_sqlite_too(name: str, tmp_path: Path) -> None:
         simulate(WORKLOADS[name], seed, steps=25, open_engine=open_engine)
 
 
-@pytest.mark.parametrize("name", ["bank", "queue", "claims"])
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_a_clock_that_jumps_back_and_forth_changes_nothing(name: str) -> None:
     def jump(dice: Random) -> int:
         return dice.choice((0, 1, -1, -1000, HOUR_NS, -HOUR_NS))

@@ -46,10 +46,11 @@ class TurningClock:
 
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
-def test_timestamps_rise_although_the_clock_does_not(storage: str, tmp_path: Path) -> None:
-    workload = WORKLOADS["bank"]
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_timestamps_rise_although_the_clock_does_not(name: str, storage: str, tmp_path: Path) -> None:
+    workload = WORKLOADS[name]
     clock = TurningClock()
     path = tmp_path / "store.db"
     with Engine.memory(clock=clock) if storage == "memory" else Engine.open(path, clock=clock) as engine:
-        history = run_threads(engine, workload, seed=2, seconds=seconds(0.4))
+        history = run_threads(engine, workload, seed=2, seconds=seconds(0.3))
         history.check(workload.rule, log_of(engine))

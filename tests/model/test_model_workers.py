@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from runtime_harness import Stage, play, value_of
 
 from cellstore.runtime.outcome import Outcome
+from cellstore.testing.clock import JumpingClock
 from cellstore.testing.history import FOREVER, History, Recorded, clock
 from cellstore.testing.threads import log_of, perform
 from cellstore.testing.workloads import WORKLOADS, Step, Workload
@@ -143,7 +144,7 @@ def test_mutations_in_the_lane_are_serializable(name: str, tmp_path: Path) -> No
     play(tmp_path, SOURCE, stage_for(name), timeout_s=60 + seconds(0))
 
 
-@pytest.mark.parametrize("name", ["bank", "queue", "claims"])
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_they_are_while_the_host_itself_commits_between_them(name: str, tmp_path: Path) -> None:
     """What deploys, schedules and imports do: strangers to the lane, whose commits it has to find out about."""
 
@@ -158,8 +159,8 @@ def test_they_are_while_the_host_itself_commits_between_them(name: str, tmp_path
     play(tmp_path, SOURCE, stage_for(name, strangers), timeout_s=60 + seconds(0))
 
 
-@pytest.mark.parametrize("name", ["bank", "append", "queue", "claims"])
-def test_killing_workers_at_random_loses_nothing_and_does_nothing_twice(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_killing_workers_while_the_clock_jumps_loses_nothing_and_does_nothing_twice(name: str, tmp_path: Path) -> None:
     async def killer(clients: Clients, until: float) -> None:
         kills = 0
         while time.monotonic() < until or kills == 0:
@@ -169,7 +170,8 @@ def test_killing_workers_at_random_loses_nothing_and_does_nothing_twice(name: st
                 os.kill(random.choice(ready).link.pid, signal.SIGKILL)
                 kills += 1
 
-    play(tmp_path, SOURCE, stage_for(name, killer), timeout_s=90 + seconds(0), worker_deaths_max=1000)
+    jumping = JumpingClock(random.randrange(1000))
+    play(tmp_path, SOURCE, stage_for(name, killer), timeout_s=90 + seconds(0), clock=jumping, worker_deaths_max=1000)
 
 
 BUSY = """

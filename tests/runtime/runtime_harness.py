@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cellstore as cs
+from cellstore.clock import Clock
 from cellstore.deploy.pack import pack
 from cellstore.deploy.unit import Unit
 from cellstore.knobs import DEFAULTS
@@ -59,12 +60,19 @@ def value_of(outcome: Outcome) -> Any:
 
 
 def play(
-    path: Path, source: str | None, scenario: Scenario, *, inline: bool = False, timeout_s: float = 60, **knobs: Any
+    path: Path,
+    source: str | None,
+    scenario: Scenario,
+    *,
+    inline: bool = False,
+    timeout_s: float = 60,
+    clock: Clock | None = None,
+    **knobs: Any,
 ) -> None:
     """Open the store at `path`, deploy `source`, run `scenario`, close everything."""
 
     async def main() -> None:
-        engine = Engine.open(path / "store.db", knobs=replace(DEFAULTS, **knobs))
+        engine = Engine.open(path / "store.db", clock=clock, knobs=replace(DEFAULTS, **knobs))
         runner = InlineRunner(engine) if inline else PoolRunner(engine)
         try:
             await runner.start()

@@ -1,8 +1,10 @@
-"""A clock that shows what a test says."""
+"""Clocks that show what a test says."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from random import Random
 
 NOON_NS = 1_750_000_000_000_000_000
 
@@ -25,3 +27,14 @@ class FakeClock:
     def move(self, by_ns: int) -> None:
         """Forward, or back."""
         self._now_ns += by_ns
+
+
+class JumpingClock:
+    """The time of day, wrong by up to an hour: by how much is drawn anew at every look."""
+
+    def __init__(self, seed: int) -> None:
+        self._dice = Random(seed)
+
+    def now_ns(self) -> int:
+        """What the clock shows."""
+        return time.time_ns() + self._dice.choice((0, 1, -1)) * self._dice.randrange(3_600 * 10**9)

@@ -64,11 +64,17 @@ class Knobs:
     worker_start_s: float = 60.0  # importing pandas on a cold disk takes a while
 
     # HTTP actions
-    http_body_bytes: int = 20 << 20  # of a request, and of a response; as in Convex
+    http_body_bytes: int = 20 << 20  # of a request taken whole, and of a response; as in Convex
+    http_stream_bytes: int = 1 << 30  # of a request whose function reads it piece by piece
 
     # Scheduler
     scheduled_per_call_max: int = 1000
     jobs_running_max: int = 8  # due jobs beyond it wait, so that a backlog does not hurt live queries
+
+    # Environment variables of functions
+    variables_max: int = 1000
+    variable_name_chars: int = 40
+    variable_value_bytes: int = 8192
 
     # Connections
     frame_size_bytes: int = 64 << 20

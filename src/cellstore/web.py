@@ -8,22 +8,41 @@
 
 What a function returns is made a response: a `Response` as it is, str as text, bytes as octets, None as 204 without a
 body, anything else as JSON. A body that is an iterator, or an async one, is sent piece by piece, no faster than the other
-side takes it.
+side takes it; and `request.stream()` gives a large body while it arrives, no faster than the function takes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json as plain_json
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, NamedTuple, TypeAlias
+import threading
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from cellstore.errors import ValidationError
+from cellstore.errors import CallerError, LimitExceeded, ValidationError
+from cellstore.knobs import DEFAULTS
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """What a route may be for; HEAD is served by GET."""
 
 Body: TypeAlias = "str | bytes | Iterable[str | bytes] | AsyncIterable[str | bytes] | None"
+
+
+T = TypeVar("T")
+_LOOK_UP_S = 0.1
+
+
+def waited(future: Future[T]) -> T:
+    """The result of `future`. Looks up now and then: what is raised into a thread is met between two waits only."""
+    while True:
+        try:
+            return future.result(_LOOK_UP_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()
 
 
 class Headers(MutableMapping[str, str]):
@@ -74,11 +93,80 @@ class Headers(MutableMapping[str, str]):
         return f"Headers({self.raw!r})"
 
 
+class Arriving:
+    """A body on its way: fed in one thread, taken in another, which waits or awaits.
+
+    Whoever feeds it keeps few pieces in it: `on_taken` is called, in the taker's thread, when one has gone.
+    """
+
+    def __init__(self, on_taken: Callable[[], None]) -> None:
+        self._on_taken = on_taken
+        self._pieces: deque[bytes] = deque()
+        self._ended: Exception | bool = False
+        self._taker: Future[bytes | None] | None = None
+        self._lock = threading.Lock()
+
+    def feed(self, piece: bytes) -> None:
+        """One more piece."""
+        self._pieces.append(piece)
+        self._hand_over()
+
+    def end(self, error: Exception | None = None) -> None:
+        """There is no more; or there will be no more, for this reason. Again is fine."""
+        self._ended = self._ended or error or True
+        self._hand_over()
+
+    def take(self) -> Future[bytes | None]:
+        """The next piece, None after the last. One taker at a time. Errors: in the future, what it ended with."""
+        taker: Future[bytes | None] = Future()
+        self._taker = taker
+        self._hand_over()
+        return taker
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            taker = self._taker
+            if taker is None or not (self._pieces or self._ended):
+                return
+            self._taker = None
+            piece = self._pieces.popleft() if self._pieces else None
+        if not taker.set_running_or_notify_cancel():
+            return  # it no longer waits, so nobody does
+        if piece is None and isinstance(self._ended, Exception):
+            taker.set_exception(self._ended)
+            return
+        taker.set_result(piece)
+        if piece is not None:
+            self._on_taken()
+
+
+class BodyStream:
+    """A request's body piece by piece: `for piece in …` in a plain function, `async for piece in …` in an `async def`."""
+
+    def __init__(self, pieces: Iterator[bytes | Future[bytes | None]]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            octets = piece if isinstance(piece, bytes) else waited(piece)
+            if octets is None:
+                return
+            yield octets
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            octets = piece if isinstance(piece, bytes) else await asyncio.wrap_future(piece)
+            if octets is None:
+                return
+            yield octets
+
+
 class Request:
-    """What a client asks. The body is all there, so nothing here has to be awaited.
+    """What a client asks.
 
     `method`; `path` below the extension's `http`, decoded; `url` as it came, path and query; `headers`; `query`, the last value
-    of each name; `body`, bytes.
+    of each name; `body`, bytes. A large body may still be arriving: `body`, and what reads it, waits for all of it, up to
+    `whole_max` bytes; `stream()` does not. It can be read once, by one of the two.
     """
 
     def __init__(
@@ -86,17 +174,60 @@ class Request:
         method: str,
         url: str,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-        body: bytes = b"",
+        body: bytes | Arriving = b"",
         path: str | None = None,
+        whole_max: int = DEFAULTS.http_body_bytes,
     ) -> None:
         from urllib.parse import unquote
 
-        self.method, self.url, self.body = method.upper(), url, body
+        self.method, self.url = method.upper(), url
         self.headers = Headers(headers)
         parts = urlsplit(url)
         self.path = unquote(parts.path) if path is None else path
         self.query_items = parse_qsl(parts.query, keep_blank_values=True)
         self.query = dict(self.query_items)
+        self._body = body
+        self._whole_max = whole_max
+        self._is_read = False
+
+    @property
+    def arriving(self) -> Arriving | None:
+        """The body, if it is not all there."""
+        return None if isinstance(self._body, bytes) else self._body
+
+    @property
+    def body(self) -> bytes:
+        """All of the body. Errors: LimitExceeded; Disconnected when the client goes away; CallerError after `stream`."""
+        if not isinstance(self._body, bytes):
+            whole = bytearray()
+            for piece in self.stream():
+                whole += piece
+                self._check_size(len(whole))
+            self._body = bytes(whole)
+        return self._body
+
+    def _check_size(self, size: int) -> None:
+        if size > self._whole_max:
+            raise LimitExceeded(
+                f"the request's body is more than {self._whole_max:,} bytes (knob http_body_bytes); read it piece by "
+                "piece with request.stream()",
+                knob="http_body_bytes",
+                limit=self._whole_max,
+                used=size,
+            )
+
+    def stream(self, size_bytes: int = 1 << 16) -> BodyStream:
+        """The body in pieces, as they come if it is not all there, else of `size_bytes`.
+
+        Errors: CallerError when it has been read so; while it is read, Disconnected when the client goes away.
+        """
+        body = self._body
+        if isinstance(body, bytes):
+            return BodyStream(body[at : at + size_bytes] for at in range(0, len(body), size_bytes))
+        if self._is_read:
+            raise CallerError("the request's body has been read by request.stream() and is not kept", code="BodyIsRead")
+        self._is_read = True
+        return BodyStream(iter(body.take, None))
 
     def text(self) -> str:
         """The body as text. Errors: ValidationError when it is none."""
@@ -116,12 +247,9 @@ class Request:
         """The fields of a form sent as application/x-www-form-urlencoded, the last value of each name."""
         return dict(parse_qsl(self.text(), keep_blank_values=True))
 
-    def stream(self, size_bytes: int = 1 << 16) -> Iterator[bytes]:
-        """The body in pieces."""
-        return (self.body[at : at + size_bytes] for at in range(0, len(self.body), size_bytes))
-
     def __repr__(self) -> str:
-        return f"<Request {self.method} {self.url}, {len(self.body):,} bytes>"
+        size = f"{len(self._body):,} bytes" if isinstance(self._body, bytes) else "its body arrives"
+        return f"<Request {self.method} {self.url}, {size}>"
 
 
 class Head(NamedTuple):

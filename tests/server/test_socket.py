@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served_harness import Served
 
-from cellstore.server import socket as socket_module
+from cellstore.server import framing
 
 
 async def test_a_live_query_follows_a_mutation_of_another_client(chat: Served) -> None:
@@ -158,8 +158,8 @@ async def test_a_large_transition_comes_in_parts_each_client_can_take(chat: Serv
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_fragments_put_together_are_the_message(text: bytes, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket_module, "FRAGMENT_BYTES", size)
-        wire, got, opcodes, final = socket_module.fragmented(text), b"", [], False
+        patch.setattr(framing, "FRAGMENT_BYTES", size)
+        wire, got, opcodes, final = framing.fragmented(text), b"", [], False
     while wire:
         assert not final
         final, opcode, length = bool(wire[0] & 0x80), wire[0] & 0x0F, wire[1]

@@ -4,36 +4,29 @@ Jupyter's login decides at the upgrade; whoever comes without credentials may op
 A socket that carries a login cookie from a foreign origin is refused. One writer per socket: the connection; it is told
 when a frame it sent was only buffered, and when that frame has left.
 
-Text goes straight into the stream, with a header made here: tornado's own way makes a task for each message, which costs
-more than sending it. What is long is cut, in the way each client can take:
-
-    npm 1.28 and later    TransitionChunk messages, so that its own timers see the parts come in
-    everybody else        fragments of one message below 16 MiB, beyond which the Rust client gives up
+Once open, the socket is taken from tornado and served by a `Framer`, unless TLS lies in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web
-from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketHandler
+from tornado.iostream import SSLIOStream, StreamClosedError
+from tornado.websocket import WebSocketHandler, WebSocketProtocol
 
 from cellstore.errors import CellstoreError
-from cellstore.protocol.codec import CHUNK_CHARS, chunks, encode_frame
 from cellstore.protocol.messages import Authenticate
-from cellstore.reactivity.connection import Connection
+from cellstore.reactivity.connection import CloseSocket, Connection, SendFrame
 from cellstore.reactivity.principal import NOBODY, Principal
+from cellstore.server.framing import Framer, on_wire, takeover
 from cellstore.server.handlers import Door
-
-CONTINUATION, TEXT = 0x0, 0x1
-FRAGMENT_BYTES = CHUNK_CHARS  # of a frame; Rust's client takes 16 MiB
-TRANSITION = b'{"type":"Transition",'
 
 
 class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -71,21 +64,75 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
             raise web.HTTPError(status, "%s", error.message, reason=error.code) from error
         await super().get(*args, **kwargs)
 
-    def open(self, *args: Any, **kwargs: Any) -> None:
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        """Without tornado's pings: Jupyter has its own, and counts in milliseconds what tornado takes for seconds."""
+        protocol = super().get_websocket_protocol()
+        if protocol is not None:
+            cast(Any, protocol).params.ping_interval = None
+        return protocol
+
+    def open(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
         """The socket is open."""
-        super().open(*args, **kwargs)
         self.set_nodelay(True)
+        if not self._is_encrypted:
+            return self._serve_by_ourselves()
+        super().open(*args, **kwargs)
+        self._connect(self._put, self.close)
+        return None
+
+    @property
+    def _is_encrypted(self) -> bool:
+        return isinstance(self._wire.stream, SSLIOStream)
+
+    @property
+    def _wire(self) -> Any:
+        """Tornado's end of the connection."""
+        return cast(Any, self.ws_connection)
+
+    def _connect(self, send: SendFrame, close: CloseSocket) -> None:
         try:
-            self._connection = self._deployment.connect(self._put, self._shut, self._who, self._verify)
+            self._connection = self._deployment.connect(send, close, self._who, self._verify)
         except CellstoreError as error:  # it stopped in between
-            self.close(1013, error.code)
+            close(1013, error.code)
+
+    async def _serve_by_ourselves(self) -> None:
+        """Until either side closes; tornado has nothing left to do then."""
+        wire, over = self._wire, asyncio.get_running_loop().create_future()
+
+        def opened() -> None:
+            self._connect(framer.put, framer.close)
+            if early:
+                framer.data_received(early)
+
+        framer = Framer(
+            opened,
+            self._received,
+            self._sent,
+            lambda: over.set_result(None),
+            size_max=self.max_message_size,
+            ping_interval_s=self.ping_interval / 1000,
+            chunked=self._knows_chunks,
+        )
+        wire.client_terminated = wire.server_terminated = True  # as far as tornado is concerned
+        await wire.stream.write(b"")  # the answer to the upgrade has left
+        ours, early = takeover(wire.stream)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: framer, ours)
+        await over
+
+    def _received(self, text: str | bytes) -> None:
+        if self._connection is not None:
+            self._connection.receive(text)
+
+    def _sent(self) -> None:
+        if self._connection is not None:
+            self._connection.sent()
 
     def on_message(self, message: str | bytes) -> None:
         """One frame."""
         if isinstance(message, bytes):
             self.close(1003, "BadRequest: frames are text")
-        elif self._connection is not None:
-            self._connection.receive(message)
+        else:
+            self._received(message)
 
     def on_close(self) -> None:
         """Either side closed it, or it broke."""
@@ -110,7 +157,7 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
         if connection is None or connection.is_closing():
             return True  # on_close follows
         try:
-            written = connection.stream.write(self._on_wire(frame))
+            written = connection.stream.write(on_wire(frame, self._knows_chunks))
         except StreamClosedError:
             return True
         if written.done():
@@ -118,14 +165,6 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
             return True
         written.add_done_callback(self._left)
         return False
-
-    def _on_wire(self, frame: bytes) -> bytes:
-        if len(frame) < FRAGMENT_BYTES:
-            return header(True, TEXT, len(frame)) + frame
-        if self._knows_chunks and frame.startswith(TRANSITION):
-            parts = chunks(frame.decode(), f"{id(self):x}")
-            return b"".join(fragmented(encode_frame(part)) for part in parts)
-        return fragmented(frame)
 
     @property
     def _knows_chunks(self) -> bool:
@@ -135,33 +174,10 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
 
     def _left(self, written: asyncio.Future[None]) -> None:
         _done(written)
-        if self._connection is not None:
-            self._connection.sent()
-
-    def _shut(self, code: int, reason: str) -> None:
-        self.close(code, reason)
+        self._sent()
 
 
 def _done(written: asyncio.Future[None]) -> None:
     """Look at the outcome, so that a socket that closed meanwhile is not reported as a lost exception."""
     if not written.cancelled():
         written.exception()
-
-
-def header(final: bool, opcode: int, size_bytes: int) -> bytes:
-    """The header of a frame from a server: not masked."""
-    first = (0x80 if final else 0) | opcode
-    if size_bytes < 126:
-        return bytes((first, size_bytes))
-    if size_bytes < 1 << 16:
-        return bytes((first, 126)) + size_bytes.to_bytes(2, "big")
-    return bytes((first, 127)) + size_bytes.to_bytes(8, "big")
-
-
-def fragmented(text: bytes) -> bytes:
-    """One text message, in as many frames as it takes."""
-    frames: list[bytes] = []
-    for start in range(0, max(len(text), 1), FRAGMENT_BYTES):
-        piece = text[start : start + FRAGMENT_BYTES]
-        frames += [header(start + FRAGMENT_BYTES >= len(text), CONTINUATION if start else TEXT, len(piece)), piece]
-    return b"".join(frames)

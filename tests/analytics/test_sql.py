@@ -1,13 +1,16 @@
 """SQL over the store: what may be asked, what is refused, and how mistakes read."""
 
 import itertools
+import json
 import threading
 
 import pytest
 
 from cellstore.analytics.analyst import GivenUp
+from cellstore.analytics.sql import tables_changed
 from cellstore.errors import CellstoreError, LimitExceeded, NotFound, ValidationError
 from cellstore.knobs import Knobs
+from cellstore.transaction.write_log import WriteLog
 
 
 @pytest.fixture
@@ -188,3 +191,49 @@ def test_a_statement_can_be_given_up_while_others_run(shop):
 
 
 SLOW = "select count(*) from range(100000000) a, range(100000) b where a.range + b.range = 7"
+
+
+def test_a_statement_tells_the_tables_it_reads(desk):
+    told = desk.ask("sql_tables", statement="select * from a join (from b) using (x) where y in (select y from C)")
+    assert sorted(json.loads(told)) == ["C", "a", "b"]
+    with pytest.raises(ValidationError, match="syntax error"):
+        desk.ask("sql_tables", statement="selec 1")
+
+
+def changed(desk, since, *tables):
+    """(the answer, what it depends on)."""
+    with desk.engine.begin() as transaction:
+        answer = tables_changed(transaction, {"tables": list(tables), "since": str(since)})
+        return answer, transaction.reads
+
+
+def test_live_sql_hears_of_its_own_tables_only(desk):
+    desk.write(lambda tx: [tx.insert("a", {"n": 1}), tx.insert("b", {"n": 1})])
+    since = desk.now
+    answer, reads = changed(desk, since, "A")
+    assert answer is False
+    log = WriteLog(desk.now)
+    desk.engine.committer.listeners.append(lambda commits: [log.append(commit) for commit in commits])
+    desk.write(lambda tx: tx.insert("b", {"n": 2}))
+    assert log.first_hit(reads, since) is None
+    assert changed(desk, since, "A")[0] is False
+    desk.write(lambda tx: tx.insert("a", {"n": 2}))
+    assert log.first_hit(reads, since) == desk.now
+    assert changed(desk, since, "A")[0] is True
+    assert changed(desk, desk.now, "A", "b")[0] is False
+
+
+def test_live_sql_hears_of_changes_and_of_tables_that_appear(desk):
+    one = desk.write(lambda tx: tx.insert("a", {"n": 1}))
+    since = desk.now
+    desk.write(lambda tx: tx.patch(one, {"n": 2}))
+    assert changed(desk, since, "a")[0] is True
+    since = desk.now
+    desk.write(lambda tx: tx.delete(one))
+    assert changed(desk, since, "a")[0] is True
+    since = desk.now
+    log = WriteLog(desk.now)
+    desk.engine.committer.listeners.append(lambda commits: [log.append(commit) for commit in commits])
+    answer, reads = changed(desk, since, "later")
+    desk.write(lambda tx: tx.insert("later", {"n": 1}))
+    assert (answer, log.first_hit(reads, since), changed(desk, since, "later")[0]) == (False, desk.now, True)

@@ -15,16 +15,17 @@ from jupyter_client.manager import start_new_kernel
 class Kernel:
     """One kernel; `run` gives what a cell printed, its result, its errors."""
 
-    def __init__(self, cwd: Path) -> None:
+    def __init__(self, cwd: Path, notebook: str = "tasks") -> None:
         hidden = ("CELLSTORE_SERVER", "JPY_", "JUPYTER_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        env |= {"JPY_SESSION_NAME": str(cwd / "tasks.ipynb"), "JUPYTER_RUNTIME_DIR": str(cwd / "runtime")}
+        env |= {"JPY_SESSION_NAME": str(cwd / f"{notebook}.ipynb"), "JUPYTER_RUNTIME_DIR": str(cwd / "runtime")}
         env |= {"IPYTHONDIR": str(cwd / "ipython")}
         (cwd / "runtime").mkdir(exist_ok=True)
         self.manager, self.client = start_new_kernel(cwd=str(cwd), env=env, startup_timeout=60)
 
-    def run(self, code: str, timeout: float = 60) -> Cell:
+    def run(self, code: str, timeout: float = 60, cell_id: str = "") -> Cell:
         cell = Cell()
+        self.client.session.metadata = {"cellId": cell_id} if cell_id else {}
         reply = self.client.execute_interactive(code, output_hook=cell.take, timeout=timeout, allow_stdin=False)
         cell.status, cell.id = reply["content"]["status"], reply["parent_header"]["msg_id"]
         return cell
@@ -298,6 +299,24 @@ def test_live_sql_follows_the_data(levels: Kernel) -> None:
     deadline = time.monotonic() + 10
     while levels.run(shown).text != "'4'":
         assert time.monotonic() < deadline
+
+
+def test_sql_is_live_in_a_view_and_for_the_tables_it_reads_alone(levels: Kernel) -> None:
+    levels.run(
+        "drawn = []\n@cs.view\ndef highest():\n    drawn.append(1)\n    return cs.sql('select max(n) as n from LEVELS').rows()"
+    )
+    levels.run("add(text='elsewhere')\nimport asyncio\nawait asyncio.sleep(0.3)")
+    assert levels.run("len(drawn)").text == "1"
+    levels.run("set_level(123)\nwhile '123' not in str(highest.outputs): await asyncio.sleep(0.02)")
+    assert levels.run("await asyncio.sleep(0.3)\nlen(drawn)").text == "2"
+
+
+def test_sql_that_fails_in_a_view_heals_when_its_table_appears(levels: Kernel) -> None:
+    levels.run("@cs.view\ndef counted():\n    return cs.sql('select count(*) as c from plans').rows()")
+    assert levels.run("counted.failure['code']").text == "'NotFound'"
+    levels.run("@cs.mutation\ndef plan(ctx):\n    ctx.db.insert('plans', {})")
+    levels.run("import asyncio\nplan()\nwhile counted.failure: await asyncio.sleep(0.02)")
+    assert levels.run("counted.outputs[0][1]").text == "\"[{'c': 1}]\""
 
 
 MISTAKES = [

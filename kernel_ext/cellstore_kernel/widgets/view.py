@@ -5,9 +5,10 @@
         open_tasks.df().plot.barh()
 
 The block runs on the kernel's main loop, between cells, never beside one and never on a thread: drawing libraries keep
-global state. While it runs, the queries it asks are written down; they are then watched, and a change schedules another
-run. Many changes while the kernel is busy are one run afterwards; a slow block rests twice as long as it took. A block
-defined again takes the place of the one before, which stays as it was drawn and runs no more.
+global state. While it runs, the queries it asks are written down, and the tables its SQL reads; they are then watched, and a
+change schedules another run. So does a connection that is back, for a block that failed. Many changes while the kernel is
+busy are one run afterwards; a slow block rests twice as long as it took. A block defined again takes the place of the one
+before, which stays as it was drawn and runs no more.
 
 What it draws: new matplotlib figures, else what it displays and prints, and what it returns.
 """
@@ -38,7 +39,7 @@ from cellstore_kernel.widgets.live import current
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from cellstore.client.transport import Watch
+    from cellstore.client.transport import LinkState, Watch
 
 REST_FACTOR = 2.0  # a block that takes 0.3 s runs at most every 0.9 s: cells get their turn
 REST_MIN_S = 0.05
@@ -65,6 +66,7 @@ class View(StoreWidget):
         self._closed = False
         self._texts: list[str] = []  # what was drawn, for readers who see text only
         super().__init__(database, kind="view", label=getattr(block, "__name__", "view"))
+        database.link.on_state.append(self._state_changed)
         self.run()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,6 +108,8 @@ class View(StoreWidget):
 
     def _unfollow(self) -> None:
         self._closed = True
+        if self._state_changed in self._database.link.on_state:
+            self._database.link.on_state.remove(self._state_changed)
         for watched in self._watched.values():
             watched.close()
         self._watched.clear()
@@ -137,6 +141,10 @@ class View(StoreWidget):
         with self._lock:
             self.behind = True
         self._dispatch(self._due)
+
+    def _state_changed(self, state: LinkState) -> None:
+        if state == "connected" and self.failure is not None:  # it may have failed for want of a connection
+            self._changed()
 
     def _due(self) -> None:
         rest = self._rest_until - time.monotonic()

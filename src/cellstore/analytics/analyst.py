@@ -2,6 +2,7 @@
 
     table_parquet     one table at a timestamp
     sql               one statement at a timestamp
+    sql_tables        the tables a statement names
     diff              what changed between two timestamps
 
 Each answer is a file in the scratch directory, which the asker takes away. Any number of threads may ask: bringing the
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from cellstore.analytics.changes import write_changes
 from cellstore.analytics.columns import quoted, text_of
@@ -78,6 +81,7 @@ class Analyst:
         self._operations: dict[str, Callable[..., Path]] = {
             "table_parquet": self.table_parquet,
             "sql": self.sql,
+            "sql_tables": self.sql_tables,
             "diff": self.diff,
         }
 
@@ -128,6 +132,13 @@ class Analyst:
                 call.duck.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(name)} AS {copy.select(ts)}")
             call.check()
             return self._result(call, read.text, format)
+
+    def sql_tables(self, call: Call, statement: str) -> Path:
+        """The tables that a statement names, those of its WITH too, as a JSON list. Errors: ValidationError."""
+        read = read_statement(call.duck, statement)
+        path = self._file("tables", "json")
+        path.write_bytes(orjson.dumps(read.tables))
+        return path
 
     def diff(self, call: Call, ts0: int, ts1: int) -> Path:
         """What changed from the earlier of two timestamps to the later, as JSON lines."""

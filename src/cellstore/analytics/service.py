@@ -85,6 +85,11 @@ class Analytics:
         """The result of a statement at `ts`; `format` is "parquet" or "csv". Errors: ValidationError, NotFound."""
         return await self._ask("sql", {"statement": statement, "ts": ts, "format": format})
 
+    async def sql_tables(self, statement: str) -> list[str]:
+        """The tables that a statement names, whether or not they are there. Errors: ValidationError."""
+        names: list[str] = orjson.loads(await self._ask("sql_tables", {"statement": statement}))
+        return names
+
     async def close(self) -> None:
         """End the worker. Again is fine."""
         self._closed = True

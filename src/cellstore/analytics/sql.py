@@ -2,6 +2,7 @@
 
     read_statement      SELECT-like or refused, and the tables it names
     write_result        run it over views named as the tables, into a Parquet or CSV file
+    tables_changed      whether the tables it names were written since: what makes SQL live
 
 A statement cannot change anything: it is parsed as a SELECT and run in a read-only transaction, on a connection that
 reaches no file outside the scratch directory and whose configuration is locked.
@@ -11,7 +12,7 @@ Errors     ValidationError with DuckDB's words and the place in the statement; i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +20,12 @@ import orjson
 
 from cellstore.analytics.columns import quoted, text_of
 from cellstore.errors import CellstoreError, LimitExceeded, ValidationError
+from cellstore.transaction.access import QueryBuilder
 
 if TYPE_CHECKING:
     import duckdb
+
+    from cellstore.transaction.transaction import Transaction
 
 FORMATS = {"parquet": "FORMAT parquet", "csv": "FORMAT csv, HEADER true"}
 RESULT = "cellstore_result"
@@ -107,6 +111,26 @@ def _check_place(node: dict[str, Any]) -> None:
     if node["catalog_name"] or (node["schema_name"] and node["schema_name"].lower() not in _OTHER_SCHEMAS):
         full = ".".join(filter(None, (node["catalog_name"], node["schema_name"], node["table_name"])))
         raise _refused(f"{full}: tables have no schema here; write {node['table_name']}")
+
+
+# ── live ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tables_changed(transaction: Transaction, args: Mapping[str, Any]) -> bool:
+    """Whether one of `tables` was written or defined anew after `since` (digits). A query: it turns true when one is.
+
+    Names are those of a statement, so upper and lower case are one; a name that is no table yet waits for any table to
+    appear. Errors: ValidationError
+    """
+    asked, since = args.get("tables"), args.get("since")
+    if not isinstance(asked, list) or not isinstance(since, str) or not since.isdecimal():
+        raise ValidationError("the arguments are the names of tables, and a timestamp as digits", path="tables")
+    wanted = {str(name).lower() for name in asked}
+    found = [table.name for table in transaction.catalog.tables() if table.name.lower() in wanted]
+    if len({name.lower() for name in found}) < len(wanted):
+        QueryBuilder(transaction, "_tables").collect()
+    answers = [transaction.changed_since(name, int(since)) for name in found]  # all of them are depended on
+    return any(answers)
 
 
 # ── running ────────────────────────────────────────────────────────────────────────────────────────────────────────

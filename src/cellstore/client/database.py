@@ -31,7 +31,7 @@ from cellstore.client.loop import close_at_exit, wait
 from cellstore.client.optimism import Update
 from cellstore.client.pending import Pending
 from cellstore.client.progress import ActionBar
-from cellstore.client.recording import note
+from cellstore.client.recording import note, note_sql
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription, Together
 from cellstore.client.transport import Link, LinkState
@@ -212,9 +212,13 @@ class Database:
             return take_snapshot(self, at)
 
     def sql(self, statement: str, at: Moment = None) -> Any:
-        """DuckDB SQL over one consistent moment; `.df() .arrow() .polars() .rows()`."""
+        """DuckDB SQL over one consistent moment; `.df() .arrow() .polars() .rows()`. Of now, a view draws it again when a
+        table it reads changes."""
         with doorway():
-            return self.snapshot(at).sql(statement)
+            moment = self.snapshot(at)
+            if at is None:
+                note_sql(self, statement, moment.ts)
+            return moment.sql(statement)
 
     def tables(self) -> list[dict[str, Any]]:
         """The tables: name, fields, indexes, number of documents.

@@ -1,4 +1,4 @@
-"""Which queries a block of code asks, and what it was told.
+"""Which queries a block of code asks, SQL among them, and what it was told.
 
     with recording() as asked:
         chart()
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellstore.client.database import Database
+
+
+TABLES_CHANGED = "_system/tables:changed"
 
 
 @dataclass(slots=True)
@@ -42,6 +45,18 @@ def recording() -> Iterator[list[Recorded]]:
         yield asked
     finally:
         _asked.reset(token)
+
+
+def note_sql(database: Database, statement: str, ts: int) -> None:
+    """A SQL statement is about to be asked at `ts`: written down as the question whether its tables changed since.
+
+    Errors: ValidationError for what is no statement.
+    """
+    if _asked.get() is not None:
+        tables = database._control("sql_tables", {}, statement.encode())[0]["tables"]
+        call = note(database, TABLES_CHANGED, {"tables": tables, "since": str(ts)})
+        assert call is not None
+        call.answer = b"false"
 
 
 def note(database: Database, path: str, args: dict[str, Any]) -> Recorded | None:

@@ -49,7 +49,13 @@ OnStale = Callable[["LiveQuery"], None]
 Key = tuple[str, bytes, bytes | None, str | None, bool]
 
 
+TABLES_CHANGED = "_system/tables:changed"  # what live SQL follows; owners may run any SQL
 NO_SUCH_FUNCTION = frozenset({"NotFound", "WrongFunctionKind"})
+
+
+def is_inside(query: Query, who: Principal) -> bool:
+    """Whether `who` may ask what is closed to the outside: an admin anything, an owner whether tables changed."""
+    return who.internal or (who.owner and query.path == TABLES_CHANGED)
 
 
 def module_reads(path: str) -> ReadIntervals:
@@ -156,7 +162,12 @@ class QueryCache:
         query = entry.query
         try:
             outcome = await self._runner.query(
-                query.path, query.args, identity=who.identity, ts=ts, journal=query.journal, internal=who.internal
+                query.path,
+                query.args,
+                identity=who.identity,
+                ts=ts,
+                journal=query.journal,
+                internal=is_inside(query, who),
             )
         except FatalError as stop:
             outcome = Outcome.failed(stop, function=query.path)
@@ -240,7 +251,7 @@ class QueryCache:
 
     def _key(self, query: Query, who: Principal) -> Key:
         personal = who.cache_key if query.path in self._personal else None
-        return (query.path, query.args_key, personal, query.journal, who.internal)
+        return (query.path, query.args_key, personal, query.journal, is_inside(query, who))
 
     def _settle(self, entry: LiveQuery) -> None:
         """Nobody watches any more: keep the result while it is good for something."""

@@ -13,6 +13,7 @@
     deploy        replace one module's functions and tables                    execute
     logs          records of the log stream; may wait for more                  read
     sql           one SQL statement over a snapshot                            execute
+    sql_tables    the tables a SQL statement reads                             execute
     check         walk the whole store, report each broken invariant           execute
 
 Every operation is for owners (users of this Jupyter server, its kernels, admin keys): they reach data without going
@@ -73,6 +74,7 @@ class Control:
             "import_abort": ("write", self._imports.abort),
             "deploy": ("execute", self._deploy),
             "sql": ("execute", self._sql),
+            "sql_tables": ("execute", self._sql_tables),
             "check": ("execute", self._check),
         }
 
@@ -147,6 +149,9 @@ class Control:
         ts = self._moment(params)
         octets = await self._service().sql(_utf8(body), ts, params.get("format", "parquet"))
         return {"ts": ts}, octets
+
+    async def _sql_tables(self, _params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
+        return {"tables": await self._service().sql_tables(_utf8(body))}, b""
 
     async def _query(self, params: dict[str, Any], body: bytes, who: Principal) -> Answer:
         """Params path, ts; arguments in the body, or `args`. A function that failed is an answer, under `error`."""

@@ -1,5 +1,6 @@
-"""The queries under `_system/`, which Convex's command line asks with an admin key, answered by the host itself.
+"""The queries under `_system/`, answered by the host itself: what live SQL asks, and Convex's command line.
 
+    _system/tables:changed            {tables, since}                  whether one of them was written after a moment
     _system/cli/tables                {paginationOpts}                 the names of the tables
     _system/cli/tableData             {table, order, paginationOpts}   documents of one
     _system/cli/modules:apiSpec       {}                               the deployed functions
@@ -8,7 +9,8 @@
 
 They are live like any other query where they read the store. No code of a user runs here.
 
-Errors:  NotFound to everybody who may not call internal functions, and for a name that is not in this list
+Errors:  NotFound to everybody who may not call internal functions (of the first, to everybody but owners), and for a name
+         that is not in this list
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from cellstore.analytics.sql import tables_changed
 from cellstore.errors import CellstoreError, NotFound, ValidationError
 from cellstore.runtime.outcome import Outcome
 from cellstore.schema.types import to_convex_validator
@@ -40,6 +43,7 @@ class SystemQueries:
         self.url = ""  # of this deployment, as its clients write it
         self.latest_export: dict[str, Any] | None = None
         self._queries: dict[str, Query] = {
+            "_system/tables:changed": tables_changed,
             "_system/cli/tables:default": self._tables,
             "_system/cli/tableData:default": self._table_data,
             "_system/cli/modules:apiSpec": self._api_spec,

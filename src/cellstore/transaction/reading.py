@@ -108,6 +108,17 @@ class Reading:
         span = self.span(table, index, lo, hi, descending=descending)
         return iter(()) if span is None else self.scan_span(span, want)
 
+    def changed_since(self, table: str, ts: int) -> bool:
+        """Whether a table may have been written or defined anew after `ts`. Depends on all of it and reads none of it."""
+        reader = self._snapshot.reader
+        defined = reader.written_since(names.TABLES, ts)
+        span = self.span(table, names.BY_CREATION_TIME)
+        if span is None:
+            return False
+        self._reads.open(span.meta.number, span.lo, span.hi).done = True
+        written = reader.written_since(span.table, ts)
+        return written is None or defined is None or bool(written or defined)
+
     def count(self, table: str, index: str = names.BY_CREATION_TIME, lo: bytes = b"", hi: bytes = END) -> int:
         """How many documents have their key in [lo, hi). Depends on which do, and not on what they hold."""
         span = self.span(table, index, lo, hi)

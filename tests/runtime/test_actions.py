@@ -154,3 +154,75 @@ def test_fifty_actions_run_at_once(tmp_path: Path) -> None:
         assert all(value_of(outcome) for outcome in outcomes)
 
     play(tmp_path, source, scenario)
+
+
+BLOCKING = (
+    SOURCE
+    + """
+    @cs.action
+    async def block(ctx, s: float):
+        deadline = time.monotonic() + s
+        while time.monotonic() < deadline:
+            pass
+        return os.getpid()
+
+    @cs.action
+    async def pid(ctx):
+        await asyncio.sleep(0)
+        await add(n=1)
+        return os.getpid()
+
+    @cs.action
+    async def leave_behind(ctx):
+        asyncio.create_task(asyncio.sleep(3600))
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 2)
+        await asyncio.sleep(0)
+        return "left"
+    """
+)
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+def test_an_async_action_that_blocks_holds_up_nobody(tmp_path: Path, inline: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.action("m:pid", {})
+        blocking = asyncio.ensure_future(stage.runner.action("m:block", {"s": 1.5}))
+        pids = {value_of(await stage.runner.action("m:pid", {})) for _ in range(5)}
+        assert not blocking.done()
+        assert pids == {value_of(await blocking)}, "they share the process"
+
+    play(tmp_path, BLOCKING, scenario, inline=inline)
+
+
+def test_an_async_action_without_end_is_stopped_at_its_line_and_its_process_lives_on(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = value_of(await stage.runner.action("m:pid", {}))
+        late = await stage.runner.action("m:block", {"s": 60.0})
+        assert late.error is not None
+        assert late.error.code == "LimitExceeded"
+        assert "in block" in late.error.traceback
+        assert value_of(await stage.runner.action("m:pid", {})) == before
+
+    play(tmp_path, BLOCKING, scenario, action_time_s=0.5)
+
+
+def test_what_an_action_leaves_behind_does_not_hold_it_up(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.action("m:pid", {})
+        began = time.monotonic()
+        assert value_of(await stage.runner.action("m:leave_behind", {})) == "left"
+        assert time.monotonic() - began < 1.5
+
+    play(tmp_path, BLOCKING, scenario)
+
+
+def test_an_action_beyond_the_limit_is_told_so_at_once(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        two = [asyncio.ensure_future(stage.runner.action("m:wait", {"s": 0.5})) for _ in range(2)]
+        await asyncio.sleep(0)
+        third = await stage.runner.action("m:wait", {"s": 0.0})
+        assert third.error is not None
+        assert third.error.code == "Overloaded"
+        assert all(outcome.ok for outcome in await asyncio.gather(*two))
+
+    play(tmp_path, SOURCE, scenario, actions_running_max=2)

@@ -74,7 +74,79 @@ def whoami(ctx, request):
 @cs.http("/echo", methods=["POST"])
 def echo(ctx, request):
     return cs.Response(request.body, headers={"X-Length": str(len(request.body))})
+
+@cs.http("/shout", methods=["POST"])
+async def shout(ctx, request):
+    async def louder():
+        async for piece in request.stream():
+            yield piece.upper()
+    return cs.Response(louder())
+
+@cs.http("/lines", methods=["POST"])
+def lines(ctx, request):
+    total = 0
+    for piece in request.stream():
+        total += piece.count(b"\\n")
+        if total > 10_000:
+            raise cs.ApplicationError("too many lines")
+    return total
+
+@cs.http("/sip", methods=["POST"])
+def sip(ctx, request):
+    pieces = iter(request.stream())
+    first = next(pieces)
+    ctx.run_mutation(record, kind="sipped")
+    deadline = time.monotonic() + 5
+    while "drink" not in ctx.run_query(kinds) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(first) + sum(map(len, pieces))
+
+@cs.http("/patient", methods=["POST"])
+def patient(ctx, request):
+    try:
+        return len(request.body)
+    except Exception as error:
+        ctx.run_mutation(record, kind=f"{type(error).__name__}: {error}")
+        raise
 """
+
+
+class Sender:
+    """A client that sends a chunked body by hand, to see what happens in the middle of it."""
+
+    def __init__(self, site: Any, path: str) -> None:
+        self._site, self._path = site, path
+
+    async def __aenter__(self) -> Sender:
+        port = int(self._site.origin.rpartition(":")[2])
+        self.reader, self.writer = await asyncio.open_connection("localhost", port)
+        token = self._site.token_header["Authorization"]
+        head = f"POST {self._site.base_url}cellstore/{self._path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n"
+        self.writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+    async def send(self, piece: bytes) -> None:
+        """A chunk; returns when the server's side of the socket has taken most of it. An empty one is the end."""
+        self.writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await self.writer.drain()
+
+    async def until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(20):
+            return await self.reader.readuntil(end)
+
+
+async def seen(site: Any, wanted: str) -> None:
+    """Wait until an event begins so."""
+    async with asyncio.timeout(20):
+        while True:
+            body = {"path": "site_actions:kinds", "args": {}, "format": "json"}
+            answer = await site.fetch("api/query", body, site.token_header)
+            if any(kind.startswith(wanted) for kind in answer.json["value"]):
+                return
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -87,7 +159,7 @@ def site(served: Any, jp_asyncio_loop: Any, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def extension_config() -> dict[str, Any]:
-    return {"knobs": {"http_body_bytes": 1_000_000}}
+    return {"knobs": {"http_body_bytes": 1_000_000, "http_stream_bytes": 8_000_000}}
 
 
 async def test_a_hook_reads_json_and_answers_with_json(site: Any) -> None:
@@ -164,3 +236,60 @@ async def test_an_http_action_is_no_function_that_clients_call(site: Any) -> Non
     answer = await site.fetch("api/action", body, site.token_header)
     assert answer.json["status"] == "error"
     assert "Could not find" in answer.json["errorMessage"]
+
+
+async def test_a_function_reads_a_body_while_it_arrives_and_answers_in_the_middle_of_it(site: Any) -> None:
+    async with Sender(site, "http/shout") as sender:
+        await sender.send(b"first")
+        assert b"200 OK" in await sender.until(b"FIRST")
+        await sender.send(b"second")
+        assert (await sender.until(b"SECOND")).startswith(b"\r\n")
+        await sender.send(b"")
+        await sender.until(b"0\r\n\r\n")
+
+
+async def test_a_body_far_beyond_what_is_taken_whole_goes_through_a_function_that_streams(site: Any) -> None:
+    line = b"x" * 99 + b"\n"
+    answer = await site.fetch("http/lines", line * 10_000 * 5, site.token_header)  # five times http_body_bytes
+    assert (answer.status, answer.json["data"]) == (400, "too many lines")
+    assert (await site.fetch("http/lines", line * 10_000, site.token_header)).json == 10_000
+    taken = await site.fetch("http/patient", line * 20_000, site.token_header)
+    assert (taken.status, taken.json["code"]) == (413, "LimitExceeded")
+    assert "request.stream()" in taken.json["message"]
+    refused = await site.fetch("http/lines", line * 100_000, site.token_header)
+    assert (refused.status, refused.json["code"]) == (413, "LimitExceeded")
+    assert "http_stream_bytes" in refused.json["message"]
+
+
+async def test_a_client_sends_no_faster_than_the_function_reads(site: Any) -> None:
+    async with Sender(site, "http/sip") as sender:
+        sent = 0
+
+        async def pour() -> None:
+            nonlocal sent
+            for _ in range(64):
+                await sender.send(b"x" * 100_000)
+                sent += 1
+            await sender.send(b"")
+
+        pouring = asyncio.create_task(pour())
+        await seen(site, "sipped")
+        await asyncio.sleep(0.5)
+        assert sent < 55, "most of it still waits at the client's side"
+        body = {"path": "site_actions:record", "args": {"kind": "drink"}, "format": "json"}
+        await site.fetch("api/mutation", body, site.token_header)
+        assert (await sender.until(b"6400000")).startswith(b"HTTP/1.1 200")
+        await pouring
+
+
+async def test_a_function_hears_that_its_client_went_away_in_the_middle(site: Any) -> None:
+    async with Sender(site, "http/patient") as sender:
+        await sender.send(b"only the beginning")
+    await seen(site, "Disconnected: the client went away")
+
+
+async def test_an_answer_before_the_end_of_the_body_reaches_a_client_that_still_sends(site: Any) -> None:
+    async with Sender(site, "http/refuses-uploads") as sender:
+        await sender.send(b"x" * 1000)
+        await sender.send(b"")
+        assert (await sender.until(b"\r\n")).startswith(b"HTTP/1.1 404")

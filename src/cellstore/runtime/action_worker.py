@@ -1,7 +1,10 @@
 """The process that runs actions: real time, real chance, I/O allowed.
 
-An asyncio loop owns the socket. `async def` actions are tasks on it, plain ones run in threads. A nested call goes to
-the host as an `ask` and comes back as a `reply`, so an action reaches data exactly as any client does.
+    host ◀──▶ the main thread's loop: the socket, nothing else
+                 └─ a thread for every action; of an `async def` one with a loop of its own
+
+So an action that blocks, or computes without end, holds up nobody but itself: not the socket, not the loop of another
+one. A nested call goes to the host as an `ask` and comes back as a `reply`, so an action reaches data as any client does.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 import orjson
 
 from cellstore.deploy.unit import Unit
-from cellstore.errors import CallerError, InvariantError, LimitExceeded
+from cellstore.errors import CallerError, Disconnected, InvariantError, LimitExceeded
 from cellstore.knobs import Knobs
 from cellstore.runtime import calls, traces
 from cellstore.runtime.calls import Message
@@ -32,11 +35,12 @@ from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.values.json import decode, dumps
 from cellstore.values.value import check_value
-from cellstore.web import Head, Request, Response, octets
+from cellstore.web import Arriving, Head, Request, Response, octets, waited
 
 PIECE_BYTES = 1 << 18  # of a response on its way to the host
 PIECES_MAX = 8  # on their way at once
 REPORT_EVERY_S = 0.05  # progress is for eyes
+INSIST_S = 0.3  # for a task that was cancelled to come to an `await`; then it is interrupted where it stands
 
 SendPiece = Callable[["Head | bytes"], Coroutine[Any, Any, None]]
 """Sends the head of a response or a piece of its body; returns when the next may come."""
@@ -47,38 +51,94 @@ class Cancelled(BaseException):
 
 
 class ActionRun:
-    """One running action: its thread or task, and the futures of its nested calls."""
+    """One running action in its thread. Made, run and cancelled on the loop that waits for it."""
 
     def __init__(self, loaded: Loaded, args: dict[str, Any], context: ActionContext, lines: LogLines) -> None:
         self.loaded = loaded
         self.args = args
         self.context = context
         self.lines = lines
-        self.thread_id: int | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self._home = asyncio.get_running_loop()
+        self._lock = threading.Lock()  # for the two below: a thread that is over must not be interrupted
+        self._thread_id: int | None = None
+        self._is_cancelled = False
+        self._task: asyncio.Task[Any] | None = None
 
     async def run(self) -> Any:
-        """Call the function where it belongs; the checked result."""
+        """Call the function; the checked result."""
         from cellstore.functions import running
 
         current.set(self.lines)
         running.set(self.context)
-        if self.loaded.is_async:
-            args = check_arguments(self.loaded, self.args)
-            return check_result(self.loaded, await self.loaded.fn(self.context, **args))
         return await in_thread(self._in_thread)
 
     def _in_thread(self) -> Any:
-        self.thread_id = threading.get_ident()
+        with self._lock:
+            if self._is_cancelled:
+                raise Cancelled
+            self._thread_id = threading.get_ident()
+        try:
+            return on_own_loop(self._task_of(self.awaited())) if self.loaded.is_async else self.called()
+        finally:
+            with self._lock:
+                _interrupt(self._thread_id, None)  # what was meant for the function is not for what follows it
+                self._thread_id = None
+
+    async def _task_of(self, work: Coroutine[Any, Any, Any]) -> Any:
+        self._task = asyncio.current_task()
+        return await work
+
+    def called(self) -> Any:
+        """What a plain function comes to."""
         args = check_arguments(self.loaded, self.args)
         return check_result(self.loaded, self.loaded.fn(self.context, **args))
 
+    async def awaited(self) -> Any:
+        """What an `async def` function comes to."""
+        args = check_arguments(self.loaded, self.args)
+        return check_result(self.loaded, await self.loaded.fn(self.context, **args))
+
     def cancel(self) -> None:
-        """Ask it to stop: a task is cancelled, a thread gets an exception at its next bytecode."""
-        if self.loaded.is_async and self.task is not None:
-            self.task.cancel()
-        elif self.thread_id is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread_id), ctypes.py_object(Cancelled))
+        """Ask it to stop: a task is cancelled where it waits, a thread gets an exception at its next bytecode."""
+        with self._lock:
+            self._is_cancelled = True
+            task = self._task if self._thread_id is not None else None
+        if task is None:
+            self._interrupt()
+            return
+        try:
+            task.get_loop().call_soon_threadsafe(task.cancel)
+        except RuntimeError:
+            return  # its loop has closed: it is over
+        self._home.call_later(INSIST_S, self._interrupt)
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            _interrupt(self._thread_id, Cancelled)
+
+
+def _interrupt(thread_id: int | None, error: type[BaseException] | None) -> None:
+    """Raise `error` in a thread; with None, take back what it has not met yet."""
+    if thread_id is not None:
+        exception = None if error is None else ctypes.py_object(error)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), exception)
+
+
+def on_own_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run `work` on a loop of this thread; tasks it leaves behind are cancelled, threads it started are not waited for."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(loop.create_task(work))
+    finally:
+        try:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
 
 class HttpRun(ActionRun):
@@ -92,59 +152,50 @@ class HttpRun(ActionRun):
         self._send = send
         self._body_max = body_max
         self._sent = 0
-        self._loop = asyncio.get_running_loop()
 
-    async def run(self) -> Any:
+    def called(self) -> None:
         """Call the function, send what it answers. Errors: ValidationError, LimitExceeded for the body."""
-        from cellstore.functions import running
-
-        current.set(self.lines)
-        running.set(self.context)
-        if self.loaded.is_async:
-            response = Response.of(await self.loaded.fn(self.context, self._request))
-            await self._send_all(response)
-        else:
-            response = await in_thread(self._in_thread)
-            if response is not None:
-                await self._send_all(response)
-
-    def _in_thread(self) -> Any:
-        """The response, unless its body is made here, in this thread, and has been sent."""
-        self.thread_id = threading.get_ident()
         response = Response.of(self.loaded.fn(self.context, self._request))
-        if not isinstance(response.body, Iterable) or isinstance(response.body, str | bytes):
-            return response
-        self._wait(self._send(response.head))
-        for piece in response.body:
-            self._wait(self._send_octets(octets(piece)))
-        return None
-
-    def _wait(self, sending: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(sending, self._loop).result()
-
-    async def _send_all(self, response: Response) -> None:
-        body = response.body
-        if body is None or isinstance(body, str | bytes):
-            await self._send_whole(response, octets(body or b""))
+        if isinstance(response.body, AsyncIterable):
+            on_own_loop(self._pass_on(response))
             return
-        await self._send(response.head)
-        if isinstance(body, AsyncIterable):
-            async for piece in body:
-                await self._send_octets(octets(piece))
+        self._check_whole(response)
+        waited(self._over(response.head))
+        for piece in _pieces(response.body):
+            for part in self._parts(octets(piece)):
+                waited(self._over(part))
+
+    async def awaited(self) -> None:
+        """As `called`."""
+        await self._pass_on(Response.of(await self.loaded.fn(self.context, self._request)))
+
+    async def _pass_on(self, response: Response) -> None:
+        self._check_whole(response)
+        await asyncio.wrap_future(self._over(response.head))
+        if isinstance(response.body, AsyncIterable):
+            async for piece in response.body:
+                await self._pass_on_piece(piece)
         else:
-            for piece in body:
-                await self._send_octets(octets(piece))
+            for piece in _pieces(response.body):
+                await self._pass_on_piece(piece)
 
-    async def _send_whole(self, response: Response, data: bytes) -> None:
-        self._check_size(len(data))
-        await self._send(response.head)
-        await self._send_octets(data)
+    async def _pass_on_piece(self, piece: str | bytes) -> None:
+        for part in self._parts(octets(piece)):
+            await asyncio.wrap_future(self._over(part))
 
-    async def _send_octets(self, data: bytes) -> None:
-        self._check_size(self._sent + len(data))
+    def _over(self, piece: Head | bytes) -> Future[None]:
+        """Send from this action's thread."""
+        return asyncio.run_coroutine_threadsafe(self._send(piece), self._home)
+
+    def _check_whole(self, response: Response) -> None:
+        """Before the head is sent, which can be taken back by nobody."""
+        if isinstance(response.body, str | bytes):
+            self._check_size(len(octets(response.body)))
+
+    def _parts(self, data: bytes) -> Iterable[bytes]:
         self._sent += len(data)
-        for at in range(0, len(data), PIECE_BYTES):
-            await self._send(data[at : at + PIECE_BYTES])
+        self._check_size(self._sent)
+        return (data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES))
 
     def _check_size(self, size: int) -> None:
         if size > self._body_max:
@@ -154,6 +205,12 @@ class HttpRun(ActionRun):
                 limit=self._body_max,
                 used=size,
             )
+
+
+def _pieces(body: str | bytes | Iterable[str | bytes] | None) -> Iterable[str | bytes]:
+    if body is None:
+        return ()
+    return (body,) if isinstance(body, str | bytes) else body
 
 
 class Window:
@@ -212,7 +269,6 @@ async def run_action(run: ActionRun, modules: LoadedModules, knobs: Knobs) -> Ou
     """An action to its outcome."""
     began = time.perf_counter()
     try:
-        run.task = asyncio.current_task()
         value = await run.run()
         outcome = Outcome(True, encoded_result(value, run.loaded.path, knobs))
     except (Cancelled, asyncio.CancelledError) as error:
@@ -253,6 +309,7 @@ class ActionWorker:
         self._loop = asyncio.get_running_loop()
         self._runs: dict[int, ActionRun] = {}
         self._windows: dict[int, Window] = {}
+        self._arriving: dict[int, Arriving] = {}  # bodies of requests
         self._tasks: set[asyncio.Task[Any]] = set()
         self._asked: dict[int, Future[Outcome]] = {}
         self._last_ask = 0
@@ -290,6 +347,9 @@ class ActionWorker:
             case "more":
                 if message[1] in self._windows:
                     self._windows[message[1]].left()
+            case "body" | "end":
+                if message[1] in self._arriving:
+                    _arrived(self._arriving[message[1]], message)
             case "cancel":
                 if message[1] in self._runs:
                     self._runs[message[1]].cancel()
@@ -332,11 +392,16 @@ class ActionWorker:
         except CallerError as error:
             self._done(number, Outcome.failed(error, function=path))
             return
-        request = Request(method, url, headers, base64.b64decode(body), path=route)
+        content = self._arrive(number) if body is None else base64.b64decode(body)
+        request = Request(method, url, headers, content, path=route, whole_max=self._knobs.http_body_bytes)
         window = self._windows[number] = Window(number, self._send)
         context = self._context(number, loaded, identity)
         limit = self._knobs.http_body_bytes
         self._begin(number, HttpRun(loaded, request, context, self._lines(number), window.send, limit))
+
+    def _arrive(self, number: int) -> Arriving:
+        arriving = self._arriving[number] = Arriving(lambda: self._from_any_thread(["took", number]))
+        return arriving
 
     def _lines(self, number: int) -> LogLines:
         return LogLines(self._knobs, lambda line: self._from_any_thread(["log", number, line]))
@@ -352,6 +417,7 @@ class ActionWorker:
         outcome = await inner
         del self._runs[number]
         self._windows.pop(number, None)
+        self._arriving.pop(number, None)
         self._done(number, outcome)
 
     def _done(self, number: int, outcome: Outcome) -> None:
@@ -373,9 +439,21 @@ class ActionWorker:
         return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report)
 
 
+def _arrived(arriving: Arriving, message: Message) -> None:
+    """More of a request's body, or its end, or what became of it."""
+    if message[0] == "body":
+        arriving.feed(base64.b64decode(message[2]))
+    else:
+        arriving.end(None if message[2] is None else Disconnected(message[2]))
+
+
 def serve(sock: socket.socket, settings: dict[str, Any]) -> None:
     """Run the loop until the host hangs up. Threads of running actions die with the process."""
+    import resource
+
     sock.setblocking(False)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a loop takes three descriptors
 
     async def main() -> None:
         await ActionWorker(sock, settings).run()

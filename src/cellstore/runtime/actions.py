@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from cellstore.errors import LimitExceeded, Overloaded
+from cellstore.errors import CellstoreError, LimitExceeded, Overloaded
 from cellstore.knobs import Knobs
 from cellstore.runtime import calls
 from cellstore.runtime.calls import Message
@@ -23,9 +23,10 @@ from cellstore.runtime.process import Link, Spawn
 from cellstore.runtime.registry import Environment
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.values.json import decode
-from cellstore.web import Head, Request
+from cellstore.web import Arriving, Head, Request
 
 _CANCEL_GRACE_S = 1.0
+_PIECES_MAX = 8  # of a request's body that its function has not taken
 
 Nested = Callable[[str, str, dict[str, Any], Identity | None], Awaitable[Outcome]]
 """Runs what an action asked for: kind, path, arguments, the action's own caller."""
@@ -45,6 +46,7 @@ class Running:
     pieces: asyncio.Queue[Head | bytes | None] = field(
         default_factory=asyncio.Queue
     )  # of an HTTP response; None ends it
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PIECES_MAX))  # for the request's body
     timer: asyncio.TimerHandle | None = None
     late: LimitExceeded | None = None  # its time is up, and it has been told
 
@@ -105,7 +107,10 @@ class ActionTeam:
             return self._overloaded()
         run = self._begin(path, identity, on_log)
         head = [request.method, request.url, request.path, request.headers.raw]
-        run.link.send(["http", run.number, path, head, base64.b64encode(request.body).decode(), identity])
+        arriving = request.arriving
+        body = None if arriving is not None else base64.b64encode(request.body).decode()
+        run.link.send(["http", run.number, path, head, body, identity])
+        pump = None if arriving is None else self._loop.create_task(_pump(run, arriving))
         try:
             while (piece := await run.pieces.get()) is not None:
                 await send(piece)
@@ -114,6 +119,9 @@ class ActionTeam:
         except BaseException:  # the other side has gone
             self._cancel(run)
             raise
+        finally:
+            if pump is not None:
+                pump.cancel()
 
     def _is_full(self) -> bool:
         return len(self._running) >= self._knobs.actions_running_max
@@ -164,6 +172,10 @@ class ActionTeam:
                         run.on_progress(*message[2:])
                 case "head" | "piece":
                     self._piece(message)
+                case "took":
+                    run = self._running.get(message[1])
+                    if run is not None:
+                        run.room.release()
                 case "ask":
                     self._spawn(self._answer(link, message))
                 case "hello":
@@ -229,6 +241,18 @@ class ActionTeam:
             link.hang_up()
         links, self._links = self._links, []
         return links
+
+
+async def _pump(run: Running, arriving: Arriving) -> None:
+    """Pass a request's body on, no faster than the function takes it."""
+    broken: str | None = None
+    try:
+        while (piece := await asyncio.wrap_future(arriving.take())) is not None:
+            await run.room.acquire()
+            run.link.send(["body", run.number, base64.b64encode(piece).decode()])
+    except CellstoreError as error:
+        broken = error.message
+    run.link.send(["end", run.number, broken])
 
 
 def _with_reason(run: Running, outcome: Outcome) -> Outcome:

@@ -15,6 +15,9 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       cancel  id                                   actions: stop this one
       reply   ask id, outcome                      actions: the answer to an `ask`
       http    id, path, [method, url, path, headers], body in base64, identity
+                                                   body null: it follows
+      body    id, base64                           HTTP actions: a piece of the request's body
+      end     id, null or what broke it            there is no more of it
       more    id                                   HTTP actions: a piece has left, another may come
 
     worker → host
@@ -28,6 +31,7 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       progress  id, done, total or null, note      actions: how far it is
       head    id, status, headers, length or null  HTTP actions: before the pieces of the body
       piece   id, base64
+      took    id                                   a piece of the request's body was taken, another may come
       ask     ask id, call id, kind, path, args, options       actions: a nested call
 
 Messages of one turn travel in one frame: crossing a process costs by the frame, not by the message.

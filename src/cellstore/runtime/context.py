@@ -28,6 +28,7 @@ from cellstore.transaction.access import DatabaseReader, DatabaseWriter
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.document import documents
 from cellstore.values.json import loads
+from cellstore.web import waited
 
 
 class Ready:
@@ -289,7 +290,7 @@ class ActionContext:
         """One nested call: the value, or an awaitable of it in an `async def` action."""
         answer = self._ask(kind, path, args)
         if not self._loaded.is_async:
-            return unwrap(answer.result())
+            return unwrap(waited(answer))
         awaitable: Any = _awaited(answer)
         awaitable.__qualname__ = f"{kind} {path}"  # as it is called in the warning when it is never awaited
         return awaitable

@@ -59,8 +59,16 @@ class OutOfTime(BaseException):
     """Raised into user code whose time is up; not an Exception, so that `except Exception` does not eat it."""
 
 
+def out_of_time_text(path: str, kind: str, budget_s: float, where: str) -> str:
+    """What an `OutOfTime` says. `where`: the user's line, or nothing."""
+    return (
+        f"{path} computed longer than {budget_s:g} s and was stopped{f' at {where}' if where else ''}; "
+        f"longer work belongs in an action (knob {kind}_time_s)"
+    )
+
+
 class Guards(Protocol):
-    """What surrounds user code: sandbox and stopwatch in a worker, nothing inside a user's own process."""
+    """What surrounds user code: sandbox and stopwatch in a worker, a watchdog inside a user's own process."""
 
     def enter(self, call: Call, seed: bytes) -> None:
         """User code begins."""

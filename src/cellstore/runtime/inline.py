@@ -1,9 +1,9 @@
 """The runner inside a user's own process: `cs.open(path)`, tests, scripts.
 
 Functions run in one thread of this process, so mutations come one after another and an ordinary debugger stops in them.
-Actions get threads of their own. What the worker processes give is missing here, on purpose, because it could not be
-confined to a function in a process that belongs to somebody else: the clock is not frozen, chance is not seeded, I/O is
-not refused, and nothing is killed when it takes too long. Use `ctx.now` and `ctx.random`.
+Actions get threads of their own. A query or mutation that computes for too long is ended where it stands (`Watchdog`). What
+else the worker processes give is missing here, on purpose, because it could not be confined to a function in a process that
+belongs to somebody else: the clock is not frozen, chance is not seeded, I/O is not refused. Use `ctx.now` and `ctx.random`.
 
 Order      start, calls, stop on one event loop; functions run off it, so the loop stays free
 """
@@ -20,7 +20,7 @@ from typing import Any
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
 from cellstore.runtime import capture
-from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, in_thread, run_action
+from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
 from cellstore.runtime.deploying import Deploying, taken_over_text
@@ -31,22 +31,13 @@ from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.runtime.watchdog import LOOK_EVERY_S, Watchdog
 from cellstore.transaction.bulk import parts_of
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed, Replayed
 from cellstore.web import Head, Request
 
 _RETRIES_MAX = 100
-
-
-class NoGuards:
-    """Nothing around user code: this is the user's process."""
-
-    def enter(self, call: Call, seed: bytes) -> None:
-        """Nothing."""
-
-    def exit(self) -> None:
-        """Nothing."""
 
 
 class InlineRunner:
@@ -60,7 +51,10 @@ class InlineRunner:
         self._engine = engine
         self._registry = registry or Registry()
         self._modules = modules or LoadedModules()
-        self._executor = Executor(self._modules, NoGuards(), engine.knobs, os.urandom, self._stored)
+        self._watchdog = Watchdog(self._modules, engine.knobs)
+        self._executor = Executor(self._modules, self._watchdog, engine.knobs, os.urandom, self._stored)
+        self._running = 0  # calls in the functions' thread or waiting for it
+        self._looking: asyncio.TimerHandle | None = None
         self._deploying = Deploying(engine, self._registry)
         self._thread: ThreadPoolExecutor | None = None
         self._actions: set[asyncio.Task[Outcome]] = set()
@@ -170,7 +164,7 @@ class InlineRunner:
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
         context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, report)
-        outcome = await self._run_action(lambda: ActionRun(loaded, args, context, lines))
+        outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)
 
@@ -183,13 +177,12 @@ class InlineRunner:
             return Outcome.failed(error)
         lines, request_id = self._lines("http", loaded.path, None)
         context = ActionContext(loaded, identity, self._asker(identity), self._now_ms)
-        home = self._loop
 
         async def over(piece: Head | bytes) -> None:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_sent(send, piece), home))
+            await send(piece)
 
         limit = self._engine.knobs.http_body_bytes
-        outcome = await self._run_action(lambda: HttpRun(loaded, request, context, lines, over, limit))
+        outcome = await self._run_action(HttpRun(loaded, request, context, lines, over, limit))
         return self.logs.note("http", loaded.path, outcome, request_id, said=True)
 
     def _now_ms(self) -> float:
@@ -206,29 +199,17 @@ class InlineRunner:
 
         return LogLines(self._engine.knobs, functools.partial(self._tell, sink)), request_id
 
-    async def _run_action(self, make: Callable[[], ActionRun]) -> Outcome:
-        """An action in a thread with a loop of its own, where `make` makes it."""
-        started: list[ActionRun] = []
-
-        async def whole() -> Outcome:
-            started.append(make())
-            return await run_action(started[0], self._modules, self._engine.knobs)
-
-        def body() -> Outcome:
-            with capture.installed():
-                return asyncio.run(whole())
-
-        task: asyncio.Task[Outcome] = asyncio.ensure_future(
-            in_thread(body)
-        )  # one that never ends does not hold up the end of the process
-        self._actions.add(task)
-        task.add_done_callback(self._actions.discard)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            for run in started:
+    async def _run_action(self, run: ActionRun) -> Outcome:
+        """An action in a thread of its own. One that never ends does not hold up the end of the process."""
+        with capture.installed():
+            task = asyncio.ensure_future(run_action(run, self._modules, self._engine.knobs))
+            self._actions.add(task)
+            task.add_done_callback(self._actions.discard)
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
                 run.cancel()
-            raise
+                raise
 
     def _tell(self, sink: Callable[..., None], *words: Any) -> None:
         self._loop.call_soon_threadsafe(sink, *words)
@@ -305,11 +286,25 @@ class InlineRunner:
     def _stored(self, session: str, request: int) -> bytes | None:
         return self._engine.request(session, request)
 
+    async def _watched(self, running: asyncio.Future[Outcome]) -> Outcome:
+        """The outcome of a call; while there are any, somebody looks whether the one that runs comes to an end."""
+        self._running += 1
+        if self._looking is None:
+            self._looking = self._loop.call_later(LOOK_EVERY_S, self._look)
+        try:
+            return await running
+        finally:
+            self._running -= 1
+
+    def _look(self) -> None:
+        runs = self._watchdog.look() or self._running  # a call outlives a caller that was cancelled
+        self._looking = self._loop.call_later(LOOK_EVERY_S, self._look) if runs else None
+
     async def _in_thread(self, path: str, kind: str, internal: bool, work: Callable[[Deployed], Outcome]) -> Outcome:
         thread = self._check_running()
         try:
             function = self._registry.find(path, kind, internal=internal)
-            outcome = await self._loop.run_in_executor(thread, work, function)
+            outcome = await self._watched(self._loop.run_in_executor(thread, work, function))
             return self.logs.note(kind, function.path, outcome)
         except FatalError:
             raise
@@ -319,7 +314,3 @@ class InlineRunner:
 
 def _nobody(_done: float, _total: float | None, _note: str) -> None:
     """Hears how far an action is when nobody asked."""
-
-
-async def _sent(send: HttpSend, piece: Head | bytes) -> None:
-    await send(piece)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from types import FrameType
 
 _OUR_ERROR = re.compile(r"^cellstore\.[\w.]*?(\w+)(?=:|$)", re.MULTILINE)
 _FILE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)? in (?P<name>.+)')
@@ -51,14 +51,14 @@ def name_cells(text: str, cells: Mapping[str, str]) -> str:
     return _FILE_LINE.sub(rename, text)
 
 
-def last_user_line(tb: TracebackType | None, is_users: IsUsers, cells: Mapping[str, str]) -> str:
-    """`Cell In[5], line 3` of the innermost frame that is the user's, or nothing."""
-    where = ""
-    for frame, line in traceback.walk_tb(tb):
+def user_line(frame: FrameType | None, is_users: IsUsers, cells: Mapping[str, str]) -> str:
+    """`Cell In[5], line 3` where running code stands, of the innermost frame that is the user's, or nothing."""
+    while frame is not None:
         name = frame.f_code.co_filename
         if is_users(name):
-            where = f"{cells.get(name, name)}, line {line}"
-    return where
+            return f"{cells.get(name, name)}, line {frame.f_lineno}"
+        frame = frame.f_back
+    return ""
 
 
 def from_dump(dump: str, is_users: IsUsers, cells: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ from cellstore.errors import CellstoreError, InvariantError
 from cellstore.knobs import Knobs
 from cellstore.runtime import calls, capture, sandbox, traces
 from cellstore.runtime.calls import Message
-from cellstore.runtime.execute import Call, Executor, OutOfTime
+from cellstore.runtime.execute import Call, Executor, OutOfTime, out_of_time_text
 from cellstore.runtime.loaded import LoadedModules
 from cellstore.runtime.outcome import Outcome
 from cellstore.transaction.bulk import parts_of, prepare_bulk
@@ -109,16 +109,9 @@ class Stopwatch:
         return 0.0 if left < 0.001 else left
 
     def _message(self, call: Call, frame: FrameType | None) -> str:
-        modules, where = self._worker.modules, ""
-        while frame is not None and not where:
-            name = frame.f_code.co_filename
-            if modules.is_users(name):
-                where = f" at {modules.cells.get(name, name)}, line {frame.f_lineno}"
-            frame = frame.f_back
-        return (
-            f"{call.path} computed longer than {self._budget_s:g} s and was stopped{where}; "
-            f"longer work belongs in an action (knob {call.kind}_time_s)"
-        )
+        modules = self._worker.modules
+        where = traces.user_line(frame, modules.is_users, modules.cells)
+        return out_of_time_text(call.path, call.kind, self._budget_s, where)
 
 
 class Worker:

@@ -1,8 +1,9 @@
 """HTTP actions: any request below `{base}cellstore/http/` goes to the function whose route fits.
 
-The body is taken up to `http_body_bytes`, then the function is called; what it answers is passed on as it comes, no faster
-than the client reads. Credentials that prove nothing are ignored, as in Convex: the function is then called for whoever
-anonymous callers are, which is nobody at all unless they are switched on.
+A small body is taken first, then the function is called; a large one, or one of unknown length, arrives while it runs, no
+faster than it reads. What it answers is passed on as it comes, no faster than the client reads. Credentials that prove
+nothing are ignored, as in Convex: the function is then called for whoever anonymous callers are, which is nobody at all
+unless they are switched on.
 
 Pages that functions make are not pages of this Jupyter server: unless the function says otherwise they are sandboxed, so
 that a script in one cannot act with the login of who looks at it.
@@ -10,21 +11,54 @@ that a script in one cannot act with the login of who looks at it.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from cellstore.errors import CallerError, CellstoreError, LimitExceeded
+from cellstore.errors import CallerError, CellstoreError, Disconnected, LimitExceeded
 from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import failure_text
 from cellstore.runtime.outcome import ErrorInfo
 from cellstore.server.handlers import HttpHandler
-from cellstore.web import Head, Request
+from cellstore.web import Arriving, Head, Request
 
+TAKEN_FIRST_BYTES = 1 << 18  # a body up to this size is there before its function is called
+PIECES_MAX = 8  # of a larger one between the socket and the function; tornado makes them 64 KiB
 SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
 _NOT_THEIRS = {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
+
+
+class Upload:
+    """A body between the socket and the function: a few pieces, then the socket is not read."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Semaphore(PIECES_MAX)
+        self._has_reader = True
+        self.arriving = Arriving(self._taken)
+        self.wasted = 0  # bytes that came when nobody wanted them any more
+
+    async def put(self, piece: bytes) -> None:
+        """Hand over a piece when there is room."""
+        if self._has_reader:
+            await self._room.acquire()
+            self.arriving.feed(piece)
+        else:
+            self.wasted += len(piece)
+
+    def _taken(self) -> None:
+        """From the reader's thread: there is room for one more."""
+        self._loop.call_soon_threadsafe(self._room.release)
+
+    def leave(self) -> None:
+        """The function is over: what still comes is dropped."""
+        self._has_reader = False
+        self._room.release()
 
 
 @web.stream_request_body
@@ -37,44 +71,85 @@ class HttpActionHandler(HttpHandler):
         """Before the body: turn strangers away, refuse one that says that it is too large, and cut off one that only is."""
         await super().prepare(**options)
         self._body = bytearray()
-        self._began = False
+        self._upload: Upload | None = None  # a body that arrives while the function runs
+        self._began = self._is_torn = False
+        self._refusal: Callable[[], None] | None = None
         self._who = await self._caller()
         refused = None if self.request.method == "OPTIONS" else self._who.refusal("write")
         if refused is not None:
             self.set_header("Connection", "close")  # the body is not waited for
             self.fail(ErrorInfo.of(refused), owner=False)
             return
-        limit = self.app.limits.http_body_bytes
-        if int(self.request.headers.get("Content-Length") or 0) > limit:
+        limit = self.app.limits.http_stream_bytes
+        size = self._announced_size()
+        if size is not None and size > limit:
             self.set_header("Connection", "close")
-            too_large = LimitExceeded(f"the request's body is more than {limit:,} bytes (knob http_body_bytes)")
+            too_large = LimitExceeded(f"the request's body is more than {limit:,} bytes (knob http_stream_bytes)")
             self.fail(ErrorInfo.of(too_large), owner=False)
             return
         connection: Any = self.request.connection
         connection.set_max_body_size(limit)
+        if (size is None or size > TAKEN_FIRST_BYTES) and self.request.method != "OPTIONS":
+            self._upload = Upload()
+            self._answering = asyncio.ensure_future(self._answer(*self.path_args, **self.path_kwargs))
 
-    def data_received(self, chunk: bytes) -> None:
-        """A piece of the request's body."""
-        self._body += chunk
+    def _announced_size(self) -> int | None:
+        """What the client says of the body's length; None when only its end will tell."""
+        headers = self.request.headers
+        return None if "Transfer-Encoding" in headers else int(headers.get("Content-Length") or 0)
+
+    async def data_received(self, chunk: bytes) -> None:
+        """A piece of the request's body; returns when the next may come."""
+        if self._upload is None:
+            self._body += chunk
+        else:
+            await self._upload.put(chunk)
+            if self._upload.wasted > self.app.limits.http_body_bytes:
+                self._end()  # without hearing them out
+
+    def on_connection_close(self) -> None:
+        """The client has gone, perhaps in the middle of its body."""
+        if self._upload is not None:
+            self._upload.arriving.end(Disconnected("the client went away before its request was whole"))
 
     async def serve(self, path: str) -> None:
+        """The body is here, or the last of it: see to it that it is answered."""
+        if self._upload is None:
+            await self._answer(path)
+        else:
+            self._upload.arriving.end()
+            await self._answering
+        self._end()
+
+    def _end(self) -> None:
+        """Everything was said on both sides. A refusal waits until here: who is still sending does not listen."""
+        if self._finished:
+            return
+        if self._is_torn:  # half a response is out: all that can be said is that it ends here
+            connection: Any = self.request.connection
+            connection.close()
+        elif self._refusal is not None:
+            self._refusal()
+        else:
+            self.finish()
+
+    async def _answer(self, path: str, **_named: str) -> None:
         """Ask the function; pass on what it answers."""
         try:
             who = self._who
             deployment = await self.deployment(who)
             outcome = await deployment.http(self._request(path), who, self._send)
         except StreamClosedError:
-            return  # the client has gone, and the function was told
+            self._is_torn = True  # the client has gone, and the function was told
         except CellstoreError as error:
-            self.refuse(error.http_status, {"code": error.code, "message": error.message})
-            return
-        if outcome.error is None:
-            self.finish()
-        elif not self._began:
-            self.fail(outcome.error, owner=who.owner)
-        else:  # half a response is out: all that can be said is that it ends here
-            connection: Any = self.request.connection
-            connection.close()
+            self._refusal = partial(self.refuse, error.http_status, {"code": error.code, "message": error.message})
+        else:
+            if outcome.error is not None and not self._began:
+                self._refusal = partial(self.fail, outcome.error, owner=who.owner)
+            self._is_torn = outcome.error is not None and self._began
+        finally:
+            if self._upload is not None:
+                self._upload.leave()
 
     async def _caller(self) -> Principal:
         try:
@@ -91,7 +166,9 @@ class HttpActionHandler(HttpHandler):
         )
         headers = [(name, value) for name, value in self.request.headers.get_all() if name.lower() != "cookie"]
         url = f"{raw or '/'}?{query}" if query else raw or "/"
-        return Request(self.request.method or "GET", url, headers, bytes(self._body), path=path or "/")
+        body = bytes(self._body) if self._upload is None else self._upload.arriving
+        whole_max = self.app.limits.http_body_bytes
+        return Request(self.request.method or "GET", url, headers, body, path=path or "/", whole_max=whole_max)
 
     async def _send(self, piece: Head | bytes) -> None:
         if isinstance(piece, bytes):

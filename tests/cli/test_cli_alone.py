@@ -81,6 +81,7 @@ def test_every_command_tells_what_it_is_for() -> None:
         "check",
         "data",
         "demo",
+        "env",
         "deploy",
         "export",
         "functions",

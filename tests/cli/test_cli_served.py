@@ -152,3 +152,12 @@ def test_deploy_watch_deploys_again_until_it_is_interrupted(tasks: Any, server: 
     finally:
         watching.kill()
         watching.stdout.close()
+
+
+def test_environment_variables_are_set_listed_and_removed(tasks: Any) -> None:
+    assert tasks("env", "COLOUR=blue", "SECRET=a=b").output.split() == ["COLOUR", "SECRET"]
+    assert tasks("env", "--values").output.split() == ["COLOUR=blue", "SECRET=a=b"]
+    assert tasks("env", "--remove", "SECRET", "COLOUR=red", "--values").output.split() == ["COLOUR=red"]
+    assert "NAME=VALUE" in tasks("env", "COLOUR").output
+    assert "digits" in tasks("env", "9LIVES=1").output
+    assert tasks("env", "--remove", "COLOUR").output == ""

@@ -1,9 +1,9 @@
 """The floor plan, executable: a module imports its own layer and the layers it may look at, nothing else.
 
-The plan differs from a plain line in three places. `protocol` knows values only, because both ends of the wire share it.
+The plan differs from a plain line in four places. `protocol` knows values only, because both ends of the wire share it.
 The client's side (`client`, `functions`, `deploy`) never sees the engine: a kernel may be on another machine. Only its
-`embedded` module may, since that one is the engine in the same process. Imports inside functions count as well: lazy is
-not exempt.
+`embedded` module may, since that one is the engine in the same process. The server reads the files it is sent as the
+client does (`client.files`). Imports inside functions count as well: lazy is not exempt.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": ENGINE | {"deploy", "functions"},
     "reactivity": ENGINE | {"protocol", "runtime"},
     "analytics": ENGINE,
-    "server": ENGINE | {"protocol", "deploy", "functions", "runtime", "reactivity", "analytics"},
+    "server": ENGINE | {"protocol", "deploy", "functions", "runtime", "reactivity", "analytics", "client.files"},
     "client": GROUND | {"values", "schema", "protocol", "functions", "deploy"},
+    "client.files": GROUND | {"values", "schema", "client.rows"},
+    "client.rows": GROUND | {"values", "schema"},
     "client.embedded": ENGINE | {"protocol", "deploy", "functions", "runtime", "reactivity", "server", "client"},
     "front door": GROUND | {"values", "schema", "functions", "deploy", "client", "server.extension"},
 }

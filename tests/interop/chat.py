@@ -1,5 +1,7 @@
 """The functions the published clients call."""
 
+import os
+
 import cellstore as cs
 
 
@@ -23,6 +25,16 @@ def echo(ctx, value: cs.Any):
 def who(ctx):
     identity = ctx.auth.identity()
     return identity and identity["subject"]
+
+
+@cs.query
+def colour(ctx):
+    return os.environ.get("COLOUR")
+
+
+@cs.query(internal=True)
+def rows(ctx, table: str):
+    return [{k: v for k, v in row.items() if k[0] != "_"} for row in ctx.db.query(table)]
 
 
 @cs.query

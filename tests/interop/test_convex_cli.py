@@ -10,7 +10,9 @@ import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from server_process import ServerProcess
@@ -59,6 +61,30 @@ def convex(project: Path, *words: str, code: int = 0) -> str:
     return said
 
 
+def held(server: ServerProcess, table: str) -> Any:
+    """The documents of a table, without what the store adds."""
+    body = json.dumps({"path": "chat:rows", "args": {"table": table}}).encode()
+    return server.post("/api/query", body, {"Authorization": f"Convex {server.admin_key()}"})["value"]
+
+
+@contextmanager
+def watched(project: Path, *words: str) -> Iterator[Iterator[str]]:
+    """Run it until the block ends; what it says, line by line."""
+    env = {**os.environ, "NO_COLOR": "1", "CI": "1", "HOME": str(project)}
+    command = [str(NODE), str(COMMAND), *words]
+    with subprocess.Popen(
+        command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            yield iter(process.stdout.readline, "")
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
 def test_run(project: Path) -> None:
     assert convex(project, "run", "chat:count").strip().endswith("1")
     assert "secret" in convex(project, "run", "chat:secret")  # internal: the admin key may
@@ -82,9 +108,72 @@ def test_function_spec(project: Path, server: ServerProcess) -> None:
     assert {"chat.js:send", "chat.js:secret"} <= {each["identifier"] for each in spec["functions"]}
 
 
-def test_env_has_nothing_and_says_where_variables_belong(project: Path) -> None:
+def test_env(project: Path, server: ServerProcess) -> None:
     assert "No environment variables" in convex(project, "env", "list")
-    assert "where it is started" in convex(project, "env", "set", "NAME", "value", code=1)
+    assert "Successfully set" in convex(project, "env", "set", "COLOUR", "blue")
+    convex(project, "env", "set", "OTHER=a=b")
+    assert convex(project, "env", "get", "COLOUR").strip() == "blue"
+    assert {"COLOUR", "OTHER"} <= {line.partition("=")[0] for line in convex(project, "env", "list").splitlines()}
+    assert server.call("query", "chat:colour") == "blue"  # os.environ of a function
+    convex(project, "env", "remove", "COLOUR")
+    assert "not found" in convex(project, "env", "get", "COLOUR")
+    assert server.call("query", "chat:colour") is None
+    assert "digits" in convex(project, "env", "set", "9LIVES", "x", code=1)
+
+
+def test_run_watch_follows_the_data(project: Path, server: ServerProcess) -> None:
+    with watched(project, "run", "--watch", "chat:colour") as lines:
+        assert any("null" in line for line in lines)
+        convex(project, "env", "set", "COLOUR", "green")
+        assert any("green" in line for line in lines)
+    convex(project, "env", "remove", "COLOUR")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+def test_import_one_table(project: Path, server: ServerProcess, suffix: str) -> None:
+    file = project / f"birds.{suffix}"
+    rows = [{"name": "wren", "n": 1}, {"name": "owl, barn", "n": 2.5}]
+    file.write_text(
+        {
+            "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "json": json.dumps(rows),
+            "csv": '\ufeffname,n\nwren,1\n"owl, barn",2.5\n',
+        }[suffix]
+    )
+    table = f"birds_{suffix}"
+
+    assert "Added 2 documents" in convex(project, "import", "--table", table, str(file))
+    assert held(server, table) == rows
+    assert "has documents already" in convex(project, "import", "--table", table, str(file), code=1)
+    convex(project, "import", "--append", "--table", table, str(file))
+    assert held(server, table) == rows * 2
+    assert "delete the 4 documents" in convex(project, "import", "--replace", "-y", "--table", table, str(file))
+    assert held(server, table) == rows
+
+
+def test_what_an_import_refuses_is_named_and_nothing_is_replaced(project: Path, server: ServerProcess) -> None:
+    (project / "bad.jsonl").write_text('{"n": 1}\n{"n": nonsense}\n')
+    said = convex(project, "import", "--replace", "-y", "--table", "messages", str(project / "bad.jsonl"), code=1)
+    assert "messages.jsonl, line 2" in said
+    assert held(server, "messages")[0]["body"] == "hello"
+    said = convex(project, "import", "--component", "x", "--table", "t", str(project / "bad.jsonl"), code=1)
+    assert "component" in said
+
+
+def test_an_export_comes_back_as_it_was(project: Path, server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = project / "all.zip"
+    convex(project, "export", "--path", str(target))
+    before = held(server, "messages")
+    server.call("mutation", "chat:send", {"author": "bo", "body": "too much"})
+    server.control("insert", b'{"n": 1}', table="extra")
+    monkeypatch.setenv("CONVEX_IMPORT_CHUNK_SIZE", "300")  # so that there are several parts
+    assert "delete the 2 documents of messages" in convex(project, "import", "--replace-all", "-y", str(target))
+    assert (held(server, "messages"), held(server, "extra")) == (before, [])
+    assert not list((server.root / ".cellstore" / "default").glob(".cellstore-upload-*"))
+
+
+def test_network_test(project: Path) -> None:
+    assert "Network test passed" in convex(project, "network-test", "--timeout", "60")
 
 
 def test_export(project: Path, tmp_path: Path) -> None:
@@ -96,20 +185,8 @@ def test_export(project: Path, tmp_path: Path) -> None:
 
 
 def test_logs(project: Path, server: ServerProcess) -> None:
-    env = {**os.environ, "NO_COLOR": "1", "HOME": str(project)}
-    command = [str(NODE), str(COMMAND), "logs", "--history"]
-    with subprocess.Popen(
-        command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as logs:
-        assert logs.stdout is not None
-        watchdog = threading.Timer(60, logs.kill)
-        watchdog.start()
-        try:
-            said = ""
-            while "sending hello" not in said and (line := logs.stdout.readline()):
-                said += line
-        finally:
-            watchdog.cancel()
-            logs.kill()
+    with watched(project, "logs", "--history") as lines:
+        said = ""
+        while "sending hello" not in said:
+            said += next(lines)
     assert "M(chat:send)" in said
-    assert "sending hello" in said

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import zipfile
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from served_harness import Served
@@ -137,7 +139,98 @@ async def test_an_export_is_there_when_it_was_asked_for(chat: Served) -> None:
     assert (await chat.fetch(f"/api/export/zip/{state['start_ts']}", headers=admin(chat))).status == 404
 
 
+async def test_a_second_export_is_not_taken_for_the_first(chat: Served) -> None:
+    wire = await chat.socket(headers=admin(chat))
+    await wire.subscribe(0, "_system/cli/exports:getLatest")
+    assert (await wire.result(0))["value"] is None
+    for body in ("one", "two"):
+        await send(chat, body)
+        await ask(chat, "/api/export/request/zip", {})
+        state = (await wire.result(0))["value"]
+        ts = int.from_bytes(base64.b64decode(state["start_ts"]["$integer"]), "little")
+        got = await chat.fetch(f"/api/export/zip/{ts}", headers=admin(chat))
+        assert body in zipfile.ZipFile(io.BytesIO(got.body)).read("messages/documents.jsonl").decode()
+
+
 async def test_what_is_not_served_is_no_404(chat: Served) -> None:
     """Convex's command line tries a 404 again, for any method."""
-    for path in ("/api/import/start_upload", "/api/update_environment_variables", "/api/deploy2/start_push"):
+    for path in ("/api/run_test_function", "/api/import/nonsense", "/api/deploy2/start_push"):
         assert (await chat.fetch(path, {}, admin(chat))).status == 501
+
+
+async def test_a_variable_that_changes_wakes_who_asked_for_it(chat: Served) -> None:
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "chat:colour")
+    assert (await wire.result(0))["value"] is None
+    for value in ("blue", None):
+        await ask(chat, "/api/update_environment_variables", {"changes": [{"name": "COLOUR", "value": value}]})
+        assert (await wire.result(0))["value"] == value
+    refused = await chat.fetch("/api/update_environment_variables", {"changes": "COLOUR"}, admin(chat))
+    assert (refused.status, refused.json["code"]) == (400, "ValidationError")
+
+
+class TestImport:
+    """Steps of an import that the command line does not take by itself."""
+
+    ROWS = b'{"n": 1}\n{"n": 2.5}\n'
+    WANTED: ClassVar = {"tableName": "birds", "mode": "requireEmpty", "format": "jsonLines"}
+
+    async def begun(self, chat: Served, **wanted: Any) -> str:
+        """An import that waits for a yes."""
+        token = (await ask(chat, "/api/import/start_upload", b""))["uploadToken"]
+        part = await ask(chat, f"/api/import/upload_part?uploadToken={token}&partNumber=1", self.ROWS)
+        finish = {"import": {**self.WANTED, **wanted}, "uploadToken": token, "partTokens": [part]}
+        return str((await ask(chat, "/api/import/finish_upload", finish))["importId"])
+
+    def scratch(self, chat: Served) -> list[Path]:
+        return list(chat.app.directory("default").glob(".cellstore-upload-*"))
+
+    async def state(self, chat: Served, key: str) -> Any:
+        return (await system(chat, "_system/cli/queryImport:default", {"importId": key}))["state"]
+
+    async def test_all_at_once(self, chat: Served) -> None:
+        path = "/api/import?tableName=birds&format=jsonLines"
+        assert await ask(chat, path, self.ROWS) == {"numWritten": 2}
+        again = await chat.fetch(path, self.ROWS, admin(chat))
+        assert "has documents already" in again.json["message"]
+        assert await ask(chat, path + "&mode=append", self.ROWS) == {"numWritten": 2}
+
+    async def test_its_state_is_live_and_nothing_happens_before_the_yes(self, chat: Served) -> None:
+        key = await self.begun(chat)
+        wire = await chat.socket(headers=admin(chat))
+        await wire.subscribe(0, "_system/cli/queryImport:default", {"importId": key})
+        first = (await wire.result(0))["value"]["state"]
+        assert (first["state"], first["require_manual_confirmation"]) == ("waiting_for_confirmation", False)
+        assert (await ask(chat, "/api/list_snapshot", {"tableName": "birds"}))["values"] == []
+        await ask(chat, "/api/perform_import", {"importId": key})
+        while (state := (await wire.result(0))["value"]["state"])["state"] != "completed":
+            assert state["state"] == "in_progress"
+        assert state["num_rows_written"] == 2
+        assert [row["n"] for row in (await ask(chat, "/api/list_snapshot"))["values"]] == [1, 2.5]
+        assert self.scratch(chat) == []
+
+    async def test_one_that_is_cancelled_leaves_nothing(self, chat: Served) -> None:
+        key = await self.begun(chat)
+        assert len(self.scratch(chat)) == 1
+        await ask(chat, "/api/cancel_import", {"importId": key})
+        assert (await self.state(chat, key))["error_message"] == "the import was cancelled"
+        assert self.scratch(chat) == []
+        assert (await chat.fetch("/api/perform_import", {"importId": key}, admin(chat))).status == 400
+
+    async def test_one_that_a_stop_ended_has_failed(self, chat: Served) -> None:
+        key = await self.begun(chat)
+        deployment = await chat.app.deployment("default")
+        await deployment.stop()
+        assert "the server stopped" in (await self.state(chat, key))["error_message"]
+        assert self.scratch(chat) == []
+
+    @pytest.mark.parametrize(
+        "wrong", [{"mode": "no"}, {"format": "xml"}, {"tableName": "../x"}, {"tableName": None}, {"componentPath": "c"}]
+    )
+    async def test_what_makes_no_sense_is_refused_and_given_up(self, chat: Served, wrong: dict[str, Any]) -> None:
+        with pytest.raises(AssertionError, match="code"):
+            await self.begun(chat, **wrong)
+        assert self.scratch(chat) == []
+
+    async def test_strangers_import_nothing(self, chat: Served) -> None:
+        assert (await chat.fetch("/api/import/start_upload", b"")).status == 401

@@ -12,27 +12,22 @@ Order      one batch is under way at a time, so documents without ids are create
 from __future__ import annotations
 
 import contextlib
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from cellstore.client.files import SUFFIXES, Line, Source, format_of, open_path
+from cellstore.client.files import SUFFIXES, Line, Source, batches, format_of, name_place, open_path
 from cellstore.client.progress import Progress
 from cellstore.client.rows import Fields
 from cellstore.errors import CallerError, CellstoreError, NotFound, StorageError, ValidationError
-from cellstore.values.ids import decode_id
 
 if TYPE_CHECKING:
     from cellstore.client.database import Database, Moment
 
 MODES = ("fail", "append", "replace")
 DIRECTORY_FORMAT = "parquet"
-BATCH_ROWS = 1_000
-BATCH_BYTES = 4 << 20
-_ROW = re.compile(r"row (\d+): ")
 
 
 # ── export ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -108,7 +103,7 @@ def import_(database: Database, path: Path, table: str | None, mode: str, progre
     opened = open_path(path, table)
     sources = opened.sources
     database._ship_tables([source.table for source in sources])
-    wanted = [{"name": source.table, "number": _number_of(source)} for source in sources]
+    wanted = [{"name": source.table, "number": source.table_number()} for source in sources]
     begun, _ = database._control("import_begin", {"mode": mode, "tables": wanted})
     key = begun["import"]
     try:
@@ -125,17 +120,6 @@ def import_(database: Database, path: Path, table: str | None, mode: str, progre
     return {"documents": documents, "mode": mode, **report, **({"ignored": opened.ignored} if opened.ignored else {})}
 
 
-def _number_of(source: Source) -> int | None:
-    """The table number the ids carry: what the file says, else that of its first id."""
-    if source.number is not None:
-        return source.number
-    id = source.first_id()
-    try:
-        return None if id is None else decode_id(id)[0]
-    except ValidationError as error:
-        raise ValidationError(f"{source.where}: the first document's _id: {error.message}", path="_id") from None
-
-
 class _Loader:
     """Sends the documents of one import."""
 
@@ -148,7 +132,7 @@ class _Loader:
         self._loaded[source.table] = 0
         with Progress(source.table, source.total, progress) as bar:
             try:
-                for batch in _batches(source.lines(fields)):
+                for batch in batches(source.lines(fields)):
                     self._send(source, batch)
                     bar.advance(len(batch))
             except CellstoreError as error:
@@ -161,10 +145,7 @@ class _Loader:
         try:
             self._database._control("import_rows", params, b"\n".join([line.text for line in batch]))
         except CellstoreError as error:
-            match = _ROW.match(error.message)
-            if match is not None:
-                place = batch[int(match[1])].place
-                error.message = f"{source.where}, {source.unit} {place}: {error.message[match.end() :]}"
+            name_place(error, source, batch)
             raise
         self._loaded[source.table] += len(batch)
 
@@ -174,16 +155,3 @@ class _Loader:
             return " (nothing was replaced)"
         loaded = [f"{count:,} documents are in {table!r}" for table, count in self._loaded.items() if count]
         return f" (before it, {' and '.join(loaded)})" if loaded else " (nothing was imported)"
-
-
-def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    batch: list[Line] = []
-    size = 0
-    for line in lines:
-        if batch and (len(batch) >= BATCH_ROWS or size + len(line.text) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(line)
-        size += len(line.text)
-    if batch:
-        yield batch

@@ -2,6 +2,7 @@
 
     zip        the layout of Convex's snapshots, ours and Convex's own, in whatever directory inside the file
     jsonl      one JSON object a line. 1 is an int and 1.0 a float
+    json       an array of them, which has to fit into memory; only read
     csv        a header, then a row for each document; see below
     parquet    through DuckDB; a null is a missing field, or None where the table demands the field and allows None
 
@@ -36,13 +37,17 @@ from cellstore.client.rows import Fields, needs_none_of, plain_value
 from cellstore.errors import CallerError, CellstoreError, NotFound, ValidationError
 from cellstore.values import json as native
 from cellstore.values.convex import from_convex
+from cellstore.values.ids import decode_id
 
 SUFFIXES = {".zip": "zip", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+BATCH_ROWS, BATCH_BYTES = 1_000, 4 << 20
+ARRAY_BYTES_MAX = 256 << 20
 _BOM = b"\xef\xbb\xbf"
 _READ_CHARS = 1 << 20
 _RECORD_CHARS_MAX = 64 << 20
 _ROWS = 1000
 _INT64 = range(-(1 << 63), 1 << 63)
+_ROW = re.compile(r"row (\d+): ")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?\Z")
 _CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|[^",\r\n][^,\r\n]*|)(,|\r\n|\n|\r)')
 _FLOATS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -68,6 +73,16 @@ class Source:
     lines: Callable[[Fields], Iterator[Line]]
     number: int | None = None  # of the table, where the file says it
     total: int | None = None  # documents, where the file says it
+
+    def table_number(self) -> int | None:
+        """The table number the ids carry: what the file says, else that of its first id. Errors: ValidationError."""
+        if self.number is not None:
+            return self.number
+        id = self.first_id()
+        try:
+            return None if id is None else decode_id(id)[0]
+        except ValidationError as error:
+            raise ValidationError(f"{self.where}: the first document's _id: {error.message}", path="_id") from None
 
     def first_id(self) -> str | None:
         """The `_id` of the first document, if it has one."""
@@ -104,6 +119,8 @@ def open_path(path: Path, table: str | None) -> Opened:
         files = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.suffix != ".zip")
         sources = [_file_source(each, each.stem) for each in files if table in (None, each.stem)]
         opened = Opened(sources)
+    elif path.suffix.lower() == ".json":
+        return Opened([Source(table or path.stem, path.name, "document", lambda _: _array(path))])
     elif format_of(path) == "zip":
         opened = _open_zip(path, table)
     else:
@@ -134,6 +151,47 @@ def _jsonl(open_it: Callable[[], IO[bytes]], where: str, convert: Callable[[Any]
                 text = _converted(text, convert or _exact, f"{where}, line {place}")
             if text:
                 yield Line(place, text)
+
+
+def _array(path: Path) -> Iterator[Line]:
+    """The documents of a JSON array."""
+    if path.stat().st_size > ARRAY_BYTES_MAX:
+        raise ValidationError(
+            f"{path.name} is larger than {ARRAY_BYTES_MAX:,} bytes: write one document a line (.jsonl)"
+        )
+    try:
+        documents = orjson.loads(path.read_bytes().removeprefix(_BOM))
+    except orjson.JSONDecodeError as error:
+        raise ValidationError(f"{path.name} is not JSON: {error}") from None
+    if not isinstance(documents, list):
+        raise ValidationError(f"{path.name} holds no array of documents: for one document a line the suffix is .jsonl")
+    for place, document in enumerate(documents, 1):
+        try:
+            yield Line(place, native.dumps(_exact(document)))
+        except CellstoreError as error:
+            raise ValidationError(f"{path.name}, document {place}: {error.message}") from None
+
+
+def name_place(error: CellstoreError, source: Source, batch: list[Line]) -> None:
+    """An error that names a row of a batch names the place in the file instead."""
+    match = _ROW.match(error.message)
+    if match is not None:
+        place = batch[int(match[1])].place
+        error.message = f"{source.where}, {source.unit} {place}: {error.message[match.end() :]}"
+
+
+def batches(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Lines in portions for one commit each."""
+    batch: list[Line] = []
+    size = 0
+    for line in lines:
+        if batch and (len(batch) >= BATCH_ROWS or size + len(line.text) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line.text)
+    if batch:
+        yield batch
 
 
 def _converted(text: bytes, convert: Callable[[Any], Any], where: str) -> bytes:

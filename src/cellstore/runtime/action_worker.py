@@ -376,17 +376,17 @@ class ActionWorker:
 
     def _start(self, message: Message) -> None:
         _, number, _, _, kind, path, args, options = message
-        wrapped, identity = options[0], options[1]
+        wrapped, identity, env = options
         try:
             loaded = self._modules.find(path, kind)
         except CallerError as error:
             self._done(number, Outcome.failed(error, function=path))
             return
-        context = self._context(number, loaded, identity)
+        context = self._context(number, loaded, identity, env)
         self._begin(number, ActionRun(loaded, decode(args) if wrapped else args, context, self._lines(number)))
 
     def _start_http(self, message: Message) -> None:
-        _, number, path, (method, url, route, headers), body, identity = message
+        _, number, path, (method, url, route, headers), body, identity, env = message
         try:
             loaded = self._modules.find(path, "http")
         except CallerError as error:
@@ -395,7 +395,7 @@ class ActionWorker:
         content = self._arrive(number) if body is None else base64.b64decode(body)
         request = Request(method, url, headers, content, path=route, whole_max=self._knobs.http_body_bytes)
         window = self._windows[number] = Window(number, self._send)
-        context = self._context(number, loaded, identity)
+        context = self._context(number, loaded, identity, env)
         limit = self._knobs.http_body_bytes
         self._begin(number, HttpRun(loaded, request, context, self._lines(number), window.send, limit))
 
@@ -423,7 +423,7 @@ class ActionWorker:
     def _done(self, number: int, outcome: Outcome) -> None:
         self._send(["done", number, calls.outcome_to_wire(outcome), None])
 
-    def _context(self, number: int, loaded: Loaded, identity: Identity | None) -> ActionContext:
+    def _context(self, number: int, loaded: Loaded, identity: Identity | None, env: dict[str, str]) -> ActionContext:
         def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
             answer: Future[Outcome] = Future()
             with self._lock:
@@ -436,7 +436,7 @@ class ActionWorker:
             return answer
 
         report = Reports(lambda *far: self._from_any_thread(["progress", number, *far]))
-        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report)
+        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report, env)
 
 
 def _arrived(arriving: Arriving, message: Message) -> None:

@@ -63,7 +63,13 @@ class ActionTeam:
     """Runs the actions of one environment."""
 
     def __init__(
-        self, environment: Environment, knobs: Knobs, settings: dict[str, Any], nested: Nested, spawn: Spawn
+        self,
+        environment: Environment,
+        knobs: Knobs,
+        settings: dict[str, Any],
+        nested: Nested,
+        spawn: Spawn,
+        variables: Callable[[], dict[str, str]],
     ) -> None:
         self.environment = environment
         self.units: dict[str, Any] = {}
@@ -71,6 +77,7 @@ class ActionTeam:
         self._settings = {**settings, "role": "actions"}
         self._nested = nested
         self._spawn_process = spawn
+        self._variables = variables  # the environment variables that are set now
         self._link: Link | None = None
         self._links: list[Link] = []
         self._running: dict[int, Running] = {}
@@ -91,8 +98,8 @@ class ActionTeam:
             return self._overloaded()
         run = self._begin(path, identity, on_log)
         run.on_progress = on_progress
-        call = ["call", run.number, 0, "", "action", path, orjson.Fragment(args), [b'"$' in args, identity]]
-        run.link.send(call)
+        options = [b'"$' in args, identity, self._variables()]
+        run.link.send(["call", run.number, 0, "", "action", path, orjson.Fragment(args), options])
         try:
             return await run.answer
         except asyncio.CancelledError:
@@ -109,7 +116,7 @@ class ActionTeam:
         head = [request.method, request.url, request.path, request.headers.raw]
         arriving = request.arriving
         body = None if arriving is not None else base64.b64encode(request.body).decode()
-        run.link.send(["http", run.number, path, head, body, identity])
+        run.link.send(["http", run.number, path, head, body, identity, self._variables()])
         pump = None if arriving is None else self._loop.create_task(_pump(run, arriving))
         try:
             while (piece := await run.pieces.get()) is not None:

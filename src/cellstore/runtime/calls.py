@@ -14,7 +14,7 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       bulk    id, gen, table, ndjson
       cancel  id                                   actions: stop this one
       reply   ask id, outcome                      actions: the answer to an `ask`
-      http    id, path, [method, url, path, headers], body in base64, identity
+      http    id, path, [method, url, path, headers], body in base64, identity, environment variables
                                                    body null: it follows
       body    id, base64                           HTTP actions: a piece of the request's body
       end     id, null or what broke it            there is no more of it

@@ -1,8 +1,8 @@
 """`ctx`: what a function sees of the store.
 
-    query       ctx.db (reader) · ctx.auth · ctx.run_query · ctx.now · ctx.random
+    query       ctx.db (reader) · ctx.auth · ctx.env · ctx.run_query · ctx.now · ctx.random
     mutation    the same with a writer, and ctx.scheduler · ctx.run_mutation (a savepoint)
-    action      ctx.run_query · ctx.run_mutation · ctx.run_action · ctx.scheduler · ctx.auth; no db
+    action      ctx.run_query · ctx.run_mutation · ctx.run_action · ctx.scheduler · ctx.auth · ctx.env; no db
 
 In an `async def` function the `run_…` methods are awaited, in a plain one they return the value.
 Calling a decorated function inside a running one comes here too (`cellstore.functions.running`).
@@ -15,7 +15,7 @@ import datetime as dt
 import random
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError
@@ -23,6 +23,7 @@ from cellstore.knobs import Knobs
 from cellstore.runtime import jobs
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.runtime.variables import Variables
 from cellstore.schema.explain import TableOf
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter
 from cellstore.transaction.transaction import Transaction
@@ -58,6 +59,10 @@ class Run:
     depth: int = 0
     scheduled: int = 0
     job: str | None = None  # the scheduled job this call is, if any
+    env: Variables = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.env = Variables(self.transaction)
 
 
 class Auth:
@@ -128,6 +133,11 @@ class QueryContext:
         """The name of a table by its number, for checking ids."""
         table = self._run.transaction.catalog.by_number(number)
         return None if table is None else table.known_as
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The deployment's environment variables."""
+        return self._run.env
 
     def _identity_was_used(self) -> None:
         self._run.used_identity = True
@@ -252,7 +262,9 @@ class ActionContext:
         ask: Ask,
         now_ms: Callable[[], float],
         report: Report = lambda _done, _total, _note: None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
+        self.env: Mapping[str, str] = {} if env is None else env
         self._report = report
         self._loaded = loaded
         self._ask = ask

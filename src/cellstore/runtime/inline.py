@@ -19,7 +19,7 @@ from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
-from cellstore.runtime import capture
+from cellstore.runtime import capture, variables
 from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
@@ -163,7 +163,7 @@ class InlineRunner:
             return self.logs.note("action", path, Outcome.failed(error, function=path))
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
-        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, report)
+        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, report, self._variables())
         outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)
@@ -176,7 +176,7 @@ class InlineRunner:
         except CellstoreError as error:
             return Outcome.failed(error)
         lines, request_id = self._lines("http", loaded.path, None)
-        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms)
+        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, env=self._variables())
 
         async def over(piece: Head | bytes) -> None:
             await send(piece)
@@ -187,6 +187,10 @@ class InlineRunner:
 
     def _now_ms(self) -> float:
         return self._engine.clock.now_ns() / 1e6
+    def _variables(self) -> dict[str, str]:
+        with self._engine.begin() as transaction:
+            return variables.everything(transaction)
+
 
     def _lines(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogLines, str]:
         """Where an action writes, from its thread, and its request id."""

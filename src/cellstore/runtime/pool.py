@@ -21,7 +21,7 @@ from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, ConflictError, FatalError, NotFound, Overloaded, TransientError
-from cellstore.runtime import calls
+from cellstore.runtime import calls, variables
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
 from cellstore.runtime.deploying import Deploying, taken_over_text
@@ -129,13 +129,17 @@ class PoolRunner:
         team = self._actions.get(environment)
         if team is None:
             team = self._actions[environment] = ActionTeam(
-                environment, self._knobs, self._settings(), self._nested, self._spawner.spawn
+                environment, self._knobs, self._settings(), self._nested, self._spawner.spawn, self._variables
             )
             team.units.update(self._team(environment).units)
         return team
 
     def _watch(self) -> None:
         now = time.monotonic()
+    def _variables(self) -> dict[str, str]:
+        with self._engine.begin() as transaction:
+            return variables.everything(transaction)
+
         for team in self._teams.values():
             team.watch(now)
         self._watching = self._loop.call_later(_WATCH_S, self._watch)

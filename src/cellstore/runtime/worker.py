@@ -30,7 +30,7 @@ from typing import Any
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, InvariantError
 from cellstore.knobs import Knobs
-from cellstore.runtime import calls, capture, sandbox, traces
+from cellstore.runtime import calls, capture, sandbox, traces, variables
 from cellstore.runtime.calls import Message
 from cellstore.runtime.execute import Call, Executor, OutOfTime, out_of_time_text
 from cellstore.runtime.loaded import LoadedModules
@@ -323,6 +323,7 @@ def main(argv: list[str]) -> None:
     limit = settings["knobs"]["memory_bytes"]
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     capture.install()
+    variables.install()
     if settings["role"] == "actions":
         from cellstore.runtime.action_worker import serve
 

@@ -3,12 +3,15 @@
 api/list_snapshot, document_deltas, json_schemas, get_table_column_names, test_streaming_export_connection
 api/stream_function_logs        waits for what functions say
 api/export/request/zip          makes a snapshot before it answers; api/export/zip/<ts> gives it, once
-api/update_environment_variables, import, deploy2 …     not here: 501 with a reason, which nobody tries again
+api/update_environment_variables        sets and removes what functions see in `os.environ`
+api/import, perform_import, cancel_import       a file in parts, a yes, and then it is done: see `uploads`
+api/deploy2, run_test_function …        not here: 501 with a reason, which nobody tries again
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
@@ -21,19 +24,17 @@ if TYPE_CHECKING:
 
 LOGS_WAIT_S = 50.0  # Convex's holds a request for a minute; proxies often no longer
 LOGS_ANSWER_MAX = 1000
-INSTEAD = (
-    "import with `cellstore import`, deploy with `cellstore deploy`, set environment variables where it is started"
-)
+INSTEAD = "functions are Python here: deploy them with `cellstore deploy`, run them with `run`"
 UDF_TYPES = {"query": "Query", "mutation": "Mutation", "action": "Action", "http": "HttpAction"}
 
 
 class OwnersHandler(HttpHandler):
     """Routes that only owners may use."""
 
-    async def owned(self) -> Deployment:
+    async def owned(self, permission: str = "read") -> Deployment:
         """The deployment, for an owner. Errors: Unauthenticated, Forbidden."""
         who = await self.identify()
-        refused = who.refusal("read")
+        refused = who.refusal(permission)
         if refused is not None:
             raise refused
         if not who.owner:
@@ -148,6 +149,49 @@ class ExportHandler(OwnersHandler):
                 )
             self.set_header("Content-Disposition", f'attachment; filename="snapshot_{ts}.zip"')
             await self.stream({}, export)
+
+
+class EnvironmentHandler(OwnersHandler):
+    """`api/update_environment_variables`."""
+
+    @allow_unauthenticated
+    async def post(self, **_named: str) -> None:
+        """`{"changes": [{"name", "value" or null}]}`."""
+        with self.refusing():
+            deployment = await self.owned("execute")
+            await deployment.control("env", {"changes": self.json_body().get("changes")})
+            self.answer(None)
+
+
+class ImportHandler(OwnersHandler):
+    """`api/import`, all at once, and its steps; `api/perform_import` and `api/cancel_import`."""
+
+    @allow_unauthenticated
+    async def post(self, step: str, **_named: str) -> None:
+        """What each answers stands in `uploads`."""
+        with self.refusing():
+            uploads = (await self.owned("write")).uploads()
+            match re.sub("/+", "/", step):
+                case "import/start_upload":
+                    self.answer({"uploadToken": uploads.start()})
+                case "import/upload_part":
+                    token = self.get_query_argument("uploadToken", "")
+                    number = self.integer("partNumber", {}) or 0
+                    self.answer(await uploads.part(token, number, self.request.body))
+                case "import/finish_upload":
+                    body = self.json_body()
+                    token = str(body.get("uploadToken"))
+                    self.answer({"importId": await uploads.finish(token, body.get("partTokens"), body.get("import"))})
+                case "perform_import":
+                    uploads.perform(str(self.json_body().get("importId")))
+                    self.answer(None)
+                case "cancel_import":
+                    await uploads.cancel(str(self.json_body().get("importId")))
+                    self.answer(None)
+                case _:
+                    wanted = {name: self.get_query_argument(name, None) for name in ("tableName", "format", "mode")}
+                    wanted["mode"] = wanted["mode"] or "requireEmpty"
+                    self.answer({"numWritten": await uploads.single(self.request.body, wanted)})
 
 
 class ElsewhereHandler(OwnersHandler):

@@ -13,6 +13,7 @@
     deploy        replace one module's functions and tables                    execute
     logs          records of the log stream; may wait for more                  read
     sql           one SQL statement over a snapshot                            execute
+    env           the environment variables of functions; may change some      execute
     sql_tables    the tables a SQL statement reads                             execute
     check         walk the whole store, report each broken invariant           execute
 
@@ -32,7 +33,9 @@ from cellstore.protocol.codec import load_json
 from cellstore.reactivity.connection import Hub
 from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import Query, plain
+from cellstore.runtime import variables
 from cellstore.server.imports import Imports
+from cellstore.server.uploads import Uploads
 from cellstore.values import json as native
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class Control:
         self._analytics: Any = None  # started by the first operation that needs it
         self._exports: Any = None
         self._imports = Imports(engine)
+        self.uploads = Uploads(engine, self._imports)
         self._operations: dict[str, tuple[str, Operation]] = {
             "hello": ("read", self._hello),
             "functions": ("read", self._functions),
@@ -74,6 +78,7 @@ class Control:
             "import_abort": ("write", self._imports.abort),
             "deploy": ("execute", self._deploy),
             "sql": ("execute", self._sql),
+            "env": ("execute", self._env),
             "sql_tables": ("execute", self._sql_tables),
             "check": ("execute", self._check),
         }
@@ -93,12 +98,13 @@ class Control:
     def clean_up(self) -> None:
         """Remove what an earlier run left half done, in the background."""
         self._imports.clean_up()
+        self.uploads.clean_up()
 
     async def close(self) -> None:
         """End the analytics worker, exports and imports, if any were started."""
         analytics, self._analytics = self._analytics, None
         exports, self._exports = self._exports, None
-        for started in (analytics, exports, self._imports):
+        for started in (analytics, exports, self.uploads, self._imports):
             if started is not None:
                 await started.close()
 
@@ -203,6 +209,16 @@ class Control:
         from cellstore.deploy.unit import Unit
 
         return await self._runner.deploy(Unit.from_json(load_json(body, "unit"))), b""
+
+    async def _env(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Param changes: [{"name", "value" or null}], if any. All that are set then."""
+        changes = params.get("changes", [])
+        if not isinstance(changes, list) or not all(isinstance(each, dict) for each in changes):
+            raise ValidationError(path="changes", expected='a list of {"name", "value"}', got=repr(changes)[:60])
+        if changes:
+            self._engine.run(lambda transaction: variables.change(transaction, changes, self._engine.knobs), "env")
+        with self._engine.begin() as transaction:
+            return {"variables": variables.everything(transaction)}, b""
 
     async def _check(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         problems = await asyncio.to_thread(lambda: list(self._engine.check()))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cellstore.analytics.exports import Export
     from cellstore.runtime.log_stream import LogStream
     from cellstore.runtime.runner import HttpSend, Runner
+    from cellstore.server.uploads import Uploads
     from cellstore.transaction.database import Engine
     from cellstore.web import Request
 
@@ -208,6 +209,12 @@ class Deployment:
         assert self._engine is not None
         return Changes(self._engine)
 
+    def uploads(self) -> Uploads:
+        """Files on their way into the store."""
+        self._serving()
+        assert self._control is not None
+        return self._control.uploads
+
     def logs(self) -> LogStream:
         """What functions said of late."""
         self._serving()
@@ -222,7 +229,7 @@ class Deployment:
         earlier, self._export = self._export, (str(ts), export)
         if earlier is not None:
             earlier[1].close()
-        self.system.latest_export = {"state": "completed", "start_ts": ts, "complete_ts": ts, "zip_object_key": str(ts)}
+        self.system.exported({"state": "completed", "start_ts": ts, "complete_ts": ts, "zip_object_key": str(ts)})
 
     def take_export(self, ts: str) -> Export | None:
         """The snapshot made at `ts`; whoever takes it closes it, and it is gone then."""

@@ -13,7 +13,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cellstore.server.actions import HttpActionHandler
-from cellstore.server.admin import ChangesHandler, ElsewhereHandler, ExportHandler, LogsHandler
+from cellstore.server.admin import (
+    ChangesHandler,
+    ElsewhereHandler,
+    EnvironmentHandler,
+    ExportHandler,
+    ImportHandler,
+    LogsHandler,
+)
 from cellstore.server.handlers import (
     BatchHandler,
     CallHandler,
@@ -43,10 +50,9 @@ API: list[tuple[str, type]] = [
     ("/api/stream_function_logs", LogsHandler),
     ("/api/export/request/zip", ExportHandler),
     ("/api/export/zip/(?P<ts>[0-9]{1,20})", ExportHandler),
-    (
-        "/api/(?:update_environment_variables|run_test_function|(?:import|deploy2|perform_import|cancel_import).*)",
-        ElsewhereHandler,
-    ),
+    ("/api/update_environment_variables", EnvironmentHandler),
+    ("/api/(?P<step>import(?:/start_upload|/upload_part|/finish_upload)?|perform_import|cancel_import)", ImportHandler),
+    ("/api/(?:run_test_function|(?:import|deploy2).*)", ElsewhereHandler),
     ("/(?P<probe>instance_name|instance_version|echo)", ProbeHandler),
 ]
 OURS: list[tuple[str, type]] = [

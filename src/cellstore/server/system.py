@@ -6,6 +6,8 @@
     _system/cli/modules:apiSpec       {}                               the deployed functions
     _system/cli/convexUrl:cloudUrl    {}                               where we are
     _system/cli/exports:getLatest     {}                               the newest export asked for
+    _system/cli/queryEnvironmentVariables   {}, and :get {name}        what is set
+    _system/cli/queryImport           {importId}, and :list {}         imports and how far they are
 
 They are live like any other query where they read the store. No code of a user runs here.
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cellstore.analytics.sql import tables_changed
 from cellstore.errors import CellstoreError, NotFound, ValidationError
+from cellstore.runtime import variables
 from cellstore.runtime.outcome import Outcome
 from cellstore.schema.types import to_convex_validator
 from cellstore.transaction.access import QueryBuilder
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from cellstore.transaction.database import Engine
     from cellstore.transaction.transaction import Transaction
 
-PREFIX = "_system/"
+PREFIX, IMPORTS, EXPORTS = "_system/", "_snapshot_imports", "_exports"
 KINDS = {"query": "Query", "mutation": "Mutation", "action": "Action"}
 Query = Callable[["Transaction", Mapping[str, Any]], Any]
 
@@ -41,16 +44,17 @@ class SystemQueries:
     def __init__(self, engine: Engine, functions: Callable[[], list[dict[str, Any]]]) -> None:
         self._engine, self._functions = engine, functions
         self.url = ""  # of this deployment, as its clients write it
-        self.latest_export: dict[str, Any] | None = None
         self._queries: dict[str, Query] = {
             "_system/tables:changed": tables_changed,
             "_system/cli/tables:default": self._tables,
             "_system/cli/tableData:default": self._table_data,
             "_system/cli/modules:apiSpec": self._api_spec,
             "_system/cli/convexUrl:cloudUrl": lambda _transaction, _args: self.url,
-            "_system/cli/exports:getLatest": lambda _transaction, _args: self.latest_export,
-            "_system/cli/queryEnvironmentVariables:default": lambda _transaction, _args: [],
-            "_system/cli/queryEnvironmentVariables:get": lambda _transaction, _args: None,
+            "_system/cli/exports:getLatest": lambda transaction, _args: QueryBuilder(transaction, EXPORTS).first(),
+            "_system/cli/queryEnvironmentVariables:default": self._variables,
+            "_system/cli/queryEnvironmentVariables:get": self._variable,
+            "_system/cli/queryImport:default": self._import,
+            "_system/cli/queryImport:list": lambda transaction, _args: QueryBuilder(transaction, IMPORTS).collect(),
         }
 
     def run(self, path: str, args: dict[str, Any], ts: int | None, journal: str | None, internal: bool) -> Outcome:
@@ -71,6 +75,18 @@ class SystemQueries:
             outcome.reads = transaction.reads
         return outcome
 
+    def exported(self, state: dict[str, Any]) -> None:
+        """Remember how the newest export stands; whoever follows it hears of it."""
+
+        def put(transaction: Transaction) -> None:
+            row = QueryBuilder(transaction, EXPORTS).first()
+            if row is None:
+                transaction.insert(EXPORTS, state)
+            else:
+                transaction.replace(row["_id"], state)
+
+        self._engine.run(put, EXPORTS)
+
     def _tables(self, transaction: Transaction, _args: Mapping[str, Any]) -> dict[str, Any]:
         QueryBuilder(transaction, "_tables").collect()  # so that a new table is heard of
         names = [{"name": table.name} for table in transaction.catalog.user_tables()]
@@ -81,6 +97,20 @@ class SystemQueries:
         if not isinstance(table, str):
             raise ValidationError(path="table", expected="a table's name", got=repr(table)[:60])
         return QueryBuilder(transaction, table).order(order).paginate(args.get("paginationOpts"))
+
+    def _import(self, transaction: Transaction, args: Mapping[str, Any]) -> Any:
+        key = args.get("importId")
+        if not isinstance(key, str):
+            raise ValidationError(path="importId", expected="the id of an import", got=repr(key)[:60])
+        return transaction.get(key, IMPORTS)
+
+    def _variables(self, transaction: Transaction, _args: Mapping[str, Any]) -> list[dict[str, str]]:
+        return [{"name": name, "value": value} for name, value in variables.everything(transaction).items()]
+
+    def _variable(self, transaction: Transaction, args: Mapping[str, Any]) -> dict[str, str] | None:
+        name = args.get("name")
+        value = variables.get(transaction, name) if isinstance(name, str) else None
+        return None if value is None else {"name": str(name), "value": value}
 
     def _api_spec(self, transaction: Transaction, _args: Mapping[str, Any]) -> list[dict[str, Any]]:
         QueryBuilder(transaction, "_modules").collect()  # so that a deploy is heard of

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from cellstore.schema.types import TypeExpr
     from cellstore.storage.contract import DocWrite, Reader
 
-TABLES, INDEXES, MODULES, JOBS, FILES = 512, 513, 514, 539, 540
+TABLES, INDEXES, MODULES, VARIABLES, IMPORTS, EXPORTS, JOBS, FILES = 512, 513, 514, 515, 516, 517, 539, 540
 FIRST_TABLE, FIRST_INDEX = 10_001, 1 << 20
-TABLES_BY_NAME, INDEXES_BY_TABLE, MODULES_BY_PATH, JOBS_BY_STATE = (FIRST_INDEX - n for n in (1, 2, 3, 4))
+TABLES_BY_NAME, INDEXES_BY_TABLE, MODULES_BY_PATH, JOBS_BY_STATE, VARIABLES_BY_NAME = (
+    FIRST_INDEX - n for n in (1, 2, 3, 4, 5)
+)
 
 BY_ID, BY_CREATION_TIME = "by_id", "by_creation_time"
 NAME_CHARS_MAX = 64
@@ -200,6 +202,9 @@ SYSTEM_TABLES = (
     _system("_indexes", INDEXES, IndexMeta.of(INDEXES_BY_TABLE, "by_table", ("table", "name"))),
     _system("_modules", MODULES, IndexMeta.of(MODULES_BY_PATH, "by_path", ("path",))),
     _system("_scheduled_functions", JOBS, IndexMeta.of(JOBS_BY_STATE, "by_state", ("state.kind", "scheduledTime"))),
+    _system("_environment_variables", VARIABLES, IndexMeta.of(VARIABLES_BY_NAME, "by_name", ("name",))),
+    _system("_snapshot_imports", IMPORTS),
+    _system("_exports", EXPORTS),
     _system("_storage", FILES),
 )
 

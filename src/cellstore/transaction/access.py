@@ -14,32 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 from cellstore.errors import CallerError, Forbidden, ValidationError
 from cellstore.transaction.catalog import BY_CREATION_TIME, FILES, FIRST_TABLE, JOBS
+from cellstore.transaction.pages import PageOptions, empty_page, page_options, read_page
 from cellstore.transaction.ranges import Range, interval
 from cellstore.transaction.scan import Span
 from cellstore.transaction.transaction import Transaction
 from cellstore.transaction.upsert import upsert
 from cellstore.values.document import Document
 from cellstore.values.ids import Id, decode_id
-from cellstore.values.json import loads
 
 Direction = Literal["asc", "desc"]
 Predicate = Callable[[Document], object]
 
 _READABLE_SYSTEM_TABLES = {"_scheduled_functions": JOBS, "_storage": FILES}
-_END = "end"
-
-
-class PageOptions(NamedTuple):
-    """Which page: `num_items` documents after `cursor` (None: the start), or all of them up to `end_cursor`."""
-
-    num_items: int
-    cursor: str | None = None
-    end_cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +124,21 @@ class QueryBuilder:
         cursor: str | None = None,
         end_cursor: str | None = None,
     ) -> Document:
-        """One page: `{"page": […], "isDone": bool, "continueCursor": str}`, and `splitCursor` in the middle of one of three
-        documents or more, by which it can be read as two pages.
+        """One page: `{"page": […], "isDone": bool, "continueCursor": str}`, and where it can be read as two pages also
+        `splitCursor` and `pageStatus` ("SplitRecommended", "SplitRequired").
 
-        `opts` is Convex's `{"numItems", "cursor", "endCursor"?}`, or give the keywords. A page keeps its right edge when
-        the query is run again (by the journal), so adjoining pages show every document once while documents move.
+        `opts` is Convex's `{"numItems", "cursor", "endCursor"?, "maximumRowsRead"?, "maximumBytesRead"?}`, or give the
+        keywords. A page keeps its right edge when the query is run again (by the journal), so adjoining pages show every
+        document once while documents move. It may be empty though not the last: its filter passed over all it may read.
         Errors: ValidationError with the code InvalidCursor for a cursor of another query: begin again without one
         """
-        options = _page_options(opts, num_items, cursor, end_cursor)
+        options = page_options(opts, num_items, cursor, end_cursor)
         span = self._span()
-        if span is None:
-            return Document(page=[], isDone=True, continueCursor=_END)
-        return _page(self._transaction, span, options, self._filters)
+        passes = self._passes if self._filters else None
+        return empty_page() if span is None else read_page(self._transaction, span, options, passes)
+
+    def _passes(self, document: Document) -> bool:
+        return all(predicate(document) for predicate in self._filters)
 
     def _span(self) -> Span | None:
         found = self._transaction.span(self._table, self._index, descending=bool(self._descending))
@@ -163,7 +156,7 @@ class QueryBuilder:
                 yield document
             return
         for _, document in self._transaction.scan_span(span, None):
-            if _passes(document, self._filters):
+            if self._passes(document):
                 yield document
 
 
@@ -176,126 +169,6 @@ def _pulled(documents: Iterator[Document], count: int) -> list[Document]:
             if len(found) == count:
                 break
     return found
-
-
-def _passes(document: Document, filters: tuple[Predicate, ...]) -> bool:
-    return all(predicate(document) for predicate in filters)
-
-
-SPLIT_ROWS = 6_144  # a page beyond it costs more to send again than a second query does
-
-
-# ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _page_options(
-    opts: Mapping[str, Any] | PageOptions | None, num_items: int | None, cursor: str | None, end_cursor: str | None
-) -> PageOptions:
-    if isinstance(opts, PageOptions):
-        return opts
-    given = {} if opts is None else dict(opts)
-    count = given.get("numItems", given.get("num_items", num_items))
-    if isinstance(count, float) and count.is_integer():
-        count = int(count)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValidationError(path="numItems", expected="a number of documents, 1 or more", got=repr(count))
-    return PageOptions(count, given.get("cursor", cursor), given.get("endCursor", given.get("end_cursor", end_cursor)))
-
-
-def _page(transaction: Transaction, span: Span, options: PageOptions, filters: tuple[Predicate, ...]) -> Document:
-    fingerprint = _fingerprint(span)
-    start = _position(options.cursor, fingerprint)
-    end_cursor = options.end_cursor or _journaled_end(transaction, fingerprint, options.cursor)
-    end = _position(end_cursor, fingerprint)
-    if start == _END:
-        page: list[Document] = []
-        position, middle = _END, None
-    else:
-        rest = _narrowed(span, start, end if end != _END else None)
-        page, position, middle = _read_page(transaction, rest, None if end else options.num_items, filters)
-        if end is not None:
-            position = end
-    cursor = _cursor(position, fingerprint)
-    transaction.pages.append((fingerprint, options.cursor or "", cursor))
-    found = Document(page=page, isDone=position == _END, continueCursor=cursor)
-    if middle is not None:  # a page that has grown may be read as two
-        found["splitCursor"] = _cursor(middle, fingerprint)
-        if len(page) > SPLIT_ROWS:
-            found["pageStatus"] = "SplitRecommended"
-    return found
-
-
-def _read_page(
-    transaction: Transaction, span: Span, num_items: int | None, filters: tuple[Predicate, ...]
-) -> tuple[list[Document], str, str | None]:
-    """The documents, the position after the last one looked at (its key in hexadecimal, or "end"), and that of the
-    middle one, where there are enough to split."""
-    page: list[Document] = []
-    keys: list[bytes] = []
-    position = _END
-    for key, document in transaction.scan_span(span, None if filters else num_items):
-        if _passes(document, filters):
-            page.append(document)
-            keys.append(key)
-            if len(page) == num_items:
-                position = key.hex()
-                break
-    middle = keys[(len(keys) - 1) // 2].hex() if len(keys) > 2 else None
-    return page, position, middle
-
-
-def _narrowed(span: Span, after: str | None, upto: str | None) -> Span:
-    """The span between two positions, the first exclusive, the last inclusive, in scan direction."""
-    lo, hi = span.lo, span.hi
-    if span.descending:
-        hi = hi if after is None else bytes.fromhex(after)
-        lo = lo if upto is None else bytes.fromhex(upto)
-    else:
-        lo = lo if after is None else bytes.fromhex(after) + b"\0"
-        hi = hi if upto is None else bytes.fromhex(upto) + b"\0"
-    return span._replace(lo=lo, hi=hi)
-
-
-def _fingerprint(span: Span) -> str:
-    """What a cursor belongs to: one index, one range, one direction."""
-    text = repr((span.meta.number, span.lo, span.hi, span.descending))
-    return blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _cursor(position: str, fingerprint: str) -> str:
-    return f"{fingerprint}.{position}"
-
-
-def _position(cursor: str | None, fingerprint: str) -> str | None:
-    if cursor is None:
-        return None
-    if cursor == _END:  # a page of a table that did not exist yet
-        return _END
-    mark, _, position = cursor.partition(".") if isinstance(cursor, str) else ("", "", "")
-    if mark != fingerprint or not _is_position(position):
-        raise ValidationError(
-            "this cursor belongs to another query: begin again without a cursor", path="cursor", code="InvalidCursor"
-        )
-    return position
-
-
-def _is_position(text: str) -> bool:
-    if text == _END:
-        return True
-    try:
-        return len(bytes.fromhex(text)) >= 16
-    except ValueError:
-        return False
-
-
-def _journaled_end(transaction: Transaction, fingerprint: str, cursor: str | None) -> str | None:
-    """Where this page ended when the query ran before."""
-    if transaction.journal is None:
-        return None
-    for of_query, start, end in loads(transaction.journal):
-        if of_query == fingerprint and start == (cursor or ""):
-            return str(end)
-    return None
 
 
 # ── ctx.db ────────────────────────────────────────────────────────────────────────────────────────────────────────

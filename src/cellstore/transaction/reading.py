@@ -173,6 +173,11 @@ class Reading:
         return self._reads.intervals()
 
     @property
+    def read_size_bytes(self) -> int:
+        """The documents handed out so far, in bytes."""
+        return self._reads.size_bytes
+
+    @property
     def next_journal(self) -> str | None:
         """What to set as `journal` when this query runs again, so that its pages keep their ends."""
         return dumps([list(page) for page in self.pages]).decode() if self.pages else None

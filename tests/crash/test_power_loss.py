@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from cellstore.storage import sqlite
+from cellstore.storage import checkpoint, sqlite
 from cellstore.storage.check import check
 from cellstore.storage.sqlite import SqliteStorage
 from cellstore.testing.revisions import BY_A, Scribe, assert_same_as_scribe, keys_of
@@ -91,7 +91,8 @@ def assert_found(path, scribe, acknowledged, floor):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_was_acknowledged_outlives_the_power(disk, tmp_path, monkeypatch, seed):
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_PAGES", 40)  # so that the log is copied back and begun again many times
+    for bound in ("PAGES_AT_ONCE", "PAGES_AGAIN"):
+        monkeypatch.setattr(checkpoint, bound, 40)  # so that the log is copied back and begun again many times
     dice, scribe, floor = random.Random(seed), Scribe(), 0
     storage = SqliteStorage.open(tmp_path / "disk" / "store.db")
     for n in range(60):

@@ -1,8 +1,8 @@
 """The default storage: one SQLite file in WAL mode.
 
-One connection writes, and does the checkpoints; any number of readers, in this process and in workers, hold read-only
-connections. A group of commits is one SQLite transaction and one fsync (`synchronous=FULL`); a reader's view is one
-SQLite read transaction. SQLite recovers by itself after a kill: reopening needs no repair step.
+One connection writes, another copies the log back (`checkpoint.py`); any number of readers, in this process and in
+workers, hold read-only connections. A group of commits is one SQLite transaction and one fsync (`synchronous=FULL`); a
+reader's view is one SQLite read transaction. SQLite recovers by itself after a kill: reopening needs no repair step.
 
     append     begin · check the epoch · look up what is overwritten · plan (pure) · one executemany per table ·
                settle the counts · commit
@@ -37,6 +37,7 @@ from cellstore.errors import (
     StorageError,
 )
 from cellstore.storage import sql
+from cellstore.storage.checkpoint import Checkpoints
 from cellstore.storage.contract import CommitRecord, KeysOf, LogEntry, Row, out_of_retention, table_of_by_id
 from cellstore.storage.counts import Counter, Ledger, rebuild
 from cellstore.storage.lease import Lease
@@ -46,12 +47,12 @@ from cellstore.storage.trim import Trim
 T = TypeVar("T")
 
 SQLITE_MIN = (3, 51, 3)  # older ones can lose committed pages when a reader and a checkpoint race
-_CHECKPOINT_PAGES = 8000  # 32 MB of log between checkpoints: a rare stall of 20 ms instead of many of 10
 _WAL_KEPT_BYTES = 64 << 20  # what is left of the log file after a large import
 _WAL_MAX_BYTES = 256 << 20  # beyond this the log is begun again although readers always look at some of it
 _READERS_WAIT_MS = (50, 1000)  # how long writers are held up for that, at first and at most
 _WRITER_CACHE_KIB = 128 << 10  # the upper levels of every tree, and the leaves a bulk load keeps coming back to
 _READER_CACHE_KIB = 64 << 10
+_CHECKPOINT_CACHE_KIB = 64  # it reads the log, not pages
 _BUSY_MS = 10_000
 _ALL = -1  # SQL's "no limit"
 _SOON_ROWS = 2000  # a moment is not long ago while the log has no more rows since
@@ -223,6 +224,9 @@ class SqliteStorage:
         self._ledger = Ledger()
         self._readers_wait_ms = _READERS_WAIT_MS[0]
         self._guard = threading.Lock()
+        self._checkpoints = Checkpoints(
+            connection, partial(_connect, path, apsw.SQLITE_OPEN_READWRITE, _CHECKPOINT_CACHE_KIB), self._guard
+        )
         self._stopped: CellstoreError | None = None
         self._epoch = int(self._cursor.execute(sql.RAISE_EPOCH).get)
         newest: Any = self._cursor.execute(sql.LAST_COMMIT).get
@@ -280,6 +284,7 @@ class SqliteStorage:
             self._seq = self._transact(lambda cursor: self._put_group(cursor, records))
             self._last_ts = last_ts
             faults.reach("storage.committed")
+            self._checkpoints.noticed()
 
     def put_entries(self, index: int, entries: Sequence[tuple[bytes, int]]) -> None:
         """Backfill entries (key, ts); those already there stay."""
@@ -328,7 +333,8 @@ class SqliteStorage:
         return check(self.path, keys_of)
 
     def close(self) -> None:
-        """Check-point what is left, close the file, give the lease back."""
+        """Copy back what is left of the log, close the file, give the lease back."""
+        self._checkpoints.close()
         with self._guard:
             if self._stopped is None:
                 self._stopped = StorageError(f"the store {self.path} is closed")
@@ -338,18 +344,16 @@ class SqliteStorage:
     def _transact(self, work: Callable[[apsw.Cursor], T], durable: bool = True) -> T:
         """Run `work` in one durable transaction, or leave no trace of it.
 
-        Not `durable` is for what may be lost with the power because it would just be done again: it waits for no disk,
-        neither for an fsync (the next commit's covers it) nor for a checkpoint.
+        Not `durable` is for what may be lost with the power because it would just be done again: it waits for no disk;
+        the next commit's fsync covers it.
         """
         self._may_write()
         if durable:
             return self._in_transaction(work)
         self._cursor.execute("PRAGMA synchronous = NORMAL")
-        self._connection.wal_autocheckpoint(0)
         try:
             return self._in_transaction(work)
         finally:
-            self._connection.wal_autocheckpoint(_CHECKPOINT_PAGES)
             self._cursor.execute("PRAGMA synchronous = FULL")
 
     def _in_transaction(self, work: Callable[[apsw.Cursor], T]) -> T:
@@ -395,16 +399,21 @@ class SqliteStorage:
             return
         self._connection.set_busy_timeout(self._readers_wait_ms)
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._readers_wait_ms = _READERS_WAIT_MS[0]
-        except apsw.BusyError:
-            self._readers_wait_ms = min(2 * self._readers_wait_ms, _READERS_WAIT_MS[1])
+            if self._checkpoints.begin_again():
+                self._readers_wait_ms = _READERS_WAIT_MS[0]
+            else:
+                self._readers_wait_ms = min(2 * self._readers_wait_ms, _READERS_WAIT_MS[1])
         except apsw.Error as error:
             raise _translated(error, self.path) from error
         finally:
             self._connection.set_busy_timeout(_BUSY_MS)
 
     def _may_write(self) -> None:
+        if self._stopped is None and self._checkpoints.failure is not None:
+            self._stopped = FatalError(
+                f"the disk failed while the log of {self.path} was copied back ({self._checkpoints.failure}). What was "
+                "acknowledged is in the log: check the disk and open the store again"
+            )
         if self._stopped is not None:
             raise self._stopped
         if self._lease.pid != os.getpid():
@@ -469,12 +478,11 @@ def _connect(path: Path, flags: int, cache_kib: int) -> apsw.Connection:
     try:
         connection = apsw.Connection(str(path), flags=flags)
         connection.set_busy_timeout(_BUSY_MS)
-        writer = flags & apsw.SQLITE_OPEN_READWRITE
         # without this SQLite plans joins anew for every new parameter, which triples the price of a point read
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        # only the writer does checkpoints; memory maps are not for several processes
+        # checkpoints are `checkpoint.py`'s business; memory maps are not for several processes
         connection.execute(f"PRAGMA cache_size = -{cache_kib}; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")
-        connection.wal_autocheckpoint(_CHECKPOINT_PAGES if writer else 0)
+        connection.wal_autocheckpoint(0)
     except apsw.Error as error:
         raise _translated(error, path) from error
     return connection

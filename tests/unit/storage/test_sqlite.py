@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from cellstore import errors, faults
-from cellstore.storage import counts, lease, sql, sqlite
+from cellstore.storage import checkpoint, counts, lease, sql, sqlite
 from cellstore.storage.check import check
 from cellstore.storage.contract import by_id_index
 from cellstore.storage.sqlite import SqliteReader, SqliteStorage
@@ -253,7 +253,8 @@ def test_a_reader_that_let_go_holds_nothing_back(storage, path, scribe):
 
 def test_readers_that_always_overlap_do_not_make_the_log_grow_for_ever(storage, path, scribe, monkeypatch):
     monkeypatch.setattr(sqlite, "_WAL_MAX_BYTES", 1 << 20)
-    storage._connection.wal_autocheckpoint(50)
+    monkeypatch.setattr(checkpoint, "PAGES", 50)
+    monkeypatch.setattr(checkpoint, "PAGES_AGAIN", 50)
     readers, sizes = [storage.reader() for _ in range(3)], []
     done = threading.Event()
 

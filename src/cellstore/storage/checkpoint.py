@@ -1,0 +1,116 @@
+"""Copying the write-ahead log back into the file, beside the writer, so that no commit waits for it.
+
+    commit · commit · commit ▸ the log is long ▸ commit · commit · commit · commit ▸ wait ▸ commit: the log begins anew
+                                      └── a thread copies ──────────────┘ └ the last few pages
+
+SQLite begins the log again only at a moment when all of it is copied. Beside a writer that never rests there is no such
+moment, so the last few pages are copied while the writer waits: a few milliseconds for every 32 MB of log. A log that
+gets far ahead of the thread (bulk loads) is copied by the writer itself, which slows it down to what the disk can do.
+
+Where readers overlap all the time the log is not begun again although it is copied; see `SqliteStorage._bound_log`.
+
+Order      `noticed` by the writer after each commit, holding its guard; the thread takes the guard for the last few pages
+Errors     what could not be copied (a full disk) stays in the log, where it is safe, and is tried again. Only when the file
+           could not be synced it is not: the next sync might succeed without the pages. Then `failure` says so: stop
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import apsw
+
+from cellstore.errors import CellstoreError
+
+PAGES = 8000  # 32 MB of log before it is copied back
+PAGES_AGAIN = 1000  # the same, after it was copied but readers kept it from beginning again
+PAGES_AT_ONCE = 32_000  # the writer itself copies a log that has become so long
+_FEW_PAGES = 64  # left to be copied while the writer waits
+_ROUNDS_MAX = 8  # of copying what came while the round before was under way
+
+
+class Checkpoints:
+    """The checkpoints of one store.
+
+    `connect` opens a connection of its own for the thread; `guard` is what the writer holds while it writes.
+    """
+
+    def __init__(self, writer: apsw.Connection, connect: Callable[[], apsw.Connection], guard: threading.Lock) -> None:
+        self._writer, self._connect, self._guard = writer, connect, guard
+        self._turn = threading.Lock()  # one copies at a time; taken after the guard
+        self._thread: threading.Thread | None = None
+        self._pages = 0  # in the log after the newest commit
+        self._copied = 0  # of them, as far as is known
+        self._closed = False
+        self.failure: apsw.IOError | None = None
+        writer.wal_autocheckpoint(0)
+        writer.set_wal_hook(self._on_commit)
+
+    def noticed(self) -> None:
+        """After a commit: begin to copy if it is time to. The writer's guard is held."""
+        if self._pages < self._copied:
+            self._copied = 0  # the log has begun again
+        if self._pages >= PAGES_AT_ONCE and self._pages - self._copied >= PAGES_AGAIN:
+            self._copy(self._writer)
+        elif self._pages - self._copied >= (PAGES_AGAIN if self._copied else PAGES) and self._is_idle():
+            self._thread = threading.Thread(target=self._run, name="cellstore checkpoint", daemon=True)
+            self._thread.start()
+
+    def begin_again(self) -> bool:
+        """Empty the log, waiting for readers as long as the writer's connection does. The writer's guard is held."""
+        with self._turn:
+            try:
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.BusyError:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Copy no more. Not while holding the guard."""
+        self._closed = True
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _is_idle(self) -> bool:
+        return self._thread is None and not self._closed
+
+    def _on_commit(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def _run(self) -> None:
+        try:
+            connection = self._connect()
+            try:
+                self._keep_up(connection)
+                with self._guard:
+                    if not self._closed:
+                        self._copy(connection)
+            finally:
+                connection.close(True)
+        except (apsw.Error, CellstoreError) as error:
+            self._note(error)
+        finally:
+            self._thread = None
+
+    def _keep_up(self, connection: apsw.Connection) -> None:
+        """Copy until little is left, or as good as it gets."""
+        for _ in range(_ROUNDS_MAX):
+            self._copy(connection)
+            if self._closed or self._pages - self._copied <= _FEW_PAGES:
+                return
+
+    def _copy(self, connection: apsw.Connection) -> None:
+        """Copy what no reader needs in the log, and sync the file."""
+        with self._turn:
+            try:
+                _, self._copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.Error as error:
+                self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        self._copied = self._pages  # tried; again when there is more
+        if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
+            self.failure = error

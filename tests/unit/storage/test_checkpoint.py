@@ -1,0 +1,135 @@
+"""The log is copied back beside the writer: it does not grow, nobody waits for it, and nothing is lost when that fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from cellstore.errors import FatalError
+from cellstore.storage import checkpoint
+from cellstore.storage.checkpoint import Checkpoints
+from cellstore.storage.sqlite import SqliteStorage
+from cellstore.testing.revisions import Scribe, assert_same_as_scribe, keys_of
+
+PAGE = 4096
+
+
+class Stand:
+    """A store whose log is long after some fifty pages, and what its log does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.scribe = path, Scribe()
+        self.storage = SqliteStorage.open(path)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return self.storage._checkpoints
+
+    def write(self, commits: int) -> int:
+        """The longest the log was meanwhile, in pages."""
+        longest = 0
+        for _ in range(commits):
+            self.storage.append([self.scribe.record({n: {"a": self.scribe.ts, "pad": "x" * 3000} for n in range(10)})])
+            longest = max(longest, self.checkpoints._pages)
+        return longest
+
+    def wait(self) -> None:
+        """Until nothing is being copied."""
+        thread = self.checkpoints._thread
+        if thread is not None:
+            thread.join(10)
+
+
+def write_until_refused(stand: Stand) -> None:
+    for _ in range(20):
+        stand.write(1)
+        stand.wait()
+
+
+@pytest.fixture
+def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
+    monkeypatch.setattr(checkpoint, "PAGES", 50)
+    made = Stand(tmp_path / "store.db")
+    yield made
+    made.storage.close()
+
+
+def test_the_log_begins_again_beside_a_writer_that_never_rests(stand: Stand) -> None:
+    begun_again = 0
+    for _ in range(300):
+        before = stand.checkpoints._pages
+        stand.write(1)
+        begun_again += stand.checkpoints._pages < before
+    assert begun_again > 3
+    assert list(stand.storage.check(keys_of)) == []
+
+
+def test_commits_do_not_wait_while_the_log_is_copied(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    copying, go_on, copy = threading.Event(), threading.Event(), Checkpoints._keep_up
+
+    def slowly(self: Checkpoints, connection: apsw.Connection) -> None:
+        copying.set()
+        assert go_on.wait(10)
+        copy(self, connection)
+
+    monkeypatch.setattr(Checkpoints, "_keep_up", slowly)
+    stand.write(10)
+    assert copying.wait(10)
+    assert stand.write(20) > 200, "they went on, and the log grew"
+    go_on.set()
+    stand.wait()
+    stand.write(1)
+    assert stand.checkpoints._pages < 50, "it began again"
+
+
+def test_a_writer_that_gets_too_far_ahead_copies_itself(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise apsw.CantOpenError("no more files")
+
+    monkeypatch.setattr(stand.checkpoints, "_connect", refuse)
+    monkeypatch.setattr(checkpoint, "PAGES_AGAIN", 20)
+    monkeypatch.setattr(checkpoint, "PAGES_AT_ONCE", 200)
+    assert 200 <= stand.write(100) < 300
+    assert list(stand.storage.check(keys_of)) == []
+
+
+def test_a_file_that_cannot_be_synced_stops_the_store_and_the_log_has_everything(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Checkpoints, connection: apsw.Connection) -> None:
+        error = apsw.IOError("disk I/O error")
+        error.extendedresult = apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
+        self._note(error)
+
+    monkeypatch.setattr(Checkpoints, "_copy", fail)
+    with pytest.raises(FatalError, match="was acknowledged is in the log"):
+        write_until_refused(stand)
+    stand.storage.close()
+    again = SqliteStorage.open(stand.path)
+    reader = again.reader()
+    reader.refresh()
+    assert again.last_ts == stand.scribe.ts - 10
+    assert_same_as_scribe(reader, stand.scribe, [again.last_ts])
+    reader.close()
+    again.close()
+
+
+def test_closing_lets_copying_end_first(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    copying, copied, copy = threading.Event(), [], Checkpoints._keep_up
+
+    def slowly(self: Checkpoints, connection: apsw.Connection) -> None:
+        copying.set()
+        copy(self, connection)
+        copied.append(True)
+
+    monkeypatch.setattr(Checkpoints, "_keep_up", slowly)
+    stand.write(10)
+    assert copying.wait(10)
+    stand.storage.close()
+    assert copied
+    assert not stand.path.with_name("store.db-wal").exists(), "SQLite takes the log away when the last one leaves"

@@ -35,6 +35,7 @@ class Knobs:
     log_lines_max: int = 256
     log_line_chars: int = 32_768
     log_records_kept: int = 5000  # of the log stream, in memory
+    log_file_bytes: int = 4 << 20  # of the log stream, beside the store; twice that is kept
 
     # Imports
     import_changes_max: int = 200_000  # documents one atomic replace under the same ids may change: they are one commit

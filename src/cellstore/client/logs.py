@@ -5,7 +5,7 @@
     12:30:04.007  ERROR  tasks:add_task            77e1b0…   ZeroDivisionError: division by zero
 
 Following asks again and again and each time waits for an answer: no connection is held open, so a server that restarts is
-merely a pause, and its new stream is read from the beginning.
+merely a pause. A record of another day begins with its date.
 """
 
 from __future__ import annotations
@@ -28,9 +28,15 @@ def records(ask: Ask, follow: bool, tail: int) -> Iterator[dict[str, Any]]:
         yield from answer["records"]
 
 
+def time_of(moment: datetime) -> str:
+    """`12:30:01.120`; of another day with the day."""
+    today = moment.date() == datetime.now(moment.tzinfo).date()
+    return moment.strftime("%H:%M:%S.%f" if today else "%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
 def lines_of(record: dict[str, Any]) -> Iterator[str]:
     """A record as lines of text."""
-    at = datetime.fromtimestamp(record["at_ms"] / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    at = time_of(datetime.fromtimestamp(record["at_ms"] / 1000).astimezone())
     where = f"{record['function'] or 'cellstore':<28} {record['request_id'][:16]:<16}"
     for line in record["lines"]:
         level, _, text = line.removeprefix("[").partition("] ")

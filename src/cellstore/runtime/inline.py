@@ -58,13 +58,14 @@ class InlineRunner:
         self._deploying = Deploying(engine, self._registry)
         self._thread: ThreadPoolExecutor | None = None
         self._actions: set[asyncio.Task[Outcome]] = set()
-        self.logs = LogStream(engine.knobs.log_records_kept)
+        self.logs = LogStream(engine.knobs, engine.path)
         self._loop: asyncio.AbstractEventLoop
         self.scheduler: Scheduler
 
     async def start(self) -> None:
         """Load the deployed functions."""
         self._loop = asyncio.get_running_loop()
+        self.logs.start()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellstore-functions")
         for unit in self._deploying.stored_units():
             self._install(unit)
@@ -81,6 +82,7 @@ class InlineRunner:
         await asyncio.gather(*self._actions, return_exceptions=True)
         thread, self._thread = self._thread, None
         await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+        self.logs.stop()
 
     # Calls
 
@@ -185,12 +187,12 @@ class InlineRunner:
         outcome = await self._run_action(HttpRun(loaded, request, context, lines, over, limit))
         return self.logs.note("http", loaded.path, outcome, request_id, said=True)
 
-    def _now_ms(self) -> float:
-        return self._engine.clock.now_ns() / 1e6
     def _variables(self) -> dict[str, str]:
         with self._engine.begin() as transaction:
             return variables.everything(transaction)
 
+    def _now_ms(self) -> float:
+        return self._engine.clock.now_ns() / 1e6
 
     def _lines(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogLines, str]:
         """Where an action writes, from its thread, and its request id."""

@@ -5,10 +5,11 @@
     the system      what nobody called for: runs that were missed, a module that changed hands
 
 Records are numbered; a reader asks for those after the last one it has seen, and may wait for more. Only the newest are
-kept, in memory. A stream has a name of its own, so a reader notices that the server began another.
+kept: in memory, and in a file beside the store, from which a server that starts again goes on. A stream without a file has
+a name of its own, so a reader notices that another began.
 
-Cost       a tuple in a ring per call; words are made when somebody reads
-Invariant  numbers rise by one; the request id in a record is the one its caller was told
+Cost       a tuple in a ring per call; words are made when somebody reads, or twice a second for the file
+Invariant  numbers rise; the request id in a record is the one its caller was told
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ import time
 from collections import deque
 from typing import Any
 
+from cellstore.knobs import Knobs
+from cellstore.runtime.log_file import Entry, LogFile
 from cellstore.runtime.outcome import Outcome
 
-_Entry = tuple[int, float, str, str, str, list[str], bool, str, float]  # see `_plain`
+_WRITE_EVERY_S = 0.5
+_QUIET_MAX = 100  # calls that said nothing and went well, written at a time: of thousands the newest will do
+_LOST_MAX = 1_000_000  # numbers that may have been given, and shown to somebody, without being written
 _PATH_CHARS_MAX = 200
 _NO_LINES: list[str] = []
 
@@ -29,12 +34,44 @@ _NO_LINES: list[str] = []
 class LogStream:
     """The newest records. On the host's loop, except `say`."""
 
-    def __init__(self, records_max: int) -> None:
-        self.name = secrets.token_hex(4)
-        self._entries: deque[_Entry] = deque(maxlen=records_max)
-        self._last = 0
+    def __init__(self, knobs: Knobs, store: str = "") -> None:
+        """`store`: the path of the store it is about; empty for one that is not on disk."""
+        self._file = LogFile(store, knobs.log_file_bytes)
+        self._entries: deque[Entry] = deque(maxlen=knobs.log_records_kept)
+        self._last = self._written = 0
         self._errors: dict[str, tuple[float, str, str]] = {}  # by function: its latest
         self._waiting: list[asyncio.Future[None]] = []
+        self._writing: asyncio.TimerHandle | None = None
+        self._is_kept = bool(store)
+
+    @property
+    def name(self) -> str:
+        """Of this stream; it outlives the server where there is a file."""
+        return self._file.name
+
+    def start(self) -> None:
+        """Take up what was said before, and keep what will be."""
+        if self._is_kept:
+            self._entries.extend(self._file.load())
+            if self._entries:
+                self._last = self._written = self._entries[-1][0] + _LOST_MAX
+            self._write()
+
+    def stop(self) -> None:
+        """Write what is not written."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._write()
+            self._writing.cancel()
+
+    def _write(self) -> None:
+        self._writing = asyncio.get_running_loop().call_later(_WRITE_EVERY_S, self._write)
+        if self._last == self._written:
+            return
+        new = self._newer(self._written)
+        self._written = self._last
+        quiet = [entry[0] for entry in new if _is_quiet(entry)][-_QUIET_MAX:]
+        self._file.append(entry for entry in new if not _is_quiet(entry) or entry[0] >= quiet[0])
 
     def request_id(self) -> str:
         """An id for a request that begins now and says things before it ends."""
@@ -77,13 +114,16 @@ class LogStream:
 
     def after(self, number: int, limit: int) -> list[dict[str, Any]]:
         """The records after `number` that are still there, oldest first, at most `limit`."""
+        return [self._plain(entry) for entry in self._newer(number)[:limit]]
+
+    def _newer(self, number: int) -> list[Entry]:
         missing = max(0, self._last - number)
         entries = list(self._entries)[-missing:] if missing else []
-        return [self._plain(entry) for entry in entries[:limit]]
+        return [entry for entry in entries if entry[0] > number]
 
     def tail(self, count: int) -> list[dict[str, Any]]:
         """The newest `count` records."""
-        return self.after(self._last - count, count)
+        return [self._plain(entry) for entry in list(self._entries)[-count:]] if count > 0 else []
 
     def last_error(self, path: str) -> dict[str, Any]:
         """The latest error of a function since the server started, under its name in a listing; empty when there was none."""
@@ -109,7 +149,7 @@ class LogStream:
         except TimeoutError:
             pass  # then there is nothing new
 
-    def _plain(self, entry: _Entry) -> dict[str, Any]:
+    def _plain(self, entry: Entry) -> dict[str, Any]:
         number, at, kind, path, request_id, lines, ok, error, duration_ms = entry
         record: dict[str, Any] = {"number": number, "at_ms": at * 1000, "kind": kind, "function": path, "lines": lines}
         record["request_id"] = request_id or f"{self.name}{number:08x}"
@@ -118,3 +158,8 @@ class LogStream:
         if error:
             record["error"] = error
         return record
+
+
+def _is_quiet(entry: Entry) -> bool:
+    _, _, _, _, _, lines, ok, _, _ = entry
+    return ok and not lines

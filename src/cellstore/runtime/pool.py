@@ -71,7 +71,7 @@ class PoolRunner:
         self._deploying = Deploying(engine, self._registry)
         self._watching: asyncio.TimerHandle | None = None
         self._running = False
-        self.logs = LogStream(engine.knobs.log_records_kept)
+        self.logs = LogStream(engine.knobs, engine.path)
         self._loop: asyncio.AbstractEventLoop
         self.scheduler: Scheduler
 
@@ -80,6 +80,7 @@ class PoolRunner:
     async def start(self) -> None:
         """Load the deployed functions and have workers ready for them."""
         self._loop = asyncio.get_running_loop()
+        self.logs.start()
         self._running = True
         for unit in self._deploying.stored_units():
             self._install(unit)
@@ -103,6 +104,7 @@ class PoolRunner:
         for link in links:
             link.join(max(0.0, deadline - time.monotonic()))
         self._spawner.stop()
+        self.logs.stop()
 
     def _default_environment(self) -> Environment:
         return sys.executable, str(Path.cwd())
@@ -134,12 +136,12 @@ class PoolRunner:
             team.units.update(self._team(environment).units)
         return team
 
-    def _watch(self) -> None:
-        now = time.monotonic()
     def _variables(self) -> dict[str, str]:
         with self._engine.begin() as transaction:
             return variables.everything(transaction)
 
+    def _watch(self) -> None:
+        now = time.monotonic()
         for team in self._teams.values():
             team.watch(now)
         self._watching = self._loop.call_later(_WATCH_S, self._watch)

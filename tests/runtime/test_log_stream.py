@@ -1,0 +1,115 @@
+"""What functions said is there after the server that heard it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from runtime_harness import Stage, play
+
+from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.runtime.log_file import LogFile
+from cellstore.runtime.log_stream import LogStream
+from cellstore.runtime.outcome import Outcome
+
+SOURCE = """
+    @cs.mutation
+    def add(ctx, n: int):
+        print("adding", n)
+        if n == 2:
+            raise ValueError("two")
+"""
+
+
+def said(stream: LogStream, *texts: str) -> None:
+    for text in texts:
+        stream.note("mutation", "m:add", Outcome(True, logs=[f"[LOG] {text}"]))
+
+
+def lines(records: list[dict[str, Any]]) -> list[str]:
+    return [line for record in records for line in record["lines"]]
+
+
+def test_a_restart_goes_on_with_the_stream_and_a_follower_hears_nothing_twice(tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    async def before(stage: Stage) -> None:
+        await stage.mutate("add", n=1)
+        failed = await stage.runner.mutation("m:add", {"n": 2})
+        assert failed.error is not None
+        logs = stage.runner.logs
+        seen.update(name=logs.name, after=logs.last, id=failed.error.request_id, records=logs.tail(10))
+
+    async def after(stage: Stage) -> None:
+        logs = stage.runner.logs
+        assert logs.name == seen["name"]
+        assert logs.tail(10) == seen["records"], "numbers, times, request ids, durations, tracebacks"
+        assert seen["id"] in [record["request_id"] for record in logs.tail(10)]
+        await stage.mutate("add", n=3)
+        assert lines(logs.after(seen["after"], 10)) == ["[LOG] adding 3"]
+
+    play(tmp_path, SOURCE, before)
+    play(tmp_path, None, after)
+
+
+def test_a_crash_loses_the_last_moment_only_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
+    store = str(tmp_path / "store.db")
+
+    async def crashes() -> int:
+        stream = LogStream(DEFAULTS, store)
+        stream.start()
+        said(stream, "one", "two")
+        while not Path(f"{store}-logs").exists():
+            await asyncio.sleep(0.01)
+        said(stream, "lost")
+        return stream.last  # never stopped
+
+    async def starts_again() -> list[str]:
+        stream = LogStream(DEFAULTS, store)
+        stream.start()
+        said(stream, "three")
+        heard = lines(stream.tail(10))
+        assert stream.last > shown, "what was lost may have been shown; its number is not given again"
+        stream.stop()
+        return heard
+
+    shown = asyncio.run(crashes())
+    with Path(f"{store}-logs").open("ab") as file:
+        file.write(b'[3,17.0,"mutation","m:add","",["[LOG] half a li')
+    assert asyncio.run(starts_again()) == ["[LOG] one", "[LOG] two", "[LOG] three"]
+    assert [entry[5] for entry in LogFile(store, 1 << 20).load()][-1] == ["[LOG] three"], (
+        "not lost behind the torn line"
+    )
+
+
+def test_the_files_stay_small_and_thousands_of_quiet_calls_leave_the_newest(tmp_path: Path) -> None:
+    store = str(tmp_path / "store.db")
+
+    async def much() -> None:
+        stream = LogStream(Knobs(log_file_bytes=20_000), store)
+        stream.start()
+        for round_ in range(30):
+            for _ in range(200):
+                stream.note("query", "m:quiet", Outcome(True))
+            said(stream, f"round {round_}")
+            stream._write()
+        stream.stop()
+
+    asyncio.run(much())
+    sizes = [Path(f"{store}-logs{suffix}").stat().st_size for suffix in ("", ".1")]
+    assert all(0 < size < 40_000 for size in sizes)
+    again = LogStream(DEFAULTS, store)
+    assert "[LOG] round 29" in [line for entry in again._file.load() for line in entry[5]]
+
+
+def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        stream = LogStream(DEFAULTS, str(tmp_path / "gone" / "store.db"))
+        stream.start()
+        said(stream, "one")
+        stream._write()
+        assert lines(stream.tail(1)) == ["[LOG] one"]
+        stream.stop()
+
+    asyncio.run(scenario())

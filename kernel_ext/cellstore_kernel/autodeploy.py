@@ -4,8 +4,10 @@ Packing compares code and captured values, so a helper or a constant redefined i
 again, and a cell that changed nothing sends nothing. A unit that is refused changes nothing: the versions deployed
 before serve on, and the cell that caused it fails with the reason.
 
-Another notebook, or a file, may deploy the same module: the one that takes it is told from whom, and the one that had it is
-told after a later cell, by a look at the store every few seconds.
+What an earlier kernel of the notebook deployed serves on until a cell replaces it or takes it away (see `removals`).
+
+Another notebook, or a file, may deploy the same function: the one that takes it is told from whom, and the one that had it
+is told after a later cell, by a look at the store every few seconds.
 
 Invariant: the same refusal is shown once, not under every later cell, until something about the module changes.
 """
@@ -18,7 +20,8 @@ from typing import Any
 
 from cellstore.client import connect
 from cellstore.client.database import Database
-from cellstore.errors import CellstoreError, Disconnected
+from cellstore.errors import CellstoreError, Disconnected, NotFound
+from cellstore_kernel.removals import Removal, Removals, handles_of_cells
 
 LOOK_EVERY_S = 2.0
 
@@ -30,8 +33,9 @@ class AutoDeploy:
         self._shell = shell
         self._refused: dict[str, str] = {}  # module → the refusal shown last
         self._waiting = False  # the server was away, and that was said
-        self._mine: dict[str, str] = {}  # module → where we deployed it from
+        self._mine: dict[str, str] = {}  # path → where we deployed it from
         self._looked_at = 0.0
+        self.removals = Removals(shell)
         self.shipped: list[tuple[str, dict[str, Any]]] = []  # what the latest cell deployed: (module, report)
 
     def after_cell(self, result: Any = None) -> None:
@@ -40,8 +44,12 @@ class AutoDeploy:
         database = usable()
         if database is None:
             return
-        for module in modules_of_cells():
+        for removal in self.removals.after_cell(result, database):
+            take_away(database, removal)
+        shipped_before = (path.rpartition(":")[0] for path in self._mine)
+        for module in dict.fromkeys([*modules_of_cells(), *shipped_before]):
             self._ship(database, module, result)
+        self._look(database)
 
     def _ship(self, database: Database, module: str, result: Any) -> None:
         if database.state not in ("connecting", "connected"):  # it answered a moment ago, or it does now
@@ -57,15 +65,18 @@ class AutoDeploy:
             self._waiting = False
             self._refused.pop(module, None)
             if report is not None:
-                self.shipped.append((module, report))
-                self._mine[module] = unit_origin(module)
-                took = report.get("took_over")
-                if took:
-                    gone = f", and {', '.join(report['removed'])} gone" if report["removed"] else ""
-                    both = "to have both, rename one of the notebooks, or say module= where its functions are defined"
-                    say(f"{module} was deployed from {took['from']} until now; these are other versions{gone}; {both}")
-            else:
-                self._look(database, module)
+                self._shipped(module, report)
+
+    def _shipped(self, module: str, report: dict[str, Any]) -> None:
+        self.shipped.append((module, report))
+        origin = unit_origin(module)
+        self._mine.update(dict.fromkeys(report["functions"], origin))
+        took = report.get("took_over")
+        if took:
+            say(
+                f"{', '.join(took['functions'])} was deployed from {took['from']} until now; this is another version. To have "
+                "both, rename one of the notebooks, or the function, or say module= where it is defined"
+            )
 
     def _refuse(self, module: str, error: CellstoreError, result: Any) -> None:
         """Show it in the cell, and have the cell count as failed."""
@@ -79,19 +90,22 @@ class AutoDeploy:
         if result is not None and failed is None and result.error_before_exec is None:
             result.error_in_exec = error
 
-    def _look(self, database: Database, module: str) -> None:
-        """Say so, once, when what we deployed has been taken over by somebody else."""
+    def _look(self, database: Database) -> None:
+        """Say so, once, when something we deployed has been taken over by somebody else."""
         now = time.monotonic()
-        if module not in self._mine or now - self._looked_at < LOOK_EVERY_S:
+        if not self._mine or self.shipped or now - self._looked_at < LOOK_EVERY_S:
             return
         self._looked_at = now
-        origins = {each["path"]: each.get("origin") for each in database.functions() if each["module"] == module}
-        other = next((origin for origin in origins.values() if origin and origin != self._mine[module]), None)
-        if other is not None:
-            say(
-                f"{module} is now deployed from {other}: calls run its versions. Change a function here to take it back"
-            )
-            del self._mine[module]
+        try:
+            origins = {each["path"]: each.get("origin") for each in database.functions()}
+        except CellstoreError:
+            return
+        lost = [path for path, mine in self._mine.items() if origins.get(path) and origins[path] != mine]
+        if lost:
+            others = ", ".join(dict.fromkeys(str(origins[path]) for path in lost))
+            say(f"{', '.join(lost)} is now deployed from {others}. Change a function here to take it back")
+        for path in lost:
+            del self._mine[path]
 
     def _say_waiting(self, module: str) -> None:
         if not self._waiting:
@@ -103,6 +117,22 @@ class AutoDeploy:
 def say(text: str) -> None:
     """A line under the cell, beside its output."""
     print(f"cellstore: {text}", file=sys.stderr)
+
+
+def take_away(database: Database, removal: Removal) -> None:
+    """Have the store forget a function; one this kernel defines is left out when its module is shipped."""
+    from cellstore.functions import registry
+
+    registry.discard(removal.path)
+    if not removal.known:
+        try:
+            database.drop(removal.path)
+        except NotFound:
+            return
+        except CellstoreError as error:
+            say(f"{removal.path} is not taken away: {error.message}")
+            return
+    say(f"{removal.path} is taken away: {removal.why}")
 
 
 def unit_origin(module: str) -> str:
@@ -126,9 +156,5 @@ def modules_of_cells() -> list[str]:
     functions = sys.modules.get("cellstore.functions")
     if functions is None:  # nothing was ever decorated
         return []
-    registry = functions.registry
-    return [
-        module
-        for module in registry.modules()
-        if module == registry.notebook or any(handle.fn.__module__ == "__main__" for handle in registry.handles(module))
-    ]
+    registry, own = functions.registry, {handle.module for handle in handles_of_cells()}
+    return [module for module in registry.modules() if module == registry.notebook or module in own]

@@ -54,6 +54,7 @@ def load(shell: Any) -> None:
     if database is not None:
         adopt(database)
     autodeploy, magics = AutoDeploy(shell), CellstoreMagics(shell)
+    shell.events.register("pre_run_cell", autodeploy.removals.before_cell)
     shell.events.register("post_run_cell", autodeploy.after_cell)
     cells.install(shell)
     on_made.append(cells.hold)
@@ -67,6 +68,7 @@ def unload(shell: Any) -> None:
     known = _loaded.pop(id(shell), None)
     if known is None:
         return
+    shell.events.unregister("pre_run_cell", known.autodeploy.removals.before_cell)
     shell.events.unregister("post_run_cell", known.autodeploy.after_cell)
     cells.uninstall(shell)
     on_made.remove(cells.hold)

@@ -4,6 +4,7 @@
 %cellstore connect URL [--token T]        %cellstore functions
 %cellstore open PATH                      %cellstore sql select …
 %cellstore logs [-f] [-n N]               what functions said of late; -f goes on until the cell is interrupted
+%cellstore drop NAME…                     take functions away that no cell defines any more
 %%cellstore sql [--at TS]                 the cell is the statement; [--live] runs it again as data change
 """
 
@@ -23,7 +24,7 @@ from cellstore.errors import CallerError
 from cellstore_kernel.display import Listing, moment
 
 USAGE = """%cellstore status | tables | functions | connect URL [--token T] [--deployment D] | open PATH | sql STATEMENT
-%cellstore logs [-f] [-n N]
+%cellstore logs [-f] [-n N] | drop NAME…
 %%cellstore sql [--live] [--at TS]"""
 
 
@@ -51,7 +52,7 @@ class CellstoreMagics(Magics):
 def command(word: str) -> Callable[[list[str]], Any]:
     """What a word does. Errors: CallerError with the nearest known word."""
     known: dict[str, Callable[[list[str]], Any]] = {"status": status, "tables": tables, "functions": functions}
-    known |= {"logs": logs, "connect": connect_to, "open": open_store}
+    known |= {"logs": logs, "drop": drop, "connect": connect_to, "open": open_store}
     if word in known:
         return known[word]
     near = difflib.get_close_matches(word, [*known, "sql"], n=1)
@@ -108,6 +109,13 @@ def logs(words: list[str]) -> None:
                 print(line)
     except KeyboardInterrupt:
         pass
+
+
+def drop(words: list[str]) -> None:
+    """Take functions away: by name, path or module."""
+    if not words:
+        raise CallerError("say which functions: %cellstore drop old_tasks tick", code="BadMagic")
+    print(f"dropped {', '.join(connect.current().drop(*words))}")
 
 
 def connect_to(words: list[str]) -> None:

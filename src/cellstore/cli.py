@@ -175,6 +175,16 @@ def deploy(file: Path, watch: bool, url: str | None, token: str | None) -> None:
 
 
 @main.command()
+@click.argument("functions", nargs=-1, required=True, metavar="PATH…")
+@_address
+def drop(functions: tuple[str, ...], url: str | None, token: str | None) -> None:
+    """Take functions away, with their schedules: PATHs (module:name) or modules. Tables and documents stay."""
+    with _connected(url, token) as db:
+        for path in db.drop(*functions):
+            click.echo(f"dropped {path}")
+
+
+@main.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("-n", "--tail", type=int, default=100, show_default=True, help="How many records to begin with.")
 @_address

@@ -175,6 +175,7 @@ class Function(_Callable, Generic[P, R]):
         self.name = _checked_name(name or plain.__name__, kind)
         home = module_of(plain.__module__, plain.__globals__.get("__file__"))
         self.home = home if module is None else clean_module(module)  # None: the notebook, whatever its name
+        self.cell = registry.cell  # the id of the cell that defines it, where the notebook tells
         self.crons: list[dict[str, Any]] = []
         self.version = ""  # of what was shipped last: a hash of what it does
         names = frame_names(depth + 1)
@@ -203,6 +204,11 @@ class Function(_Callable, Generic[P, R]):
     def spec(self) -> FunctionSpec:
         """What the store is told about it."""
         return self._spec.at(self.path)
+
+    @property
+    def from_cell(self) -> bool:
+        """Whether a cell, a prompt or a script defines it: bit by bit, not as a file that is whole."""
+        return self.fn.__module__ == "__main__"
 
     @property
     def internal(self) -> bool:

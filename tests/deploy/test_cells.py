@@ -289,11 +289,11 @@ def test_two_notebooks_that_deploy_the_same_path_are_told_about_each_other(
     other = kernel_of(server, tmp_path)
     try:
         second = other.run("@cs.query\ndef contested(ctx):\n    return 'second'")
-        assert "tasks was deployed from" in second.printed
+        assert "tasks:contested was deployed from" in second.printed
         assert "cells0/tasks.ipynb until now" in second.printed
-        assert "to have both, rename one of the notebooks" in second.printed
+        assert "To have both, rename one of the notebooks" in second.printed
         told = kernel.run("import time; time.sleep(2.1)").printed + kernel.run("1 + 1").printed
-        assert f"tasks is now deployed from {tmp_path}/tasks.ipynb" in told
+        assert f"tasks:contested is now deployed from {tmp_path}/tasks.ipynb" in told
         assert kernel.run("1 + 1").printed == ""
     finally:
         other.stop()

@@ -127,6 +127,11 @@ def deploy(what: Any = None) -> dict[str, Any]:
     return current().deploy(what)
 
 
+def drop(*what: Any) -> list[str]:
+    """`Database.drop` on the current database."""
+    return current().drop(*what)
+
+
 def subscribe(path_or_fn: Any, callback: Any = None, /, **args: Any) -> Subscription:
     """`Database.subscribe` on the current database."""
     return current().subscribe(path_or_fn, callback, **args)

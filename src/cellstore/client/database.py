@@ -303,6 +303,23 @@ class Database:
             reports = {module: self._shipper.ensure(module) for module in modules_of(what)}
             return {module: report for module, report in reports.items() if report is not None}
 
+    def drop(self, *what: Function[..., Any] | FunctionReference | str) -> list[str]:
+        """Take functions away from the store, with their schedules: handles, paths, names of this notebook's functions, or
+        modules. Returns the paths. Tables and documents stay.
+
+        A function that a cell still defines is deployed again when it is called or its cell is run.
+        Errors: NotFound for one that is not deployed; then nothing is taken away.
+        """
+        from cellstore.functions import registry
+
+        with doorway():
+            known = [str(each["path"]) for each in self.functions()]
+            paths = [path for each in what for path in paths_meant(each, known, registry.notebook)]
+            dropped: list[str] = self._control("drop", {"functions": paths})[0]["removed"]
+            for path in dropped:
+                registry.discard(path)
+            return dropped
+
     def ship(self, module: str) -> dict[str, Any] | None:
         """Pack a registered module and deploy it if anything in it changed, in place too; None when nothing did.
 
@@ -539,6 +556,16 @@ def table_name(table: Any) -> str:
 def listed_or_one(tables: Any) -> list[Any]:
     """A list of tables, or the one table as a list."""
     return list(tables) if isinstance(tables, list | tuple | set) else [tables]
+
+
+def paths_meant(what: Any, known: list[str], notebook: str) -> list[str]:
+    """The functions that a handle, a path, a function's name or a module's name stands for."""
+    path = str(getattr(what, "path", what))
+    if path in known or ":" in path:
+        return [path]
+    if f"{notebook}:{path}" in known:
+        return [f"{notebook}:{path}"]
+    return [each for each in known if each.startswith(f"{path}:")] or [path]
 
 
 def describe_known(known: list[str]) -> str:

@@ -38,12 +38,16 @@ class Shipper:
         self._lock = threading.RLock()
 
     def ready(self, handle: Any) -> None:
-        """Have the store hold `handle` in its present form.
+        """Have the store hold `handle` in its present form. One that was taken away is defined again by being called.
 
         A module is shipped whole; when it is refused for the sake of another function or table, what was deployed
         before serves on, and so may this one if it is unchanged. Errors: as `ensure`.
         """
+        from cellstore.functions import registry
+
         with self._lock:
+            if registry.find(handle.path) is None:
+                registry.add(handle)
             if self._serves(handle) and same_objects(_parts(handle.module), self._refused.get(handle.module)):
                 return
             try:

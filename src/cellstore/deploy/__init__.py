@@ -3,6 +3,7 @@
     unit      what travels: a module's functions and tables, as data that can be stored
     pack      in the kernel: a module becomes a unit, or a refusal that names the variable which cannot travel
     load      in the worker: a unit becomes callables
+    merge     in the store: a unit joins what was deployed before and nobody took away
 
     captures  what a function reads besides its arguments · refuse  which of it cannot travel, and why
     hashing   versions: a hash of what a function does, the same in every kernel · origins  whose module is whose

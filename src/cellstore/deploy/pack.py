@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from cellstore.errors import DeployError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.schema.definition import TableDefinition
 
+_SESSION = secrets.token_hex(8)  # this process; a kernel that is started again is another one
 _CAPTURES_MAX = 64  # times the limit of one capture, for all of a module's together
 
 
@@ -53,18 +55,25 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         hashes={name: function_hash(fn) for name, fn in functions.items()},
         cells=cell_names(texts),
         origin=origin_of(handles),
+        session=_SESSION if _from_cells(handles) else "",
+        cell_ids={handle.name: handle.cell for handle in handles if handle.cell},
     )
+
+
+def _from_cells(handles: Sequence[Any]) -> bool:
+    """Whether these were defined bit by bit, in cells or at a prompt; a module that was imported is whole."""
+    return not handles or any(handle.from_cell for handle in handles)
 
 
 def origin_of(handles: Sequence[Any]) -> str:
     """The notebook or file that defines these: an absolute path, or nothing when nobody knows."""
-    names = {handle.fn.__module__ for handle in handles}
-    if "__main__" in names or not names:
+    if _from_cells(handles):
         notebook = os.environ.get("JPY_SESSION_NAME", "")
         main = getattr(sys.modules.get("__main__"), "__file__", None)
         found = notebook or main or ""
     else:
-        found = str(getattr(sys.modules.get(names.pop()), "__file__", "") or "")
+        name = min(handle.fn.__module__ for handle in handles)
+        found = str(getattr(sys.modules.get(name), "__file__", "") or "")
     return os.path.abspath(found) if found and os.sep in found else found  # noqa: PTH100
 
 

@@ -38,7 +38,14 @@ class Unit:
     path_entries: list[str] = field(default_factory=list)  # of sys.path, beyond the interpreter's own
     hashes: dict[str, str] = field(default_factory=dict)  # function name to the hash of its code and captures
     cells: dict[str, str] = field(default_factory=dict)  # file name to "Cell In[3]"
-    origin: str = ""  # the notebook or file it was deployed from, for people
+    origin: str = ""  # the notebook or file it was deployed from
+    session: str = ""  # the process whose cells define it; empty for a file, which is whole
+    cell_ids: dict[str, str] = field(default_factory=dict)  # function name to the id of the notebook's cell
+
+    @property
+    def key(self) -> str:
+        """What tells it apart from the other units of its module."""
+        return f"{self.module}@{self.session or self.origin}"
 
     @cached_property
     def hash(self) -> str:
@@ -90,6 +97,8 @@ _PLAIN = (
     "hashes",
     "cells",
     "origin",
+    "session",
+    "cell_ids",
 )
 
 

@@ -1,6 +1,9 @@
 """Deploying a unit: try it, change the tables, write its row, then make it current. And finding it again at start.
 
-    try in a worker ─▶ schemas and indexes ─▶ row of `_modules` commits ─▶ registry and workers switch
+    try in a worker ─▶ schemas and indexes ─▶ rows of `_modules` commit ─▶ registry and workers switch
+
+A module may consist of several units, see `deploy.merge`: one deployed takes the place of those it replaces, and the rest
+of the module serves on.
 
 Order      one deploy at a time; live traffic goes on between its steps
 Invariant  the registry shows what `_modules` holds
@@ -9,18 +12,22 @@ Invariant  the registry shows what `_modules` holds
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from cellstore.deploy.merge import merged, without
 from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError
-from cellstore.runtime.registry import Change, Registry, module_row, unit_of_row
+from cellstore.runtime.registry import Registry, unit_of_row, unit_row
 from cellstore.transaction.database import Engine
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.index_key import END, encode_value
 
 Try = Callable[[Unit], Awaitable[str | None]]
 """Loads a unit where functions run; the reason why it does not load, or None."""
+
+Install = Callable[[str, list[Unit]], None]
+"""Has a module consist of these units, here and wherever functions run."""
 
 
 class Deploying:
@@ -31,26 +38,31 @@ class Deploying:
         self._registry = registry
         self._lock = asyncio.Lock()
 
-    def stored_units(self) -> Iterator[Unit]:
-        """Every deployed unit, from the store."""
+    def stored_modules(self) -> dict[str, list[Unit]]:
+        """Every deployed module, from the store."""
         with self._engine.begin() as transaction:
             rows = [dict(row) for _, row in transaction.scan("_modules", "by_path")]
-        return (unit_of_row(row) for row in rows)
+        modules: dict[str, list[Unit]] = {}
+        for row in sorted(rows, key=lambda row: float(row["_creationTime"])):
+            modules.setdefault(row["path"], []).append(unit_of_row(row))
+        return modules
 
-    async def deploy(self, unit: Unit, attempt: Try, install: Callable[[Unit], None]) -> dict[str, Any]:
-        """Replace the module. Errors: DeployError, ValidationError from a schema check; functions stay as they were."""
+    async def deploy(self, unit: Unit, attempt: Try, install: Install) -> dict[str, Any]:
+        """Have `unit` join its module. Errors: DeployError, ValidationError from a schema check; functions stay as they were."""
         async with self._lock:
-            self._registry.check_routes(unit)
-            row = module_row(unit, self._engine.knobs.document_size_bytes)
-            change = self._registry.change(unit)
+            before = self._registry.units.get(unit.module, [])
+            units = merged(before, unit)
+            self._registry.check_routes(unit.module, units)
+            rows = self._rows(before, units)
+            change = self._registry.change(unit.module, units)
+            took = _taken_over(before, unit)
             if unit.functions:
                 problem = await attempt(unit)
                 if problem is not None:
                     raise DeployError(f"the module {unit.module!r} cannot be loaded where functions run:\n{problem}")
             tables = await self._apply_tables(unit)
-            _, ts = self._engine.run(lambda transaction: _write_row(transaction, row), source="")
-            before = self._registry.units.get(unit.module)
-            install(unit)
+            _, ts = self._engine.run(lambda transaction: _write_rows(transaction, unit.module, units, rows), source="")
+            install(unit.module, units)
         return {
             "module": unit.module,
             "hash": unit.hash,
@@ -60,8 +72,28 @@ class Deploying:
             "changed": change.changed,
             "removed": change.removed,
             "tables": tables,
-            **_taken_over(before, unit, change),
+            **({"took_over": took} if took else {}),
         }
+
+    async def drop(self, paths: Sequence[str], install: Install) -> dict[str, Any]:
+        """Take functions away, with their schedules. Errors: NotFound for one that is not deployed; then all are left."""
+        async with self._lock:
+            dropped = [self._registry.find(path).path for path in paths]
+            for module in dict.fromkeys(path.rpartition(":")[0] for path in dropped):
+                self._drop(module, set(dropped), install)
+        return {"removed": sorted(set(dropped))}
+
+    def _drop(self, module: str, paths: set[str], install: Install) -> None:
+        before = self._registry.units.get(module, [])
+        units = without(before, paths)
+        rows = self._rows(before, units)
+        self._engine.run(lambda transaction: _write_rows(transaction, module, units, rows), source="")
+        install(module, units)
+
+    def _rows(self, before: list[Unit], units: list[Unit]) -> dict[str, dict[str, Any]]:
+        """The rows to write, by key: of units that are not there as they are. Errors: DeployError for one too large."""
+        limit = self._engine.knobs.document_size_bytes
+        return {unit.key: unit_row(unit, limit) for unit in units if not any(unit is each for each in before)}
 
     async def _apply_tables(self, unit: Unit) -> Any:
         """Change schemas and indexes step by step, letting the loop turn in between."""
@@ -76,25 +108,36 @@ class Deploying:
             await asyncio.sleep(0)
 
 
-def _taken_over(before: Unit | None, unit: Unit, change: Change) -> dict[str, Any]:
-    """What a deploy took from another notebook or file, if it did."""
-    if before is None or not before.origin or before.origin == unit.origin or not (change.changed or change.removed):
-        return {}
-    return {"took_over": {"from": before.origin, "to": unit.origin}}
+def _taken_over(before: Iterable[Unit], unit: Unit) -> dict[str, Any] | None:
+    """What a deploy takes from other notebooks or files, if anything."""
+    theirs = {spec.path: other for other in before if other.origin != unit.origin for spec in other.functions}
+    mine = {spec.path: unit.hashes.get(spec.name) for spec in unit.functions}
+    taken = [
+        path
+        for path, other in sorted(theirs.items())
+        if other.origin and path in mine and mine[path] != other.hashes.get(path.rpartition(":")[2])
+    ]
+    if not taken:
+        return None
+    origins = ", ".join(dict.fromkeys(theirs[path].origin for path in taken))
+    return {"from": origins, "to": unit.origin, "functions": taken}
 
 
-def _write_row(transaction: Transaction, row: dict[str, Any]) -> None:
-    prefix = encode_value(row["path"])
-    found = next(transaction.scan("_modules", "by_path", prefix, prefix + END), None)
-    if found is None:
-        transaction.insert("_modules", row)
-    else:
-        transaction.replace(found[1]["_id"], row)
+def _write_rows(transaction: Transaction, module: str, units: list[Unit], rows: dict[str, dict[str, Any]]) -> None:
+    """Have the module's rows be those of `units`; `rows` are those that are new, by key."""
+    prefix = encode_value(module)
+    found = {row.get("key"): row["_id"] for _, row in transaction.scan("_modules", "by_path", prefix, prefix + END)}
+    for key in found.keys() - {unit.key for unit in units}:
+        transaction.delete(found[key])
+    for key, row in rows.items():
+        if key in found:
+            transaction.replace(found[key], row)
+        else:
+            transaction.insert("_modules", row)
 
 
-def taken_over_text(module: str, report: dict[str, Any]) -> str:
+def taken_over_text(report: dict[str, Any]) -> str:
     """A sentence for both sides."""
     took = report["took_over"]
-    parts = [(report["changed"], "other versions now"), (report["removed"], "gone")]
-    what = "; ".join(f"{', '.join(paths)}: {fate}" for paths, fate in parts if paths)
-    return f"{module} was deployed from {took['from']} and is now from {took['to'] or 'elsewhere'} ({what})"
+    what = ", ".join(took["functions"])
+    return f"{what} was deployed from {took['from']} and is now from {took['to'] or 'elsewhere'}"

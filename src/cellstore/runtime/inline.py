@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -67,8 +67,8 @@ class InlineRunner:
         self._loop = asyncio.get_running_loop()
         self.logs.start()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellstore-functions")
-        for unit in self._deploying.stored_units():
-            self._install(unit)
+        for module, units in self._deploying.stored_modules().items():
+            self._install(module, units)
         self.scheduler = self.scheduler_class(self._engine, self._registry, self)
         self.scheduler.start()
 
@@ -257,7 +257,14 @@ class InlineRunner:
         self._check_running()
         report = await self._deploying.deploy(unit, self._try, self._install)
         if "took_over" in report:
-            self.logs.say("WARN", taken_over_text(unit.module, report), unit.module)
+            self.logs.say("WARN", taken_over_text(report), unit.module)
+        self.scheduler.plan_crons()
+        return report
+
+    async def drop(self, paths: Sequence[str]) -> dict[str, Any]:
+        """See `Runner.drop`."""
+        self._check_running()
+        report = await self._deploying.drop(paths, self._install)
         self.scheduler.plan_crons()
         return report
 
@@ -270,9 +277,15 @@ class InlineRunner:
             return user_traceback(error, unit.sources.__contains__, unit.cells)
         return None
 
-    def _install(self, unit: Unit) -> None:
-        self._registry.install(unit)
-        self._modules.install(unit)
+    def _install(self, module: str, units: list[Unit]) -> None:
+        before = self._registry.units.get(module, [])
+        self._registry.install(module, units)
+        for unit in before:
+            if not any(unit is each for each in units):
+                self._modules.forget(unit.key)
+        for unit in units:
+            if not any(unit is each for each in before):
+                self._modules.install(unit)
 
     def has_route(self, method: str, path: str) -> bool:
         """See `Runner.has_route`."""

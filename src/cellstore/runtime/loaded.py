@@ -1,6 +1,6 @@
 """Functions ready to be called: the worker's side of a deployed module.
 
-A unit is loaded whole, so that all functions of a module share one globals dict, and replaced whole.
+A unit is loaded whole, so that all its functions share one globals dict, and replaced whole.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Loaded:
     path: str
     kind: str
     module: str
+    unit: str  # the key of the unit that brought it
     fn: Callable[..., Any]
     is_async: bool
     spec: FunctionSpec
@@ -46,7 +47,7 @@ class Loaded:
 
 
 class LoadedModules:
-    """Modules this process can run.
+    """The units this process can run.
 
     `guarded`: queries and mutations must leave the state of their module as they found it; see `leaks`.
     Order      `install` and `forget` between calls only
@@ -61,7 +62,7 @@ class LoadedModules:
         self._roots: tuple[str, ...] = ()
 
     def install(self, unit: Unit) -> None:
-        """Load `unit`, replacing the module. Raises whatever its module level raises; then nothing changed."""
+        """Load `unit`, replacing the one of its key. Raises whatever its module level raises; then nothing changed."""
         for entry in unit.path_entries:
             if entry not in sys.path:
                 sys.path.append(entry)
@@ -72,15 +73,15 @@ class LoadedModules:
             for function in loaded:
                 if function.kind in ("query", "mutation"):
                     function.state, function.cells = watch.state_of(function.path, function.fn), unit.cells
-        self.forget(unit.module)
-        self._units[unit.module] = unit
+        self.forget(unit.key)
+        self._units[unit.key] = unit
         self._functions.update((function.path, function) for function in loaded)
         self._learn_files()
 
-    def forget(self, module: str) -> None:
-        """The module's functions are gone."""
-        self._units.pop(module, None)
-        self._functions = {path: loaded for path, loaded in self._functions.items() if loaded.module != module}
+    def forget(self, key: str) -> None:
+        """That unit's functions are gone."""
+        self._units.pop(key, None)
+        self._functions = {path: loaded for path, loaded in self._functions.items() if loaded.unit != key}
 
     def find(self, path: str, kind: str | None = None) -> Loaded:
         """The function at `path`. Errors: NotFound; CallerError naming its real kind."""
@@ -127,6 +128,7 @@ def _loaded(unit: Unit, spec: FunctionSpec, callables: dict[str, Any]) -> Loaded
         path=spec.path,
         kind=spec.kind,
         module=unit.module,
+        unit=unit.key,
         fn=fn,
         is_async=inspect.iscoroutinefunction(fn),
         spec=spec,

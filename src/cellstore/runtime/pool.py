@@ -82,8 +82,8 @@ class PoolRunner:
         self._loop = asyncio.get_running_loop()
         self.logs.start()
         self._running = True
-        for unit in self._deploying.stored_units():
-            self._install(unit)
+        for module, units in self._deploying.stored_modules().items():
+            self._install(module, units)
         for environment in self._registry.environments() or {self._default_environment()}:
             self._team(environment).start(self._knobs.workers_min)
         self._watch()
@@ -398,7 +398,14 @@ class PoolRunner:
         self._check_running()
         report = await self._deploying.deploy(unit, self._try, self._install)
         if "took_over" in report:
-            self.logs.say("WARN", taken_over_text(unit.module, report), unit.module)
+            self.logs.say("WARN", taken_over_text(report), unit.module)
+        self.scheduler.plan_crons()
+        return report
+
+    async def drop(self, paths: Sequence[str]) -> dict[str, Any]:
+        """See `Runner.drop`."""
+        self._check_running()
+        report = await self._deploying.drop(paths, self._install)
         self.scheduler.plan_crons()
         return report
 
@@ -433,29 +440,37 @@ class PoolRunner:
             error = [f"the worker process died while it loaded the module: {link.exit_text()}", link.dump().strip()]
         answer.set_result(error)
 
-    def _install(self, unit: Unit) -> None:
-        """Make `unit` the module, here and in every worker, before any later call."""
-        previous = self._registry.units.get(unit.module)
-        self._registry.install(unit)
+    def _install(self, module: str, units: list[Unit]) -> None:
+        """Have the module consist of `units`, here and in every worker, before any later call."""
+        before = self._registry.units.get(module, [])
+        self._registry.install(module, units)
+        now = {unit.key: (unit.python, unit.cwd) for unit in units}
+        for unit in before:
+            if now.get(unit.key) != (unit.python, unit.cwd):
+                self._forget(unit)
+        for unit in units:
+            if not any(unit is each for each in before):
+                self._send_unit(unit)
+
+    def _send_unit(self, unit: Unit) -> None:
         environment = (unit.python, unit.cwd)
-        if previous is not None and (previous.python, previous.cwd) != environment:
-            self._forget((previous.python, previous.cwd), unit.module)
         self._spawner.preload(unit)
         wire = unit.to_json()
         team = self._team(environment)
-        team.units[unit.module] = wire
+        team.units[unit.key] = wire
         team.sources.update({name: name for name in unit.sources} | unit.cells)
         team.broadcast(["unit", wire])
         actions = self._actions.get(environment)
         if actions is not None:
-            actions.units[unit.module] = wire
+            actions.units[unit.key] = wire
             actions.broadcast(["unit", wire])
 
-    def _forget(self, environment: Environment, module: str) -> None:
+    def _forget(self, unit: Unit) -> None:
+        environment = (unit.python, unit.cwd)
         for team in (self._teams.get(environment), self._actions.get(environment)):
             if team is not None:
-                team.units.pop(module, None)
-                team.broadcast(["forget", module])
+                team.units.pop(unit.key, None)
+                team.broadcast(["forget", unit.key])
 
 
 def _one_part_each(arrived: list[_Item]) -> tuple[list[_Item], list[_Item]]:

@@ -1,7 +1,8 @@
 """The host's table of deployed functions.
 
-The truth is the `_modules` table, one row per module; this is its decoded form, replaced module by module when a deploy
-commits. A path is `module:name`. Clients spell it in other ways too; `canonical` knows them.
+The truth is the `_modules` table, one row per unit, of which a module may have several (see `deploy.merge`); this is its
+decoded form, replaced module by module when a deploy commits. A path is `module:name`. Clients spell it in other ways
+too; `canonical` knows them.
 """
 
 from __future__ import annotations
@@ -59,26 +60,32 @@ class Registry:
     """Deployed functions by path, units by module."""
 
     def __init__(self) -> None:
-        self.units: dict[str, Unit] = {}
+        self.units: dict[str, list[Unit]] = {}  # oldest first
         self._functions: dict[str, Deployed] = {}
 
-    def change(self, unit: Unit) -> Change:
-        """What installing `unit` would change."""
-        old = self._of_module(unit.module)
-        new = {function.path: function for function in _functions(unit)}
+    def change(self, module: str, units: Iterable[Unit]) -> Change:
+        """What having the module consist of `units` would change."""
+        old = self._of_module(module)
+        new = {function.path: function for unit in units for function in _functions(unit)}
         return Change(
             added=sorted(new.keys() - old.keys()),
             changed=sorted(path for path in new.keys() & old.keys() if new[path].hash != old[path].hash),
             removed=sorted(old.keys() - new.keys()),
         )
 
-    def install(self, unit: Unit) -> None:
-        """Replace the whole module."""
-        for path in self._of_module(unit.module):
+    def install(self, module: str, units: list[Unit]) -> None:
+        """Have the module consist of `units`; of none, it is gone."""
+        for path in self._of_module(module):
             del self._functions[path]
-        self.units[unit.module] = unit
-        for function in _functions(unit):
-            self._functions[function.path] = function
+        self.units.pop(module, None)
+        if units:
+            self.units[module] = units
+        self._functions.update({each.path: each for unit in units for each in _functions(unit)})
+
+    def unit_of(self, path: str) -> Unit | None:
+        """The unit that brought the function at a canonical path."""
+        units = self.units.get(path.rpartition(":")[0], ())
+        return next((unit for unit in units if any(spec.path == path for spec in unit.functions)), None)
 
     def find(self, path: str, kind: str | None = None, *, internal: bool = True) -> Deployed:
         """The function at `path`.
@@ -110,16 +117,19 @@ class Registry:
         routes = (function.spec.route for function in self._functions.values())
         return any(route and method in route["methods"] and _fits(route, path) for route in routes)
 
-    def check_routes(self, unit: Unit) -> None:
-        """Errors: DeployError when a route of `unit` is taken, in it or by another module."""
-        others = [function.spec for function in self._functions.values() if function.module != unit.module]
+    def check_routes(self, module: str, units: Iterable[Unit]) -> None:
+        """Errors: DeployError when one of the routes of `units` is taken, in them or by another module."""
+        others = [function.spec for function in self._functions.values() if function.module != module]
         taken: dict[tuple[str, bool, str], str] = {}
-        for spec in [*others, *unit.functions]:
+        for spec in [*others, *(spec for unit in units for spec in unit.functions)]:
             route = spec.route or {"methods": ()}
             for method in route["methods"]:
                 key = (route["path"], route["prefix"], method)
                 if key in taken:
-                    raise DeployError(f"{taken[key]} answers {method} {key[0]} already; {spec.path} cannot, too")
+                    raise DeployError(
+                        f"{taken[key]} answers {method} {key[0]} already; {spec.path} cannot, too. If that is gone from its "
+                        f"notebook: %cellstore drop {taken[key]}"
+                    )
                 taken[key] = spec.path
 
     def all(self) -> list[Deployed]:
@@ -138,10 +148,16 @@ class Registry:
                 "doc": function.spec.doc,
                 "module": function.module,
                 "hash": function.hash,
-                "origin": self.units[function.module].origin if function.module in self.units else "",
+                **self._source(function),
             }
             for function in self.all()
         ]
+
+    def _source(self, function: Deployed) -> dict[str, str]:
+        unit = self.unit_of(function.path)
+        if unit is None:
+            return {"origin": "", "cell": ""}
+        return {"origin": unit.origin, "cell": unit.cell_ids.get(function.spec.name, "")}
 
     def environments(self) -> set[Environment]:
         """The environments some function needs."""
@@ -182,7 +198,7 @@ def _functions(unit: Unit) -> Iterable[Deployed]:
         )
 
 
-def module_row(unit: Unit, size_max: int) -> dict[str, Any]:
+def unit_row(unit: Unit, size_max: int) -> dict[str, Any]:
     """`unit` as a document of `_modules`; the unit itself compressed.
 
     Errors: DeployError when it is larger than a document may be.
@@ -193,9 +209,9 @@ def module_row(unit: Unit, size_max: int) -> dict[str, Any]:
             f"the module {unit.module!r} is {len(packed):,} bytes packed and the limit is {size_max - 4096:,}: a "
             "function captures a large value; store that value in a table and read it inside the function"
         )
-    return {"path": unit.module, "hash": unit.hash, "unit": packed}
+    return {"path": unit.module, "key": unit.key, "hash": unit.hash, "unit": packed}
 
 
 def unit_of_row(row: dict[str, Any]) -> Unit:
-    """The unit that `module_row` packed."""
+    """The unit that `unit_row` packed."""
     return Unit.from_json(json.loads(zlib.decompress(base64.b85decode(row["unit"]))))

@@ -8,7 +8,7 @@ an `Outcome`, also when its worker dies; only `FatalError` and cancellation of t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from cellstore.deploy.unit import Unit
@@ -107,7 +107,11 @@ class Runner(Protocol):
         ...
 
     async def deploy(self, unit: Unit) -> dict[str, Any]:
-        """Replace the whole module `unit.module`. Raises `DeployError` or `ValidationError`; then nothing changed."""
+        """Have `unit` join its module, see `deploy.merge`. Raises `DeployError` or `ValidationError`; then nothing changed."""
+        ...
+
+    async def drop(self, paths: Sequence[str]) -> dict[str, Any]:
+        """Take functions away, with their schedules. Raises `NotFound` for one that is not there; then nothing changed."""
         ...
 
     def functions(self) -> list[dict[str, Any]]:

@@ -309,8 +309,8 @@ def _rows(transaction: Transaction, kind: str) -> Any:
 def _crons(registry: Registry) -> list[tuple[str, str, dict[str, Any]]]:
     """(key, path, spec) of every deployed cron. The key changes with the schedule, which replans it."""
     found = []
-    for unit in registry.units.values():
-        for spec in getattr(unit, "crons", None) or []:
+    for unit in itertools.chain(*registry.units.values()):
+        for spec in unit.crons:
             key = dumps([spec.get("name") or spec["path"], {k: spec[k] for k in sorted(spec) if k != "name"}]).decode()
             found.append((key, spec["path"], spec))
     return found

@@ -39,6 +39,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._notebook = "notebook"
+        self.cell = ""  # the id of the notebook's cell that runs, where the notebook tells
         self._handles: dict[tuple[str | None, str], Handle] = {}
         self._tables: dict[tuple[str | None, str], TableDefinition] = {}
 
@@ -85,6 +86,13 @@ class Registry:
             if found is None and module == self._notebook:
                 found = self._handles.get((None, name))
         return found
+
+    def discard(self, path: str) -> None:
+        """The function at `module:name` is not defined any more; if it is not, fine."""
+        with self._lock:
+            handle = self.find(path)
+            if handle is not None:
+                del self._handles[(handle.home, handle.name)]
 
     def forget(self, module: str) -> None:
         """Nothing of the module is defined any more."""

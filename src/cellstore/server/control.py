@@ -10,11 +10,12 @@
     export        tables at a timestamp: ZIP, JSON lines, CSV, Parquet         read
     insert        rows into a table, from JSON lines                           write
     import_…      begin, rows, end, abort: documents that keep their ids       write
-    deploy        replace one module's functions and tables                    execute
+    deploy        a module's functions and tables, as one process knows them   execute
+    drop          take functions away                                          execute
     logs          records of the log stream; may wait for more                  read
     sql           one SQL statement over a snapshot                            execute
-    env           the environment variables of functions; may change some      execute
     sql_tables    the tables a SQL statement reads                             execute
+    env           the environment variables of functions; may change some      execute
     check         walk the whole store, report each broken invariant           execute
 
 Every operation is for owners (users of this Jupyter server, its kernels, admin keys): they reach data without going
@@ -77,9 +78,10 @@ class Control:
             "import_end": ("write", self._imports.end),
             "import_abort": ("write", self._imports.abort),
             "deploy": ("execute", self._deploy),
+            "drop": ("execute", self._drop),
             "sql": ("execute", self._sql),
-            "env": ("execute", self._env),
             "sql_tables": ("execute", self._sql_tables),
+            "env": ("execute", self._env),
             "check": ("execute", self._check),
         }
 
@@ -219,6 +221,13 @@ class Control:
             self._engine.run(lambda transaction: variables.change(transaction, changes, self._engine.knobs), "env")
         with self._engine.begin() as transaction:
             return {"variables": variables.everything(transaction)}, b""
+
+    async def _drop(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Param functions: paths."""
+        paths = params.get("functions")
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            raise ValidationError(path="functions", expected="a list of paths", got=repr(paths)[:60])
+        return await self._runner.drop(paths), b""
 
     async def _check(self, _params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         problems = await asyncio.to_thread(lambda: list(self._engine.check()))

@@ -239,8 +239,8 @@ class DirectModules(LoadedModules):
 
     def install(self, unit: Unit) -> None:
         """Take the handles of the module."""
-        self.forget(unit.module)
-        self._units[unit.module] = unit
+        self.forget(unit.key)
+        self._units[unit.key] = unit
         for handle in defined.handles(unit.module):
             assert isinstance(handle, Function)
             self._functions[handle.path] = loaded_from(handle)
@@ -263,6 +263,7 @@ def loaded_from(handle: Function[..., Any]) -> Loaded:
             path=spec.path,
             kind=spec.kind,
             module=handle.module,
+            unit=Unit(module=handle.module).key,
             fn=adapted_to(handle.fn, handle.hints),
             is_async=asyncio.iscoroutinefunction(handle.fn),
             spec=spec,
@@ -286,7 +287,7 @@ class DirectRegistry(Registry):
         """Take in the functions of a module, without its tables and crons."""
         unit = unit_of(module, list(defined.handles(module)), [])
         units = dict(self.units)
-        self.install(unit)
+        self.install(module, [unit])
         self.units = units
 
 

@@ -150,6 +150,23 @@ def test_pages_are_of_one_moment_and_miss_nothing(db: cs.Database) -> None:
     assert found == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
 
 
+def test_a_walk_goes_on_where_it_was_left(db: cs.Database) -> None:
+    db.mutation(fill, count=25)
+    pages = db.pages(some, 10)
+    first = next(pages)
+    db.mutation(fill, count=3)
+    rest = list(db.pages(some, 10, first.cursor))
+    assert [[row.n for row in page] for page in rest] == [list(range(10, 20)), [*range(20, 25), 0, 1, 2]]
+    assert [page.is_last for page in (first, *rest)] == [False, False, True]
+
+    async def script() -> list[int]:
+        return [row.n async for page in db.aio.pages(some, 20, first.cursor) for row in page]
+
+    assert asyncio.run(script()) == [row.n for page in rest for row in page]
+    with pytest.raises(cs.ValidationError, match="belongs to another query"):
+        list(db.pages(some, 10, "made.up"))
+
+
 def test_a_waiter_hears_of_a_change_of_status(db: cs.Database) -> None:
     with db.subscribe(total) as sub:
         sub.wait(timeout=10)

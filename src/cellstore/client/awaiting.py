@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellstore.client.database import Callee, Database
+    from cellstore.client.pages import Page
     from cellstore.client.subscription import Subscription, Together
 
 
@@ -48,9 +49,11 @@ class AsyncDatabase:
         """Follow several queries as one."""
         return self._database.together(callback, **queries)
 
-    async def pages(self, path_or_fn: Callee, /, size: int = 100, **args: Any) -> AsyncIterator[list[Any]]:
+    async def pages(
+        self, path_or_fn: Callee, size: int = 100, cursor: str | None = None, /, **args: Any
+    ) -> AsyncIterator[Page]:
         """Every page of a paginated query, one after the other, all of one moment."""
-        pages = self._database.pages(path_or_fn, size, **args)
+        pages = await asyncio.to_thread(self._database.pages, path_or_fn, size, cursor, **args)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             yield page
 

@@ -15,7 +15,6 @@ Errors:  ApplicationError with `.data`; FunctionError with the user's own lines;
 from __future__ import annotations
 
 import difflib
-import inspect
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +41,7 @@ from cellstore.values import json as native
 if TYPE_CHECKING:
     from cellstore.client.awaiting import AsyncDatabase
     from cellstore.client.bulk import Inserted
+    from cellstore.client.pages import Page
     from cellstore.client.snapshot import Snapshot
     from cellstore.deploy.unit import Unit
     from cellstore.functions import Function, FunctionReference
@@ -185,15 +185,17 @@ class Database:
         self._pending = [each for each in self._pending if not each.done]
         return list(self._pending)
 
-    def pages(self, path_or_fn: Callee, size: int = 100, /, **args: Any) -> Iterator[list[Any]]:
+    def pages(self, path_or_fn: Callee, size: int = 100, cursor: str | None = None, /, **args: Any) -> Iterator[Page]:
         """Every page of a paginated query, one after the other, all of one moment: nothing twice, nothing missed.
 
-        The query takes Convex's options as its argument `paginationOpts` or `opts` and returns what `.paginate` does.
-        Errors: OutOfRetention when the walk takes longer than history is kept.
+        The query takes Convex's options as its argument `paginationOpts` or `opts` and returns what `.paginate` does. A page
+        is a list whose `cursor`, given here later, goes on behind it.
+        Errors: OutOfRetention when the walk takes longer than history is kept; ValidationError with the code InvalidCursor.
         """
+        from cellstore.client.pages import pages
+
         with doorway():
-            path, _ = self._prepared(path_or_fn, "query", {**args, self._page_argument(path_or_fn): _opts(size, None)})
-        return self._pages(path, self._page_argument(path_or_fn), size, args)
+            return pages(self, path_or_fn, size, cursor, args)
 
     @property
     def aio(self) -> AsyncDatabase:
@@ -410,30 +412,6 @@ class Database:
         if isinstance(handle, Function):
             self._shipper.ready(handle)
 
-    def _page_argument(self, path_or_fn: Callee) -> str:
-        """Which argument takes the options of a page: `paginationOpts` as in Convex, unless the function says `opts`."""
-        from cellstore.functions import Function, registry
-
-        handle = registry.find(path_or_fn) if isinstance(path_or_fn, str) else path_or_fn
-        takes = inspect.signature(handle.fn).parameters if isinstance(handle, Function) else {}
-        return "opts" if "opts" in takes else "paginationOpts"
-
-    def _pages(self, path: str, argument: str, size: int, args: dict[str, Any]) -> Iterator[list[Any]]:
-        cursor: str | None = None
-        ts: int | None = None
-        while True:
-            with doorway():
-                outcome = self._ask(path, {**args, argument: _opts(size, cursor)}, ts)
-                page = self._value(path, outcome)
-                if not isinstance(page, dict) or "page" not in page:
-                    raise CallerError(f"{path} returns no page; return what .paginate(…) gives", code="NoPage")
-            ts = outcome.ts
-            if page["page"]:
-                yield page["page"]
-            if page["isDone"]:
-                return
-            cursor = page["continueCursor"]
-
     def _query(self, path: str, args: dict[str, Any]) -> Any:
         return self._value(path, self._ask(path, args))
 
@@ -536,10 +514,6 @@ def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:
     if answer.get("error") is not None:
         return Outcome(failure=read_failure(answer["error"]), logs=logs)
     return Outcome(value=native.loads(octets) if octets else answer.get("value"), logs=logs, ts=answer.get("ts"))
-
-
-def _opts(size: int, cursor: str | None) -> dict[str, Any]:
-    return {"numItems": size, "cursor": cursor}
 
 
 def listed(answer: Any, name: str) -> list[dict[str, Any]]:

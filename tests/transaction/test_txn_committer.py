@@ -156,6 +156,22 @@ def test_a_full_disk_writes_nothing_and_the_store_goes_on(engine: Engine, monkey
     assert isinstance(engine.commit([request])[0], Committed), "what was refused conflicts with nobody"
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["one after the other", "in one group"])
+def test_an_id_that_an_import_brought_first_is_drawn_again(engine: Engine, together: bool) -> None:
+    engine.run(lambda tx: tx.insert("t", {}))
+    with engine.begin() as tx:
+        drawn = tx.insert("t", {"drawn": True})
+        request = tx.freeze("drawn")
+    imported = frozen(engine, lambda tx: tx.insert("t", {"drawn": False}, id=drawn))
+    groups = [[imported, request]] if together else [[imported], [request]]
+    answers = [answer for group in groups for answer in engine.commit(group)]
+    assert isinstance(answers[-1], ConflictError)
+    assert drawn in str(answers[-1])
+    assert isinstance(answers[0], ConflictError if together else Committed), "a group that was refused is run again"
+    engine.run(lambda tx: tx.insert("t", {}))
+    assert list(engine.storage.check(engine.catalog.keys_of)) == []
+
+
 def test_an_unknown_fate_stops_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.memory()
     monkeypatch.setattr(engine.committer, "_storage", Broken(engine.storage, OSError("somewhere in the middle")))

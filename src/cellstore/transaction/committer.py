@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from cellstore import faults
@@ -24,6 +25,7 @@ from cellstore.transaction.requests import (
     touched_keys,
 )
 from cellstore.transaction.write_log import WriteLog
+from cellstore.values.ids import encode_id
 from cellstore.values.json import loads
 
 if TYPE_CHECKING:
@@ -221,13 +223,16 @@ class Committer:
 
     # ── persisting and publishing ─────────────────────────────────────────────────────────────────────────────────
 
-    def _persist(self, group: _Group) -> StorageError | None:
+    def _persist(self, group: _Group) -> StorageError | ConflictError | None:
         """One durable write. Returns the storage's refusal if nothing was written."""
         try:
             self._storage.append(group.records)
         except StorageError as error:
             return error
         except FatalError as error:
+            taken = self._taken(group) if isinstance(error, InvariantError) else None
+            if taken is not None:
+                return taken
             self._stopped = error
             raise
         except BaseException as error:
@@ -236,6 +241,26 @@ class Committer:
                 "open the store again"
             )
             raise self._stopped from error
+        return None
+
+    def _taken(self, group: _Group) -> ConflictError | None:
+        """Whether the storage refused a group because an import had brought an id that an open transaction drew as well.
+
+        Inserts with drawn ids record no read, so that they conflict with nobody; only here can it be noticed.
+        """
+        there: dict[tuple[int, bytes], bool] = {}
+        self._reader.refresh()
+        try:
+            for write in chain.from_iterable(record.writes for record in group.records):
+                document = (write.table, write.id)
+                if document not in there:
+                    there[document] = self._reader.get(*document) is not None
+                if write.op == "insert" and there[document]:
+                    id = encode_id(*document)
+                    return ConflictError(f"a document {id!r} was inserted meanwhile: run it again, for another id")
+                there[document] = write.body is not None
+        finally:
+            self._reader.release()
         return None
 
     def _publish(self, group: _Group) -> None:

@@ -24,6 +24,7 @@ class ScriptedServer:
         self.script, self.status = script, status
         self.headers: list[Mapping[str, str]] = []
         self.heard: list[dict] = []
+        self.is_up = threading.Event()
         self.loop = LoopThread("scripted-server")
         self.server = self.loop.run(self._start())
         self.port = self.server.sockets[0].getsockname()[1]
@@ -48,6 +49,12 @@ class ScriptedServer:
     async def hear_hello(self, socket) -> list[dict]:
         return [await self.hear(socket), await self.hear(socket)]
 
+    def resolve(self) -> Address:
+        """As a client finds it; not before `is_up`."""
+        if not self.is_up.is_set():
+            raise Disconnected("no server runs here yet")
+        return self.address
+
     @property
     def address(self) -> Address:
         return Address(f"http://127.0.0.1:{self.port}/a%40b/", {"Authorization": "token t"})
@@ -62,9 +69,13 @@ class ScriptedServer:
 
 
 @contextmanager
-def served(script: Callable[..., object], status: int | None = None) -> Iterator[tuple[ScriptedServer, SocketLink]]:
+def served(
+    script: Callable[..., object], status: int | None = None, is_up: bool = True
+) -> Iterator[tuple[ScriptedServer, SocketLink]]:
     server, client = ScriptedServer(script, status), LoopThread("client")
-    link = SocketLink(client, lambda: server.address)
+    if is_up:
+        server.is_up.set()
+    link = SocketLink(client, server.resolve)
     try:
         yield server, link
     finally:
@@ -121,6 +132,58 @@ def test_a_mutation_cut_off_is_sent_again_and_ends_once():
     assert first == again
     sessions = {f["sessionId"] for f in server.heard if f["type"] == "Connect"}
     assert len(sessions) == 1
+
+
+def test_mutations_called_before_there_was_a_server_wait_and_go_out_in_order():
+    async def script(server, socket, _n):
+        await server.hear_hello(socket)
+        for request in range(3):
+            await server.hear(socket)
+            await socket.send(committed(request, 10 + request, request))
+        await socket.send(transition((0, 0), (1, 12)))
+        await socket.wait_closed()
+
+    with served(script, is_up=False) as (server, link):
+        calls = [link.enqueue("add", {"n": n})[0] for n in range(3)]
+        assert _poll(lambda: link.problem is not None)
+        assert (link.state, [link.progress(call) for call in calls]) == ("connecting", ["waiting"] * 3)
+        server.is_up.set()
+        assert [wait(call, 10).value for call in calls] == [0, 1, 2]
+        assert (link.state, [link.progress(call) for call in calls]) == ("connected", ["done"] * 3)
+    assert [frame["args"] for frame in server.heard if frame["type"] == "Mutation"] == [[{"n": n}] for n in range(3)]
+
+
+def test_one_given_up_before_there_was_a_server_is_never_sent():
+    async def script(server, socket, _n):
+        await server.hear_hello(socket)
+        await server.hear(socket)
+        await socket.send(committed(1, 10, "second"))
+        await socket.send(transition((0, 0), (1, 10)))
+        await socket.wait_closed()
+
+    with served(script, is_up=False) as (server, link):
+        first, second = (link.enqueue("add", {"n": n})[0] for n in range(2))
+        assert wait(link.abandon(first), 5) is False
+        server.is_up.set()
+        assert wait(second, 10).value == "second"
+    assert [frame["requestId"] for frame in server.heard if frame["type"] == "Mutation"] == [1]
+
+
+def test_whoever_watches_sees_the_connection_come_and_go():
+    states: list[str] = []
+
+    async def script(server, socket, n):
+        await server.hear_hello(socket)
+        if n == 1:
+            await socket.close(1012, "ServerRestart")
+        await socket.wait_closed()
+
+    with served(script, is_up=False) as (server, link):
+        back = reached(link, lambda: states.count("connected") == 2)
+        link.thread.call_soon(lambda: link.on_state.insert(0, states.append))
+        server.is_up.set()
+        assert back.wait(10)
+    assert states == ["connected", "reconnecting", "connected", "closed"]
 
 
 def test_a_watched_query_follows_over_a_reconnect():

@@ -93,6 +93,16 @@ def test_deploy_takes_a_directory_and_refuses_what_cannot_travel_by_name(tasks: 
     assert "q uses `lock`" in refused.output
 
 
+def test_drop_takes_functions_away_and_names_those_that_are_not_there(tasks: Any, tmp_path: Path) -> None:
+    (tmp_path / "gone.py").write_text(
+        "import cellstore as cs\n@cs.query\ndef a(ctx): ...\n@cs.query\ndef b(ctx): ...\n@cs.query\ndef c(ctx): ...\n"
+    )
+    tasks("deploy", str(tmp_path))
+    assert "there is no function 'gone:x'" in tasks("drop", "gone:a", "gone:x").output
+    assert tasks("drop", "gone:a").output == "dropped gone:a\n"
+    assert tasks("drop", "gone").output == "dropped gone:b\ndropped gone:c\n"
+
+
 def test_the_admin_key_opens_the_door(tasks: Any, server: ServerProcess) -> None:
     key = CliRunner().invoke(main, ["admin-key", "--root", str(server.root)]).output.strip()
     body = json.dumps({"path": "tasks:shout", "args": {"text": "a"}}).encode()

@@ -120,3 +120,18 @@ def test_when_a_schema_is_refused_functions_that_could_mend_the_data_still_go(sh
     assert [list(table.fields["fields"]) for table in told[-1].tables] == [["a"]]
     with pytest.raises(ValidationError, match="cannot take"):
         shipper.ensure("shipped")
+
+
+def test_a_table_that_was_renamed_is_not_declared_under_its_old_name_any_more(shipper, told):
+    define("class T(cs.Table, name='t'):\n    a: int\nclass U(cs.Table, name='u', renamed_from='t'):\n    a: int")
+    shipper.ensure("shipped")
+    assert [table.name for table in told[-1].tables] == ["u"]
+
+
+def test_a_function_that_was_taken_away_is_defined_again_by_being_called(shipper, told):
+    env = define(GOOD + "@cs.query\ndef other(ctx): return 2")
+    registry.discard("shipped:good")
+    shipper.ready(env["other"])
+    assert names(told[-1]) == ["shipped:other"]
+    shipper.ready(env["good"])
+    assert names(told[-1]) == ["shipped:other", "shipped:good"]

@@ -58,8 +58,10 @@ class Registry:
             self._handles[(handle.home, handle.name)] = handle
 
     def add_table(self, table: TableDefinition, module: str | None) -> None:
-        """A table was defined; None is the notebook."""
+        """A table was defined; None is the notebook. It takes the place of the one whose documents it renames."""
         with self._lock:
+            if table.renamed_from is not None:
+                self._tables.pop((module, table.renamed_from), None)
             self._tables[(module, table.name)] = table
 
     def handles(self, module: str) -> list[Handle]:

@@ -20,8 +20,9 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from cellstore.client import connect
 from cellstore.client.errors_render import doorway
+from cellstore.client.listing import Functions, Tables
 from cellstore.errors import CallerError
-from cellstore_kernel.display import Listing, moment
+from cellstore_kernel.display import moment
 
 USAGE = """%cellstore status | tables | functions | connect URL [--token T] [--deployment D] | open PATH | sql STATEMENT
 %cellstore logs [-f] [-n N] | drop NAME…
@@ -74,28 +75,14 @@ def status(_words: list[str]) -> None:
         print(f"  {len(database.tables())} tables, {len(database.functions())} functions")
 
 
-def tables(_words: list[str]) -> Listing:
+def tables(_words: list[str]) -> Tables:
     """The tables of the store."""
-    shown = []
-    for each in connect.current().tables():
-        row: dict[str, Any] = {"table": each.get("name"), "documents": each.get("count")}
-        indexes = each.get("indexes") or {}
-        names = indexes if isinstance(indexes, dict) else [index.get("name") for index in indexes]
-        shown.append({**row, "indexes": ", ".join(map(str, names))})
-    return Listing(shown)
+    return connect.current().tables()
 
 
-def functions(_words: list[str]) -> Listing:
+def functions(_words: list[str]) -> Functions:
     """The deployed functions."""
-    return Listing(
-        {
-            "function": each.get("path"),
-            "kind": each.get("kind"),
-            "arguments": ", ".join((each.get("args") or {}).get("fields") or {}),
-            "says": (str(each.get("doc") or "").strip().splitlines() or [""])[0],
-        }
-        for each in connect.current().functions()
-    )
+    return connect.current().functions()
 
 
 def logs(words: list[str]) -> None:

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -228,6 +228,23 @@ class _FrontDoor(ModuleType):
 
 
 sys.modules[__name__].__class__ = _FrontDoor
+
+
+_excepthook = sys.excepthook
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What ends a plain script: the user's lines and the reason, as in a cell."""
+    if kind is KeyboardInterrupt or kind.__module__.startswith(f"{__name__}."):
+        from cellstore.client.errors_render import report
+
+        if told := report(error):
+            print(told, end="", file=sys.stderr)
+            return
+    _excepthook(kind, error, traceback)
+
+
+sys.excepthook = _show_uncaught
 
 
 def load_ipython_extension(ipython: Any) -> None:

@@ -6,7 +6,9 @@ ladder a kernel uses, or named with --url) or, for `check`, at the file of a sto
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -80,21 +82,25 @@ def admin_key(root: Path, deployment: str) -> None:
 
 
 def _address(command: Any) -> Any:
-    command = click.option("--token", default=None, help="Token of that server.")(command)
-    return click.option("--url", default=None, help="Server to talk to; found as a kernel finds it when not given.")(
-        command
+    """The options that say whom a command talks to: what `_connected` takes."""
+    options = (
+        click.option("--url", default=None, help="Server to talk to; found as a kernel finds it when not given."),
+        click.option("--token", default=None, help="Token of that server."),
+        click.option("--deployment", default="default", show_default=True, help="Its store of that name."),
     )
+    return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
 @contextmanager
-def _connected(url: str | None, token: str | None) -> Iterator[Database]:
+def _connected(url: str | None, token: str | None, deployment: str) -> Iterator[Database]:
     from cellstore.client.connect import connect
 
     try:
-        with connect(url, token) as db:
+        with connect(url, token, deployment) as db:
             yield db
     except CellstoreError as error:
-        raise click.ClickException(getattr(error, "traceback", "") or error.message) from error
+        said = getattr(error, "traceback", "") or error.message
+        raise click.ClickException(re.sub(r"\bmode='(\w+)'", r"--mode \1", said)) from error  # as it is written here
 
 
 def _print_json(value: Any) -> None:
@@ -108,7 +114,7 @@ def _print_json(value: Any) -> None:
 @click.argument("path")
 @click.argument("arguments", default="{}")
 @_address
-def run(path: str, arguments: str, url: str | None, token: str | None) -> None:
+def run(path: str, arguments: str, **address: Any) -> None:
     """Run the function PATH (module:name) with ARGUMENTS, a JSON object."""
     try:
         args = json.loads(arguments)
@@ -116,7 +122,7 @@ def run(path: str, arguments: str, url: str | None, token: str | None) -> None:
         raise click.BadParameter(f"not JSON: {error}", param_hint="ARGUMENTS") from error
     if not isinstance(args, dict):
         raise click.BadParameter('give one JSON object, like {"limit": 5}', param_hint="ARGUMENTS")
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         kinds = {f["path"]: f["kind"] for f in db.functions()}
         call = {"query": db.query, "mutation": db.mutation, "action": db.action}[kinds.get(path, "query")]
         with redirect_stdout(sys.stderr):  # what the function prints is not its result
@@ -128,13 +134,11 @@ def run(path: str, arguments: str, url: str | None, token: str | None) -> None:
 @click.argument("table", required=False)
 @click.option("--limit", type=int, default=20, show_default=True)
 @_address
-def data(table: str | None, limit: int, url: str | None, token: str | None) -> None:
+def data(table: str | None, limit: int, **address: Any) -> None:
     """List the tables, or the newest documents of TABLE."""
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         if table is None:
-            _print_rows(
-                [{"table": t["name"], "documents": t["count"], "indexes": ", ".join(t["indexes"])} for t in db.tables()]
-            )
+            _print_rows(db.tables().shown)
         else:
             name = table.replace('"', '""')
             statement = f'select * from "{name}" order by _creationTime desc limit {limit:d}'
@@ -143,26 +147,21 @@ def data(table: str | None, limit: int, url: str | None, token: str | None) -> N
 
 @main.command()
 @_address
-def functions(url: str | None, token: str | None) -> None:
+def functions(**address: Any) -> None:
     """List the deployed functions."""
-    with _connected(url, token) as db:
-        _print_rows(
-            [
-                {"path": f["path"], "kind": f["kind"], "visibility": f["visibility"], "version": f["hash"][:8]}
-                for f in db.functions()
-            ]
-        )
+    with _connected(**address) as db:
+        _print_rows(db.functions().shown)
 
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--watch", is_flag=True, help="Go on, and deploy again whenever a file changes, until Ctrl-C.")
 @_address
-def deploy(file: Path, watch: bool, url: str | None, token: str | None) -> None:
+def deploy(file: Path, watch: bool, **address: Any) -> None:
     """Deploy the functions and tables of FILE, or of every .py file in a directory."""
     from cellstore.client import watching
 
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         if not watch:
             if not watching.deploy_path(db, file, click.echo):
                 raise click.exceptions.Exit(1)
@@ -188,11 +187,11 @@ def drop(functions: tuple[str, ...], url: str | None, token: str | None) -> None
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("-n", "--tail", type=int, default=100, show_default=True, help="How many records to begin with.")
 @_address
-def logs(follow: bool, tail: int, url: str | None, token: str | None) -> None:
+def logs(follow: bool, tail: int, **address: Any) -> None:
     """What functions printed and how their calls ended."""
     from cellstore.client.logs import lines_of
 
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         try:
             for record in db.logs(follow, tail):
                 for line in lines_of(record):
@@ -208,7 +207,7 @@ def logs(follow: bool, tail: int, url: str | None, token: str | None) -> None:
     "--format", type=click.Choice(["zip", "jsonl", "csv", "parquet"]), help="Instead of what the suffix says."
 )
 @_address
-def export(path: Path, tables: tuple[str, ...], format: str | None, url: str | None, token: str | None) -> None:
+def export(path: Path, tables: tuple[str, ...], format: str | None, **address: Any) -> None:
     """Write one consistent snapshot to PATH.
 
 @main.command()
@@ -233,7 +232,7 @@ def env(changes: tuple[str, ...], remove: tuple[str, ...], values: bool, url: st
     A .zip file takes every table (Convex's snapshot format); a .jsonl, .csv or .parquet file takes one; a path without a
     suffix becomes a directory with a file for each table.
     """
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         click.echo(f"wrote {db.export(path, list(tables) or None, format)}")
 
 
@@ -248,9 +247,9 @@ def env(changes: tuple[str, ...], remove: tuple[str, ...], values: bool, url: st
     help="When the table has documents already.",
 )
 @_address
-def import_(path: Path, table: str | None, mode: str, url: str | None, token: str | None) -> None:
+def import_(path: Path, table: str | None, mode: str, **address: Any) -> None:
     """Read PATH into the store: what export wrote, or any .jsonl, .csv or .parquet file."""
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         report = db.import_(path, table, mode)
         for name, each in report["tables"].items():
             click.echo(f"{name}: {each['documents']:,} documents")

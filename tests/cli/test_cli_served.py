@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from server_process import TOKEN, ServerProcess, free_port
 
 from cellstore.cli import main
+from cellstore.transaction.database import Engine
 
 
 def test_run_prints_a_result_as_json_and_what_the_function_printed_beside_it(tasks: Any) -> None:
@@ -77,6 +78,26 @@ def test_a_pipe_gets_ids_and_texts_whole(tasks: Any) -> None:
     id = json.loads(tasks("run", "tasks:add", json.dumps({"text": text})).stdout)
     (line,) = [line for line in tasks("data", "tasks", "--limit", "1").output.splitlines() if id in line]
     assert text.strip() in line
+
+
+def test_a_command_talks_to_the_deployment_that_is_named(tasks: Any, server: ServerProcess) -> None:
+    other = server.root / ".cellstore" / "other" / "store.db"
+    other.parent.mkdir()
+    with Engine.open(other) as engine:
+        engine.run(lambda transaction: transaction.insert("elsewhere", {"n": 1}))
+    here, there = tasks("data"), tasks("data", "--deployment", "other")
+    assert ("elsewhere" in here.output, "elsewhere" in there.output) == (False, True)
+    named = ("run", "data", "functions", "deploy", "logs", "export", "import")
+    assert all("--deployment" in tasks(name, "--help").output for name in named)
+
+
+def test_import_says_what_to_do_in_its_own_options(tasks: Any, tmp_path: Path) -> None:
+    tasks("run", "tasks:add", '{"text": "there"}')
+    (tmp_path / "tasks.jsonl").write_text('{"text": "more"}\n')
+    refused = tasks("import", str(tmp_path / "tasks.jsonl"))
+    assert "import with --mode append" in refused.output
+    assert "mode='" not in refused.output
+    assert tasks("import", str(tmp_path / "tasks.jsonl"), "--mode", "append").exit_code == 0
 
 
 def test_deploy_takes_a_directory_and_refuses_what_cannot_travel_by_name(tasks: Any, tmp_path: Path) -> None:

@@ -31,6 +31,11 @@ def add_task(ctx, text: str) -> cs.Id["tasks"]:
 
 
 @cs.mutation
+def put(ctx, table: str, fields: dict):
+    ctx.db.insert(table, fields)
+
+
+@cs.mutation
 def set_completed(ctx, task_id: cs.Id["tasks"], completed: bool):
     ctx.db.patch(task_id, {"completed": completed})
 
@@ -189,6 +194,39 @@ def test_a_wrong_argument_is_named(db):
         db.mutation(add_task, text=(1, 2))
 
 
+def test_a_document_where_an_id_is_wanted_is_told_of_its_own(db):
+    add_task(text="milk")
+    (task,) = open_tasks()
+    for id in (task, dict(task)):
+        with pytest.raises(cs.ValidationError, match=r"task_id: .* use doc\._id or doc\[\"_id\"\]"):
+            set_completed(task_id=id, completed=True)
+
+    @cs.mutation(module="whole")
+    def remove(ctx, task: dict):
+        ctx.db.delete(task)
+
+    with pytest.raises(cs.ValidationError, match=r"use doc\._id"):
+        remove(task=task)
+
+
+def test_a_mistyped_table_is_empty_and_told_of_its_neighbour_and_one_to_come_is_watched(db, capsys):
+    @cs.query(module="typos")
+    def read(ctx, table: str):
+        return [ctx.db.query(table).first() for _ in range(2)] and ctx.db.query(table).count()
+
+    add_task(text="milk")
+    capsys.readouterr()
+    assert read(table="tasls") == 0
+    warning = "[WARN] there is no table 'tasls', so there is nothing to find in it (did you mean 'tasks'?)\n"
+    assert capsys.readouterr().out == warning
+    assert warning[7:-1] in next(record["lines"][0] for record in db.logs() if record["function"] == "typos:read")
+    with db.subscribe(read, table="unlike") as sub:
+        assert sub.wait(timeout=5) == 0
+        put(table="unlike", fields={})
+        assert sub.wait(lambda count: count == 1, 5)
+    assert capsys.readouterr().out == ""
+
+
 def test_the_wrong_kind_of_call_says_which_is_right(db):
     with pytest.raises(cs.CallerError, match=r"db\.mutation"):
         db.query(add_task, text="milk")
@@ -218,6 +256,21 @@ def test_tables_and_functions_are_listed(db):
     add_task(text="milk")
     assert "tasks" in [table["name"] for table in db.tables()]
     assert "test_embedded:open_tasks" in [function["path"] for function in db.functions()]
+
+
+def test_listings_read_as_tables_and_stay_the_lists_they_are(db):
+    add_task(text="milk")
+    tables, functions = db.tables(), db.functions()
+    assert repr(tables).splitlines() == [
+        "table  documents  fields            indexes",
+        "tasks          1  text, completed?  by_completed",
+    ]
+    (line,) = [line for line in repr(functions).splitlines() if ":open_tasks" in line]
+    assert line.split()[:4] == ["test_embedded:open_tasks", "query", "public", "limit?"]
+    assert "<td" in tables._repr_html_()
+    assert isinstance(tables, list)
+    assert tables[0]["fields"]["text"] == {"type": {"type": "string"}, "optional": False}
+    assert repr(cs.snapshot().tables()) == repr(tables)
 
 
 def test_a_store_is_there_again_after_reopening(tmp_path):

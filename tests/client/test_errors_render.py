@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cellstore.client.errors_render import doorway, error_from
@@ -62,6 +66,49 @@ def test_the_functions_lines_say_neither_that_they_are_a_traceback_nor_the_reaso
     )
     error = error_from(Failure("FunctionError", "ZeroDivisionError: division by zero", trace, function="tasks:f"))
     assert error.__notes__ == ["In the function tasks:f:\n  Cell In[2], line 3, in f\n    1 / 0"]
+
+
+SCRIPT = """
+import cellstore as cs
+
+@cs.query
+def half(ctx, of: int):
+    return of / 0
+
+def main():
+    with cs.open(":memory:"):
+        half(of=1)
+
+main()
+"""
+
+
+def ended(script: str, path: Path) -> list[str]:
+    """What a script that fails says, without the lines of marks (which differ between Pythons)."""
+    path.write_text(script)
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    return [line.strip() for line in done.stderr.splitlines() if line.strip(" ~^")]
+
+
+def test_a_plain_script_ends_with_the_users_lines_the_functions_and_the_reason(tmp_path: Path):
+    assert ended(SCRIPT, tmp_path / "halves.py") == [
+        "Traceback (most recent call last):",
+        f'File "{tmp_path}/halves.py", line 12, in <module>',
+        "main()",
+        f'File "{tmp_path}/halves.py", line 10, in main',
+        "half(of=1)",
+        "In the function halves:half:",
+        f'File "{tmp_path}/halves.py", line 6, in half',
+        "return of / 0",
+        "FunctionError: ZeroDivisionError: division by zero",
+    ]
+
+
+def test_a_plain_script_shows_other_errors_as_python_does(tmp_path: Path):
+    assert ended("import cellstore\n{}['x']", tmp_path / "other.py")[-1] == "KeyError: 'x'"
+    ours = ended("import cellstore as cs\nraise cs.InvariantError('a bug')", tmp_path / "bug.py")
+    assert ours[-1] == "cellstore.errors.InvariantError: a bug"
 
 
 def test_our_own_bugs_show_everything():

@@ -180,6 +180,16 @@ def test_rows_become_the_column_that_keeps_them_all(values, dtype):
     assert kept == values
 
 
+def test_a_column_with_nothing_in_it_is_alike_in_a_querys_frame_and_a_snapshots(db):
+    put(table="tasks", docs=[{"text": "milk", "n": None, "score": None}, {"text": "milk", "done": None}])
+    of_query, of_snapshot = tasks_with.df(text="milk"), cs.snapshot().df("tasks")
+    for name in ("n", "score", "done"):
+        pd.testing.assert_series_equal(of_query[name], of_snapshot[name])
+    put(table="free", docs=[{"x": None}])
+    assert of_query.n.dtype == "Int64"
+    assert cs.snapshot().df("free").x.dtype == object
+
+
 def test_a_page_is_a_frame_of_its_documents():
     page = {"page": [{"_id": "x", "a": 1}], "isDone": True, "continueCursor": "c"}
     assert frame_of(page, query={}).to_dict("records") == [{"_id": "x", "a": 1}]
@@ -234,7 +244,16 @@ def test_a_snapshot_of_an_earlier_moment(db):
     ):
         assert list(cs.snapshot(at).df("tasks").n) == [1], at
     assert list(cs.snapshot(at=dt.timedelta(0)).df("tasks").n) == [2]
-    assert cs.snapshot(dt.timedelta(hours=1)).tables() == []
+
+
+def test_a_moment_before_the_store_began_is_refused_and_its_first_is_named(db):
+    put(table="tasks", docs=[{"text": "a", "n": 1}])
+    with pytest.raises(cs.OutOfRetention, match="before this store's first commit; its history begins at") as caught:
+        cs.snapshot(dt.timedelta(hours=1))
+    first = int(caught.value.message.rpartition(" ")[2])
+    assert cs.snapshot(first).ts == first
+    with pytest.raises(cs.OutOfRetention, match="first commit"):
+        cs.snapshot(first - 1)
 
 
 def test_a_snapshot_knows_its_moment(db):

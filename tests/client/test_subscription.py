@@ -12,7 +12,7 @@ import pytest
 from cellstore.client.results import QueryResult
 from cellstore.client.subscription import CallbackThread, Subscription
 from cellstore.client.wire import Failure
-from cellstore.errors import FunctionError
+from cellstore.errors import CallerError, FunctionError
 
 
 class HandLink:
@@ -137,6 +137,11 @@ def test_waiting_ends_in_time_and_with_the_querys_own_error(link):
     link.fail("boom")
     with pytest.raises(FunctionError, match="boom"):
         sub.wait(timeout=1)
+
+
+def test_seconds_in_place_of_a_condition_are_told_their_name(link):
+    with pytest.raises(CallerError, match="timeout=10"):
+        subscribe(link).wait(10)
 
 
 def test_iteration_yields_new_values_until_closed(link):

@@ -18,6 +18,7 @@ from cellstore.client.control import AddressBook, HttpControl
 from cellstore.client.database import Database, Moment
 from cellstore.client.discovery import Found, Surroundings, find, hello, lists_kernel, parse_url
 from cellstore.client.errors_render import doorway
+from cellstore.client.listing import Functions, Tables
 from cellstore.client.loop import shared_loop
 from cellstore.client.subscription import Subscription
 from cellstore.client.transport import Address, SocketLink
@@ -152,12 +153,12 @@ def insert_df(table: str, df: Any, **options: Any) -> Any:
     return current().insert_df(table, df, **options)
 
 
-def tables() -> list[dict[str, Any]]:
+def tables() -> Tables:
     """`Database.tables` of the current database."""
     return current().tables()
 
 
-def functions_list() -> list[dict[str, Any]]:
+def functions_list() -> Functions:
     """`Database.functions` of the current database."""
     return current().functions()
 

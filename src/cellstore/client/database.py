@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
+from cellstore.client.listing import Functions, Tables
 from cellstore.client.loop import close_at_exit, wait
 from cellstore.client.optimism import Update
 from cellstore.client.pending import Pending
@@ -129,7 +130,7 @@ class Database:
             outcome = self._ask(handle.path, args) if handle.kind == "query" else None
             value = self.call(handle, args) if outcome is None else self._value(handle.path, outcome)
             ts = None if outcome is None else outcome.ts
-            return frame_of(value, query={"path": handle.path, "args": args}, ts=ts)
+            return frame_of(value, query={"path": handle.path, "args": args}, ts=ts, tables=self.tables)
 
     def subscribe(
         self, path_or_fn: Callee, callback: Callable[[Any], object] | None = None, /, **args: Any
@@ -222,19 +223,19 @@ class Database:
                 note_sql(self, statement, moment.ts)
             return moment.sql(statement)
 
-    def tables(self) -> list[dict[str, Any]]:
-        """The tables: name, fields, indexes, number of documents.
+    def tables(self) -> Tables:
+        """The tables: name, fields, indexes, number of documents. A list of dicts that reads as a table.
 
         An index that is being built has the state "backfilling" and says how many `documents` it has, `of` how many. One
         that is to replace an index of the same name is listed beside it, with " (new)" after the name.
         """
         with doorway():
-            return listed(self._control("tables", {})[0], "tables")
+            return Tables(self._control("tables", {})[0]["tables"])
 
-    def functions(self) -> list[dict[str, Any]]:
-        """The deployed functions: path, kind, arguments, documentation."""
+    def functions(self) -> Functions:
+        """The deployed functions: path, kind, arguments, documentation. A list of dicts that reads as a table."""
         with doorway():
-            return listed(self._control("functions", {})[0], "functions")
+            return Functions(self._control("functions", {})[0]["functions"])
 
     def insert_df(self, table: str, df: Any, *, batch_rows: int = 8_000, progress: bool = True) -> Inserted:
         """Load a frame (pandas, polars, Arrow, or dicts) into a table, which is created if there is none.
@@ -514,12 +515,6 @@ def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:
     if answer.get("error") is not None:
         return Outcome(failure=read_failure(answer["error"]), logs=logs)
     return Outcome(value=native.loads(octets) if octets else answer.get("value"), logs=logs, ts=answer.get("ts"))
-
-
-def listed(answer: Any, name: str) -> list[dict[str, Any]]:
-    """The list in an answer, bare or under its name."""
-    rows = answer.get(name, []) if isinstance(answer, dict) else answer
-    return list(rows)
 
 
 def table_name(table: Any) -> str:

@@ -3,8 +3,9 @@
 A failure crosses the wire as code, message, data and a text traceback of the user's function. `error_from` makes the
 exception of our hierarchy again. In a cell, errors a user can do something about print as the user's own call lines,
 the user's own function lines, and the reason; our own bugs print in full. Ctrl-C prints where the user was.
-In a plain interpreter the function's lines follow as a note of the exception, which `doorway`, around everything a user
-calls, sees to.
+In a plain script an error that ends it prints the same way (`report`, called by the front door's `sys.excepthook`). What
+somebody else prints has the function's lines as a note of the exception, which `doorway`, around everything a user calls,
+sees to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import linecache
 import os
 import sys
 import traceback as tracebacks
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -98,6 +99,22 @@ def render_stopped(stopped: KeyboardInterrupt, *_: Any) -> list[str]:
     return [*caller_lines(stopped.__traceback__, inward=False), f"{name}: {fate}" if fate else name]
 
 
+def report(error: BaseException) -> str:
+    """What a plain script that ends with `error` prints: Python's own traceback without our frames, then the function's lines
+    and the reason, as in a cell. Nothing for errors that are to be printed in full.
+    """
+    rendered = getattr(error, "_render_traceback_", None)
+    if rendered is None:
+        return ""
+    entries: Iterable[tracebacks.FrameSummary] = tracebacks.extract_tb(error.__traceback__)
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, KeyboardInterrupt):
+        entries, notes = takewhile(lambda entry: not entry.filename.startswith(_OURS), entries), []
+    stack = tracebacks.StackSummary.from_list([entry for entry in entries if not _is_machinery(entry.filename)])
+    lines = ["Traceback (most recent call last):\n", *stack.format(), *(f"{note}\n" for note in notes)]
+    return "".join([*lines, rendered()[-1], "\n"])
+
+
 def _in_colour() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
@@ -112,7 +129,7 @@ def caller_lines(traceback: TracebackType | None, inward: bool = True) -> list[s
     walk = tracebacks.walk_tb(traceback)
     if not inward:
         walk = takewhile(lambda each: not each[0].f_code.co_filename.startswith(_OURS), walk)
-    frames = [(frame, line) for frame, line in walk if not _is_machinery(frame)]
+    frames = [(frame, line) for frame, line in walk if not _is_machinery(frame.f_code.co_filename)]
     shown = [_frame_lines(frame, line) for frame, line in frames]
     return [lines for lines in shown if "\n    get_ipython().run_" not in lines]  # a magic: nothing the user wrote
 
@@ -144,9 +161,8 @@ def _cell_name(path: str) -> str | None:
     return " ".join(label) if label else None
 
 
-def _is_machinery(frame: FrameType) -> bool:
-    path = frame.f_code.co_filename
-    return path.startswith(_OURS) or any(part in path for part in _HOST_PARTS)
+def _is_machinery(path: str) -> bool:
+    return path.startswith((_OURS, "<frozen ")) or any(part in path for part in _HOST_PARTS)
 
 
 _CLASSES: dict[str, type[CellstoreError]] = {

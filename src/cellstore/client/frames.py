@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import decimal
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from cellstore.client.rows import declared_type
 from cellstore.errors import CallerError, ValidationError
 from cellstore.values import json as native
 from cellstore.values.document import Document
+from cellstore.values.ids import decode_id
 from cellstore.values.value import kind_of
 
 if TYPE_CHECKING:
@@ -171,8 +173,7 @@ def _series(array: Any, kind: str) -> Any:
         data[gaps] = None
         return _texts(data, kind)
     if has_gaps:
-        missing = {"M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(data.dtype.kind, np.nan)
-        data = np.where(gaps, missing, data).astype(data.dtype)
+        data = np.where(gaps, np.array("NaT" if data.dtype.kind in "mM" else np.nan, data.dtype), data)
     series = pd.Series(data)
     return series.dt.tz_localize("UTC") if kind == _MOMENT else series
 
@@ -240,11 +241,14 @@ def _decoded(text: str) -> Any:
 # ── rows to pandas ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def frame_of(value: Any, *, query: dict[str, Any], ts: int | None = None) -> Any:
+def frame_of(
+    value: Any, *, query: dict[str, Any], ts: int | None = None, tables: Callable[[], list[Any]] | None = None
+) -> Any:
     """A query's result as a DataFrame: a list of documents, a page of them, one document, or plain values.
 
     Documents give a column per field, `_id` first and `_creationTime` last; what one of them lacks is missing there.
-    Anything else becomes the column `value`. None gives a frame without rows.
+    Anything else becomes the column `value`. None gives a frame without rows. `tables` tells what tables declare, for
+    columns that do not tell what they are.
     """
     import pandas as pd
 
@@ -253,6 +257,8 @@ def frame_of(value: Any, *, query: dict[str, Any], ts: int | None = None) -> Any
     names = [name for name in seen if name not in (ID, CREATION_TIME)]
     ordered = [*([ID] if ID in seen else []), *names, *([CREATION_TIME] if CREATION_TIME in seen else [])]
     columns = {name: series_of([row.get(name) for row in rows]) for name in ordered}
+    if tables is not None:
+        columns |= _declared_empty(rows, columns, tables)
     return _remembering(pd.DataFrame(columns, index=pd.RangeIndex(len(rows))), query, ts)
 
 
@@ -280,6 +286,27 @@ def series_of(values: list[Any]) -> Any:
     if kinds == {float} or (kinds == {int, float} and not any(map(_is_wide, values))):
         return pd.Series(values, dtype="float64")
     return _objects(values)
+
+
+_SCALARS = frozenset({"int", "float", "boolean", "string", "id"})
+_EMPTY = {"int": "Int64", "float": "float64", "boolean": "boolean"}  # any other single type is text here
+
+
+def _declared_empty(rows: list[Any], columns: dict[str, Any], tables: Callable[[], list[Any]]) -> dict[str, Any]:
+    """Columns with nothing in them, of documents of one table: of the dtype a snapshot gives them."""
+    import pandas as pd
+
+    empty = [name for name, column in columns.items() if column.dtype == object and column.isna().all()]
+    try:
+        numbers = {decode_id(row[ID])[0] for row in rows} if empty and ID in columns else set()
+    except (KeyError, ValidationError):  # no documents
+        return {}
+    if len(numbers) != 1:
+        return {}
+    fields = next((table["fields"] or {} for table in tables() if table["number"] in numbers), {})
+    kinds = {name: declared_type(fields.get(name) or {}) for name in empty}
+    dtypes = {name: _EMPTY.get(kind, _text_dtype()) for name, kind in kinds.items() if kind in _SCALARS}
+    return {name: pd.Series([None] * len(rows), dtype=dtype) for name, dtype in dtypes.items()}
 
 
 def _is_wide(value: Any) -> bool:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cellstore.client.difference import Difference
 from cellstore.client.errors_render import doorway
 from cellstore.client.frames import Result
+from cellstore.client.listing import Tables
 from cellstore.errors import CallerError, CellstoreError
 
 if TYPE_CHECKING:
@@ -36,18 +37,18 @@ class Snapshot:
     def __init__(self, database: Database, ts: int) -> None:
         self.ts = ts  # ns since 1970
         self._database = database
-        self._tables: list[dict[str, Any]] | None = None
+        self._tables: Tables | None = None
 
     @property
     def time(self) -> datetime:
         """The moment in UTC, to the µs."""
         return moment_of(self.ts)
 
-    def tables(self) -> list[dict[str, Any]]:
+    def tables(self) -> Tables:
         """The tables there were: name, fields, indexes, number of documents (`count`)."""
         with doorway():
             if self._tables is None:
-                self._tables = list(self._database._control("tables", {"ts": self.ts})[0]["tables"])
+                self._tables = Tables(self._database._control("tables", {"ts": self.ts})[0]["tables"])
             return self._tables
 
     def df(self, table: str) -> Any:
@@ -125,8 +126,8 @@ class Snapshot:
 def take_snapshot(database: Database, at: Moment = None) -> Snapshot:
     """The database at a moment: now, a timestamp in ns, a datetime (without a zone: local time), a span before now.
 
-    Errors: OutOfRetention for a moment the store does not keep any more, or that is still to come; CallerError for
-    anything that is no moment.
+    Errors: OutOfRetention for a moment the store does not keep any more, that is still to come, or was before the store's
+    first commit; CallerError for anything that is no moment.
     """
     answer, _ = database._control("snapshot_ts", _asked(at))
     return Snapshot(database, int(answer["ts"]))

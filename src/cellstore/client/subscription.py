@@ -31,7 +31,7 @@ from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import WAIT_TICK_S
 from cellstore.client.results import QueryResult
 from cellstore.client.transport import Link, Watch
-from cellstore.errors import CellstoreError, Disconnected
+from cellstore.errors import CallerError, CellstoreError, Disconnected
 
 log = logging.getLogger("cellstore.client")
 
@@ -230,6 +230,10 @@ class Subscription:
         return f"<Subscription {self.path} {self.status}: {self.value!r}>"
 
     def _satisfied(self, state: _State, predicate: Callable[[Any], object] | None) -> bool:
+        if predicate is not None and not callable(predicate):
+            raise CallerError(
+                f"a condition is a function of the value, not {predicate!r}; seconds go by name: timeout=10"
+            )
         if state.error is not None:
             raise state.error
         return state.number > 0 and (predicate is None or bool(predicate(state.value)))

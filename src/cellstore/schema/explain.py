@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 from cellstore.errors import ValidationError
 from cellstore.schema import moments
 from cellstore.schema.expr import TypeExpr, describe
-from cellstore.values.ids import decode_id
+from cellstore.values.ids import decode_id, whole_document
 from cellstore.values.value import INT_MAX, INT_MIN, same
 
 TableOf = Callable[[int], str | None]
@@ -189,7 +189,7 @@ def _literal(expr: TypeExpr, value: object, _table_of: TableOf | None) -> object
 
 def _id(expr: TypeExpr, value: object, table_of: TableOf | None) -> str:
     if not isinstance(value, str):
-        _refuse(expr, value)
+        raise Misfit(describe(expr), whole_document(value) or got(value))
     known = getattr(value, "table", None)  # an Id of ours may know its table
     if known is not None and known != expr["table"]:
         raise Misfit(describe(expr), f"an id of table {known!r}")
@@ -322,8 +322,8 @@ def _is_kind(expr: TypeExpr, value: object) -> bool:
         return isinstance(value, dict)
     if kind == "array":
         return isinstance(value, list)
-    if kind == "id":  # its error tells whose id it is instead
-        return _is_id(value)
+    if kind == "id":  # its error tells whose id it is instead, or where a document has its own
+        return _is_id(value) or bool(whole_document(value))
     return kind == "datetime" and type(value).__name__ in ("datetime", "Timestamp")
 
 

@@ -142,7 +142,19 @@ class Control:
             )
         at = min(at, newest)
         self._check_ts(at)
+        if at < newest:
+            await asyncio.to_thread(self._check_begun, at)
         return {"ts": at}, b""
+
+    def _check_begun(self, ts: int) -> None:
+        """Errors: OutOfRetention when the store is younger than that."""
+        first = self._engine.first_ts
+        if ts < first:
+            raise OutOfRetention(
+                f"the moment {ts} is {(first - ts) / 1e9:,.1f} s before this store's first commit; its history begins at {first}",
+                ts=ts,
+                min_snapshot_ts=first,
+            )
 
     async def _table_parquet(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         ts = self._moment(params)

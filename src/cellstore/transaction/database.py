@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,6 +88,13 @@ class Engine:
     def published_ts(self) -> int:
         """The newest commit that is durable and whose listeners have been told."""
         return self.committer.published_ts
+
+    @property
+    def first_ts(self) -> int:
+        """The oldest commit of which something is kept; 0 in an empty store."""
+        with closing(self.storage.reader()) as reader:
+            entries = reader.log(0, reader.refresh(), 1)
+        return entries[0].ts if entries else 0
 
     @property
     def write_log(self) -> WriteLog:

@@ -9,11 +9,13 @@ Invariant  what a caller learned, also that nothing was there, is in the read se
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from cellstore.errors import ValidationError
 from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.schema.explain import near
 from cellstore.transaction import catalog as names
 from cellstore.transaction.catalog import Catalog, TableMeta
 from cellstore.transaction.overlay import Overlay
@@ -30,6 +32,8 @@ from cellstore.values.json import dumps, loads
 if TYPE_CHECKING:
     from cellstore.storage.contract import Reader
 
+log = logging.getLogger("cellstore.functions")  # of a running function: its own log lines
+
 
 class Reading:
     """Reads documents at one moment.
@@ -40,6 +44,7 @@ class Reading:
     """
 
     __slots__ = (
+        "_doubted",
         "_names_seen",
         "_on_close",
         "_reads",
@@ -74,6 +79,7 @@ class Reading:
         self._reads = ReadSet(knobs)
         self._writes = WriteSet()
         self._names_seen: set[str] = set()
+        self._doubted: set[str] = set()
         self._on_close = on_close
 
     def table(self, name: str) -> TableMeta | None:
@@ -130,10 +136,18 @@ class Reading:
         """The piece of an index a scan would walk; None without the table. Errors: NotFound for the index."""
         meta = self.table(table)
         if meta is None:
+            self._doubt(table)
             return None
         if index not in (names.BY_ID, names.BY_CREATION_TIME) and not meta.is_system:
             self._reads.imply(names.INDEXES_BY_TABLE, names.index_interval(meta.number, index))
         return Span(meta.index(index), meta.number, lo, hi, descending)
+
+    def _doubt(self, table: str) -> None:
+        """A table that is not there yet is empty; one that is nearly named like another is probably mistyped: say so, once."""
+        if table not in self._doubted:
+            self._doubted.add(table)
+            if hint := near(table, [each.name for each in self.catalog.user_tables()]):
+                log.warning("there is no table %r, so there is nothing to find in it%s", table, hint)
 
     def count_span(self, span: Span) -> int:
         """As `count`, of a span got before."""

@@ -121,15 +121,25 @@ def decode_id(text: str) -> tuple[int, bytes]:
 
     Errors: ValidationError when `text` is no id; a changed or missing character is always noticed.
     """
-    found = _decoded.get(text)
+    try:
+        found = _decoded.get(text)
+    except TypeError:  # a document, perhaps
+        found = None
     if found is None:
         if not isinstance(text, str):
-            raise ValidationError(expected="a document id", got=f"{type(text).__name__} {text!r:.60}")
+            raise ValidationError(
+                expected="a document id", got=whole_document(text) or f"{type(text).__name__} {text!r:.60}"
+            )
         found = _decode(text)
         if len(_decoded) >= _CACHED_IDS_MAX:
             _decoded.clear()
         _decoded[str(text)] = found
     return found
+
+
+def whole_document(value: object) -> str:
+    """What an error says of a document where an id is expected; nothing of any other value."""
+    return 'a whole document: use doc._id or doc["_id"]' if isinstance(value, dict) and "_id" in value else ""
 
 
 _encoded: dict[tuple[int, bytes], str] = {}

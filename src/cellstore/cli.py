@@ -201,6 +201,25 @@ def logs(follow: bool, tail: int, **address: Any) -> None:
 
 
 @main.command()
+@click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--remove", multiple=True, metavar="NAME", help="A variable to remove; may be given several times.")
+@click.option("--values", is_flag=True, help="Show the values too: they may be secrets.")
+@_address
+def env(changes: tuple[str, ...], remove: tuple[str, ...], values: bool, **address: Any) -> None:
+    """List the environment variables of functions (os.environ, ctx.env), after setting and removing some."""
+    wanted: list[dict[str, str | None]] = [{"name": name, "value": None} for name in remove]
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{change!r}: write NAME=VALUE", param_hint="CHANGES")
+        wanted.append({"name": name, "value": value})
+    with _connected(**address) as db:
+        answer, _ = db._control("env", {"changes": wanted})
+    for name, value in answer["variables"].items():
+        click.echo(f"{name}={value}" if values else name)
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--table", "tables", multiple=True, help="A table to export; may be given several times.  [default: all]")
 @click.option(
@@ -209,25 +228,6 @@ def logs(follow: bool, tail: int, **address: Any) -> None:
 @_address
 def export(path: Path, tables: tuple[str, ...], format: str | None, **address: Any) -> None:
     """Write one consistent snapshot to PATH.
-
-@main.command()
-@click.argument("changes", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--remove", multiple=True, metavar="NAME", help="A variable to remove; may be given several times.")
-@click.option("--values", is_flag=True, help="Show the values too: they may be secrets.")
-@_address
-def env(changes: tuple[str, ...], remove: tuple[str, ...], values: bool, url: str | None, token: str | None) -> None:
-    """List the environment variables of functions (os.environ, ctx.env), after setting and removing some."""
-    wanted: list[dict[str, str | None]] = [{"name": name, "value": None} for name in remove]
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{change!r}: write NAME=VALUE", param_hint="CHANGES")
-        wanted.append({"name": name, "value": value})
-    with _connected(url, token) as db:
-        answer, _ = db._control("env", {"changes": wanted})
-    for name, value in answer["variables"].items():
-        click.echo(f"{name}={value}" if values else name)
-
 
     A .zip file takes every table (Convex's snapshot format); a .jsonl, .csv or .parquet file takes one; a path without a
     suffix becomes a directory with a file for each table.

@@ -176,9 +176,9 @@ def deploy(file: Path, watch: bool, **address: Any) -> None:
 @main.command()
 @click.argument("functions", nargs=-1, required=True, metavar="PATH…")
 @_address
-def drop(functions: tuple[str, ...], url: str | None, token: str | None) -> None:
+def drop(functions: tuple[str, ...], **address: Any) -> None:
     """Take functions away, with their schedules: PATHs (module:name) or modules. Tables and documents stay."""
-    with _connected(url, token) as db:
+    with _connected(**address) as db:
         for path in db.drop(*functions):
             click.echo(f"dropped {path}")
 

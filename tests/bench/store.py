@@ -11,6 +11,7 @@ counts      count() of a table and of half an index, by number of documents
 backfill    documents a second into a new index, with a writer beside
 retention   file, log and longest stalls over a million updates while history is given up
 memory      of a process that scans a million documents, from before to after
+served      of a server and its workers while a million documents are scanned: in pages, by exports, by SQL
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from server_process import TOKEN, ServerProcess
 
 from cellstore.knobs import Knobs
 from cellstore.schema.definition import IndexDefinition, TableDefinition
@@ -50,11 +54,13 @@ ITEMS = TableDefinition(
 
 
 @contextmanager
-def store(documents: int, knobs: Knobs | None = None, definition: TableDefinition = ITEMS) -> Iterator[Engine]:
-    """A store with a table of so many items."""
+def store(
+    documents: int, knobs: Knobs | None = None, definition: TableDefinition = ITEMS, at: Path | None = None
+) -> Iterator[Engine]:
+    """A store with a table of so many items; it stays if it is told where."""
     directory, dice = Path(tempfile.mkdtemp(prefix="cellstore-bench-")), random.Random(1)
     try:
-        with Engine.open(directory / "store.db", knobs=knobs or Knobs()) as engine:
+        with Engine.open(at or directory / "store.db", knobs=knobs or Knobs()) as engine:
             engine.define(definition)
             for at in range(0, documents, BATCH):
                 engine.bulk_insert("items", [item(n, dice) for n in range(at, min(documents, at + BATCH))])
@@ -246,7 +252,8 @@ def backfill(scale: float) -> None:
 def retention(scale: float) -> None:
     updates, documents = int(1_000_000 * scale), 10_000
     print(f"\n{updates:,} updates of {documents:,} documents, history of 2 s kept; 16 in a group")
-    print(f"{'updates':>12}{'file, MB':>10}{'log, MB':>9}{'slice, ms':>11}{'p99':>7}{'commit, ms':>12}{'p99':>7}")
+    head = "".join(f"{name:>12}{'p99':>7}{'max':>7}" for name in ("slice, ms", "commit, ms"))
+    print(f"{'updates':>12}{'file, MB':>10}{'log, MB':>9}{head}")
     with store(documents, Knobs(retention_s=2.0)) as engine:
         ids, dice, due = ids_of(engine, documents), random.Random(7), 0.0
         slices: list[float] = []
@@ -263,15 +270,20 @@ def retention(scale: float) -> None:
                 due = time.perf_counter() + wait_s
             if n % (updates // 320) == 0:
                 sizes = f"{megabytes(Path(engine.path)):>10,.1f}{megabytes(Path(engine.path + '-wal')):>9,.1f}"
-                print(f"{n * 32:>12,}{sizes}{middle_ms(slices):>11}{middle_ms(slices, 99):>7}", end="")
-                print(f"{middle_ms(groups):>12}{middle_ms(groups, 99):>7}")
+                print(f"{n * 32:>12,}{sizes}{spread_ms(slices)}{spread_ms(groups)}", flush=True)
                 slices.clear()
                 groups.clear()
         print(f"  check: {list(engine.check()) or 'nothing to say'}")
 
 
-def middle_ms(times_s: list[float], percent: int = 50) -> str:
-    return f"{sorted(times_s)[len(times_s) * percent // 100] * 1e3:.1f}" if times_s else "–"
+def spread_ms(times_s: list[float]) -> str:
+    """The middle one, that of one in a hundred, and the longest, in ms."""
+    if not times_s:
+        return f"{'–':>12}{'–':>7}{'–':>7}"
+    middle, high, longest = (
+        sorted(times_s)[min(len(times_s) * p // 100, len(times_s) - 1)] * 1e3 for p in (50, 99, 100)
+    )
+    return f"{middle:>12.1f}{high:>7.1f}{longest:>7.1f}"
 
 
 def memory(scale: float) -> None:
@@ -281,6 +293,80 @@ def memory(scale: float) -> None:
         told = subprocess.run(script, capture_output=True, text=True, check=True, timeout=600)
         print(f"\na process that scans {documents:,} documents ({megabytes(Path(engine.path)):,.0f} MB)")
         print(told.stdout.rstrip())
+
+
+def served(scale: float) -> None:
+    documents = int(1_000_000 * scale)
+    with tempfile.TemporaryDirectory(prefix="cellstore-bench-") as place:
+        path = Path(place) / ".cellstore" / "default" / "store.db"
+        path.parent.mkdir(parents=True)
+        with store(documents, at=path):
+            pass
+        server = ServerProcess(Path(place), allow_anonymous=True).start()
+        try:
+            scan_served(server, documents, Path(place))
+        finally:
+            server.stop()
+
+
+def scan_served(server: ServerProcess, documents: int, place: Path) -> None:
+    """Every way through a large table, and the most memory the server and any of its workers held meanwhile."""
+    import cellstore as cs
+
+    server.deploy(Path(__file__).with_name("shelf.py"))
+    assert server.process is not None
+    pid = server.process.pid
+    print(f"\na server while {documents:,} documents are scanned; MB at the start and at most")
+    print(f"{'':>26}{'seconds':>10}{'documents':>12}{'server':>16}{'largest worker':>18}")
+    with cs.connect(server.url, token=TOKEN) as db:
+        ways: dict[str, Callable[[], int]] = {
+            "pages of 10,000": lambda: pages(db),
+            "a hundredth at a time": lambda: sum(hundredth(db, n) for n in range(100)),
+            "exported as JSON lines": lambda: lines(db.export(place / "out.jsonl", ["items"])),
+            "exported as Parquet": lambda: db.export(place / "out.parquet", ["items"]).stat().st_size and documents,
+            "counted by SQL": lambda: int(db.sql("select count(*) as n from items").rows()[0]["n"]),
+            "pages of 10,000 again": lambda: pages(db),
+        }
+        for label, way in ways.items():
+            before, *_ = [reset_peak(each) for each in (pid, *children_of(pid))]
+            begun = time.perf_counter()
+            found = way()
+            took_s = time.perf_counter() - begun
+            worker = max(peak_mb(each) for each in children_of(pid))
+            print(
+                f"{label:>26}{took_s:>10.1f}{found:>12,}{before:>8.0f}{peak_mb(pid):>8.0f}{worker:>18.0f}", flush=True
+            )
+
+
+def pages(db: Any) -> int:
+    count, cursor = 0, None
+    while True:
+        page = db.query("shelf:page", cursor=cursor, size=10_000)
+        count, cursor = count + len(page["page"]), page["continueCursor"]
+        if page["isDone"]:
+            return count
+
+
+def hundredth(db: Any, n: int) -> int:
+    """Goes through it in a worker; how many documents there were."""
+    return int(db.query("shelf:last_of", low=n / 100, high=(n + 1) / 100)[0])
+
+
+def lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def children_of(pid: int) -> list[int]:
+    """All below a process."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in found for each in (int(child), *children_of(int(child)))]
+
+
+def reset_peak(pid: int) -> float:
+    """Forget the most memory a process held until now, in MB: what it holds now is the most again."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return peak_mb(pid)
 
 
 def scan(path: str) -> None:
@@ -305,13 +391,13 @@ def scan(path: str) -> None:
     print(f"{peak_mb():>10.0f}   ({count:,} documents)")
 
 
-def peak_mb() -> float:
-    """The most memory this process ever held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+def peak_mb(pid: int | str = "self") -> float:
+    """The most memory a process ever held."""
+    told = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in told if line.startswith("VmHWM")), 0) / 1024
 
 
-SECTIONS = {each.__name__: each for each in (commits, reads, worn, counts, backfill, retention, memory)}
+SECTIONS = {each.__name__: each for each in (commits, reads, worn, counts, backfill, retention, memory, served)}
 
 
 def main() -> None:

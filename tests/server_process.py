@@ -40,10 +40,12 @@ def deploy_body(path: Path) -> bytes:
 class ServerProcess:
     """`cellstore serve` on a directory. `start` again after `kill` continues the same store on the same port."""
 
-    def __init__(self, root: Path, *, allow_anonymous: bool = False) -> None:
-        self.root, self.port, self.allow_anonymous = root, free_port(), allow_anonymous
+    def __init__(self, root: Path, *, allow_anonymous: bool = False, **settings: Any) -> None:
+        """`settings`: traits of CellstoreApp."""
+        self.root, self.port, self.allow_anonymous, self.settings = root, free_port(), allow_anonymous, settings
         self.log = root / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.was_killed = False
 
     @property
     def url(self) -> str:
@@ -51,7 +53,9 @@ class ServerProcess:
 
     def start(self) -> ServerProcess:
         """Run it; returns when it serves."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "home").mkdir(parents=True, exist_ok=True)
+        config = {"CellstoreApp": self.settings}
+        (self.root / "home" / "jupyter_cellstore_config.json").write_text(json.dumps(config))
         options = ["serve", "--port", str(self.port), "--root", str(self.root), "--token", TOKEN]
         options += ["--allow-anonymous"] if self.allow_anonymous else []
         call = (
@@ -79,11 +83,23 @@ class ServerProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(STOP_S)
+        self.was_killed = True
 
     def stop(self) -> None:
-        """In good order, and soon."""
-        if self.process is None or self.process.poll() is not None:
-            return
+        """In good order, and soon. If it was ever killed, its stores are sound all the same."""
+        if self.process is not None and self.process.poll() is None:
+            self._terminate()
+        for store in self.root.glob(".cellstore/*/store.db") if self.was_killed else ():
+            self._check(store)
+
+    def _check(self, store: Path) -> None:
+        from cellstore.transaction.database import Engine
+
+        with Engine.open(store) as engine:
+            assert list(engine.check()) == []
+
+    def _terminate(self) -> None:
+        assert self.process is not None
         self.process.terminate()
         try:
             self.process.wait(STOP_S)

@@ -2,10 +2,14 @@
 import React from "react";
 import { createRoot } from "react-dom/client";
 import { ConvexProvider, ConvexReactClient, useMutation, usePaginatedQuery, useQuery } from "convex/react";
+import { ConvexHttpClient } from "convex/browser";
 import { anyApi as api } from "convex/server";
 
 const url = new URLSearchParams(location.search).get("server");
 const client = new ConvexReactClient(url, { skipConvexDeploymentUrlCheck: true });
+
+window.http = new ConvexHttpClient(url, { skipConvexDeploymentUrlCheck: true });
+window.api = api;
 
 function App() {
   const count = useQuery(api.feed.count, {});

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -13,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published import client, needs_npm, needs_pypi, serving
 from rough_proxy import RoughProxy
 from server_process import TOKEN, ServerProcess
 
 import cellstore as cs
 
-HERE = Path(__file__).parent
 MUTATIONS = 40
-NODE, MODULES = shutil.which("node"), os.environ.get("CELLSTORE_NODE_MODULES", "")
 QUERIES = {"entries": "bank:entries", "total": "bank:total"} | {
     f"book{n}": ("bank:book", {"number": n}) for n in range(4)
 }
@@ -28,13 +25,8 @@ QUERIES = {"entries": "bank:entries", "total": "bank:total"} | {
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path, allow_anonymous=True).start()
-    try:
-        server.deploy(HERE / "bank.py")
-        server.call("mutation", "bank:open_books")
+    with serving(tmp_path, "bank.py", "bank:open_books") as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -99,23 +91,51 @@ def test_nothing_is_torn_nothing_happens_twice_and_everybody_ends_up_to_date(
             client.db.close()
 
 
-@pytest.mark.node
-@pytest.mark.skipif(NODE is None or not (Path(MODULES) / "convex").is_dir(), reason="needs Node.js and the npm client")
+@needs_npm
 def test_the_npm_client_on_such_a_network(server: ServerProcess, proxy: RoughProxy) -> None:
     proxy.rough()
-    command = [str(NODE), str(HERE / "npm_chaos.mjs"), f"http://127.0.0.1:{proxy.port}/cellstore", str(MUTATIONS)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
-        assert node.stdout is not None
-        watchdog = threading.Timer(120, node.kill)
-        watchdog.start()
-        try:
-            done = json.loads(node.stdout.readline())["value"]
-            proxy.calm()
-            entries = server.call("query", "bank:entries")
-            assert [entry["n"] for entry in entries] == list(range(MUTATIONS))  # in order, each once
-            assert done == {"results": list(range(1, MUTATIONS + 1)), "torn": 0}
-            said, _ = node.communicate("now\n", timeout=30)
-            assert json.loads(said)["value"] == {"held": entries, "torn": 0}
-        finally:
-            watchdog.cancel()
-            node.kill()
+    with client("npm_chaos.mjs", f"http://127.0.0.1:{proxy.port}/cellstore", str(MUTATIONS)) as npm:
+        done = json.loads(said(npm))["value"]
+        proxy.calm()
+        entries = server.call("query", "bank:entries")
+        assert [entry["n"] for entry in entries] == list(range(MUTATIONS))  # in order, each once
+        assert done == {"results": list(range(1, MUTATIONS + 1)), "torn": 0}
+        assert json.loads(npm.communicate("now\n", timeout=30)[0])["value"] == {"held": entries, "torn": 0}
+
+
+@needs_pypi
+def test_the_pypi_clients_on_such_a_network(server: ServerProcess, proxy: RoughProxy) -> None:
+    """They have no sessions: what was not answered is sent again by one, and given up by the other."""
+    url, count = f"http://127.0.0.1:{proxy.port}", str(MUTATIONS)
+    with (
+        client("pypi_chaos.py", "watch", url) as watcher,
+        client("pypi_chaos.py", "write", url, count) as writer,
+        client("pypi_chaos.py", "http", url, count) as http,
+    ):
+        assert said(watcher) == "ready\n"
+        proxy.rough()
+        answers, answered = json.loads(said(writer)), json.loads(said(http))
+        assert proxy.cuts > 5, "the network behaved too well to prove anything"
+        proxy.calm()
+        server.call("mutation", "bank:post", {"who": "end", "n": 0})
+        seen = json.loads(said(watcher))
+    entries = server.call("query", "bank:entries")
+    assert (seen["entries"], seen["torn"]) == (entries, 0)
+    assert seen["states"] > 5
+    counted = Counter((entry["who"], entry["n"]) for entry in entries)
+    for n in range(MUTATIONS):
+        assert counted["pypi", n] >= 1
+        assert answers[n] in [entry["total"] for entry in entries if (entry["who"], entry["n"]) == ("pypi", n)]
+        assert counted["http", n] <= 1
+    assert all(counted["http", n] == 1 for n in answered)
+
+
+def said(process: subprocess.Popen[str], timeout_s: float = 100) -> str:
+    """The next line a client prints."""
+    assert process.stdout is not None
+    watchdog = threading.Timer(timeout_s, process.kill)
+    watchdog.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        watchdog.cancel()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import threading
 import zipfile
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published import MODULES, NODE, serving
 from server_process import ServerProcess
 
-HERE = Path(__file__).parent
-NODE, MODULES = shutil.which("node"), os.environ.get("CELLSTORE_NODE_MODULES", "")
-COMMAND = Path(MODULES) / "convex" / "bin" / "main.js"
+COMMAND = MODULES / "convex" / "bin" / "main.js"
 
 pytestmark = [
     pytest.mark.node,
@@ -29,13 +27,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path_factory.mktemp("cli")).start()
-    try:
-        server.deploy(HERE / "chat.py")
+    with serving(tmp_path_factory.mktemp("cli"), "chat.py") as server:
         server.call("mutation", "chat:send", {"author": "ann", "body": "hello"})
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

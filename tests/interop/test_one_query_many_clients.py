@@ -1,78 +1,112 @@
-"""Two of our clients and the npm one watch two documents while money moves between them: nobody ever sees it on the way."""
+"""Two kernels and the npm client watch two documents while money moves between them: nobody ever sees it on the way."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from published import client, needs_npm, serving
 from server_process import TOKEN, ServerProcess
 
-from cellstore.client.connect import connect
-from cellstore.client.database import Database
-
-HERE = Path(__file__).parent
-NODE, MODULES = shutil.which("node"), os.environ.get("CELLSTORE_NODE_MODULES", "")
 EACH = 40
+GOAL = 100 - 2 * EACH
 
-needs_npm = pytest.mark.skipif(
-    NODE is None or not (Path(MODULES) / "convex").is_dir() or not MODULES,
-    reason="needs Node.js and CELLSTORE_NODE_MODULES with the npm packages convex and ws",
-)
+WATCH = """
+%load_ext cellstore
+import cellstore as cs, json, threading
+db, seen = cs.current(), []
+view = db.together(amounts="ledger:amounts", **{n: ("ledger:amount", {"name": n}) for n in ("left", "right")})
+view.wait(timeout=30)
+"""
+MOVE = f"""
+def move():
+    for _ in range({EACH}):
+        db.mutation("ledger:transfer", amount=1)
+
+mover = threading.Thread(target=move)
+mover.start()
+for value in view:
+    seen.append(value)
+    if value["amounts"]["left"] == {GOAL}:
+        break
+mover.join()
+"""
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path, allow_anonymous=True).start()
-    try:
-        server.deploy(HERE / "ledger.py")
-        server.call("mutation", "ledger:open_accounts")
+    with serving(tmp_path, "ledger.py", "ledger:open_accounts") as server:
         yield server
+
+
+@contextmanager
+def kernel(server: ServerProcess) -> Iterator[BlockingKernelClient]:
+    """A kernel of that server, as a notebook has one."""
+    made = server.post("/api/kernels", b"{}", {"Authorization": f"token {TOKEN}"})
+    kernel = BlockingKernelClient(connection_file=str(server.root / "home" / f"kernel-{made['id']}.json"))
+    kernel.load_connection_file()
+    kernel.start_channels(hb=False)  # a busy machine is not a dead kernel
+    try:
+        kernel.wait_for_ready(timeout=60)
+        yield kernel
     finally:
-        server.stop()
+        kernel.stop_channels()
 
 
-@pytest.fixture
-def npm(server: ServerProcess) -> Iterator[subprocess.Popen[str]]:
-    """The npm client, which has been shown the beginning."""
-    command = [str(NODE), str(HERE / "npm_watch.mjs"), server.url + "/cellstore", str(100 - 2 * EACH)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert json.loads(process.stdout.readline())[0] == {"left": 100, "right": 100}
-            yield process
-        finally:
-            process.kill()
+def run(kernel: BlockingKernelClient, code: str) -> str:
+    """What a cell printed."""
+    printed: list[str] = []
+
+    def take(message: dict[str, Any]) -> None:
+        printed.append(message["content"].get("text", "") or "\n".join(message["content"].get("traceback", [])))
+
+    reply = kernel.execute_interactive(code, output_hook=take, timeout=120, allow_stdin=False)
+    assert reply["content"]["status"] == "ok", "".join(printed)
+    return "".join(printed)
 
 
-def move(db: Database) -> None:
-    for _ in range(EACH):
-        db.mutation("ledger:transfer", amount=1)
+def finish(kernel: BlockingKernelClient, message: str) -> None:
+    """Wait for the end of a cell that was sent."""
+    while (reply := kernel.get_shell_msg(timeout=120))["parent_header"]["msg_id"] != message:
+        pass
+    assert reply["content"]["status"] == "ok", reply["content"]
 
 
 @needs_npm
-@pytest.mark.node
-def test_no_client_ever_shows_money_on_its_way(server: ServerProcess, npm: subprocess.Popen[str]) -> None:
-    seen: dict[str, list[dict[str, Any]]] = {"ann": [], "bo": []}
-    with connect(server.url, TOKEN) as ann, connect(server.url, TOKEN) as bo:
-        views = [db.subscribe("ledger:amounts", seen[name].append) for name, db in (("ann", ann), ("bo", bo))]
-        movers = [threading.Thread(target=move, args=(db,), daemon=True) for db in (ann, bo)]
-        for mover in movers:
-            mover.start()
+def test_no_client_ever_shows_money_on_its_way(server: ServerProcess) -> None:
+    with (
+        kernel(server) as ann,
+        kernel(server) as bo,
+        client("npm_watch.mjs", server.url + "/cellstore", str(GOAL)) as npm,
+    ):
+        assert first(npm) == {"left": 100, "right": 100}
+        for each in (ann, bo):
+            run(each, WATCH)
+        for each in [(kernel, kernel.execute(MOVE)) for kernel in (ann, bo)]:  # both at once
+            finish(*each)
+        watched = [json.loads(run(each, "print(json.dumps(seen))")) for each in (ann, bo)]
         shown, _ = npm.communicate(timeout=60)
-        for view in views:
-            view.wait(lambda amounts: amounts["left"] == 100 - 2 * EACH, 30)
-            view.close()
-    npm_saw = [json.loads(line) for line in shown.splitlines()]
     assert npm.returncode == 0
+    npm_saw = [json.loads(line) for line in shown.splitlines()]
+    for states in watched:
+        assert len(states) > 5
+        assert states[-1]["amounts"] == {"left": GOAL, "right": 200 - GOAL}
+        for state in states:  # nor do its queries disagree with each other
+            assert state["amounts"] == {"left": state["left"], "right": state["right"]}
+            assert state["left"] + state["right"] == 200
     assert len(npm_saw) > 5
-    for amounts in [*seen["ann"], *seen["bo"], *(amounts for amounts, _ in npm_saw)]:
+    for amounts, held in npm_saw:
         assert amounts["left"] + amounts["right"] == 200
-    for amounts, held in npm_saw:  # nor do its queries disagree with each other
         assert held in ([None, None], [amounts["left"], amounts["right"]])
+
+
+def first(npm: subprocess.Popen[str]) -> Any:
+    """What the npm client is shown at the beginning."""
+    assert npm.stdout is not None
+    return json.loads(npm.stdout.readline())[0]

@@ -1,64 +1,43 @@
-"""The published Convex clients, unmodified, against our server: the transcript of what they saw is what is asserted.
-
-CELLSTORE_NODE_MODULES names a directory with the npm packages `convex` and `ws`.
-"""
+"""The published Convex clients, unmodified, against our server: the transcript of what they saw is what is asserted."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from published import client, needs_npm, needs_pypi, serving
 from server_process import TOKEN, ServerProcess
-
-HERE = Path(__file__).parent
-NODE, MODULES = shutil.which("node"), os.environ.get("CELLSTORE_NODE_MODULES", "")
-
-needs_npm = pytest.mark.skipif(
-    NODE is None or not (Path(MODULES) / "convex").is_dir() or not MODULES,
-    reason="needs Node.js and CELLSTORE_NODE_MODULES with the npm packages convex and ws",
-)
-needs_pypi = pytest.mark.skipif(importlib.util.find_spec("convex") is None, reason="needs the PyPI package convex")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path_factory.mktemp("interop"), allow_anonymous=True).start()
-    try:
-        server.deploy(HERE / "chat.py")
+    with serving(tmp_path_factory.mktemp("interop"), "chat.py") as server:
         yield server
-    finally:
-        server.stop()
 
 
-def run(command: list[str]) -> dict[str, Any]:
+def run(script: str, *words: str) -> dict[str, Any]:
     """What a client said, by topic."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    with client(script, *words) as process:
+        printed, _ = process.communicate(timeout=120)
+    said = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     transcript = {line["what"]: line["value"] for line in said}
-    assert "end" in transcript, f"{done.stdout}\n{done.stderr}"
+    assert "end" in transcript, printed
     return transcript
 
 
 @pytest.fixture(scope="module")
 def npm(server: ServerProcess) -> dict[str, Any]:
-    return run([str(NODE), str(HERE / "npm_client.mjs"), server.url + "/cellstore", server.admin_key()])
+    return run("npm_client.mjs", server.url + "/cellstore", server.admin_key())
 
 
 @pytest.fixture(scope="module")
 def pypi(server: ServerProcess) -> dict[str, Any]:
-    return run([sys.executable, str(HERE / "pypi_client.py"), server.url, TOKEN, server.admin_key()])
+    return run("pypi_client.py", server.url, TOKEN, server.admin_key())
 
 
 @needs_npm
-@pytest.mark.node
 class TestNpm:
     def test_a_promise_resolves_when_its_effects_are_shown(self, npm: dict[str, Any]) -> None:
         assert npm["first"] == []

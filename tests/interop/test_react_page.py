@@ -9,14 +9,12 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
+from published import HERE, MODULES, serving
 from server_process import ServerProcess
 
-HERE = Path(__file__).parent
-MODULES = Path(os.environ.get("CELLSTORE_NODE_MODULES", "") or "/nowhere")
 CHROMIUM = os.environ.get("CELLSTORE_CHROMIUM") or shutil.which("chromium")
 PATIENCE_MS = 20_000
 
@@ -31,15 +29,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path_factory.mktemp("react"), allow_anonymous=True).start()
-    try:
-        server.deploy(HERE / "feed.py")
+def server(tmp_path_factory: pytest.TempPathFactory, site: str) -> Iterator[ServerProcess]:
+    """Pages of the site's origin may call it over HTTP too."""
+    with serving(tmp_path_factory.mktemp("react"), "feed.py", cors_allow_origins=[site.rstrip("/")]) as server:
         for n in range(0, 80, 10):
             server.call("mutation", "feed:post", {"n": n})
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +105,21 @@ def test_hooks_follow_page_and_guess(page: Any, server: ServerProcess) -> None:
     assert 115 in counts  # the guess of the post
     assert -1 in counts  # and of the one refused, taken back
     assert counts[-1] == 16
+
+
+def test_the_http_client_in_a_page_of_a_configured_origin(page: Any, server: ServerProcess) -> None:
+    """The browser asks beforehand, with `OPTIONS`, and is told yes; without credentials, and for an error too."""
+    shows(page, "status", "CanLoadMore")
+    count = page.evaluate("window.http.query(window.api.feed.count, {})")
+    assert count == server.call("query", "feed:count")
+    assert page.evaluate("window.http.mutation(window.api.feed.refuse, {}).catch((e) => e.data.why)") == "no"
+    page.evaluate("window.http.setAuth('wrong')")
+    said = page.evaluate("window.http.query(window.api.feed.count, {}).catch((e) => e.message)")
+    assert "Unauthenticated" in said
+
+
+def test_a_page_of_another_origin_is_not_answered(page: Any, server: ServerProcess, site: str) -> None:
+    page.goto(site.replace("127.0.0.1", "localhost") + f"?server={server.url}/cellstore")
+    shows(page, "status", "CanLoadMore")  # sockets may come from anywhere, with nothing or a token
+    asked = "window.http.query(window.api.feed.count, {}).then(() => 'answered', (e) => e.constructor.name)"
+    assert page.evaluate(asked) == "TypeError"  # as fetch says when the browser keeps the answer to itself

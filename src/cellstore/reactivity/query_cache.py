@@ -103,11 +103,7 @@ class QueryCache:
 
     def request(self, query: Query, ts: int, done: Done, who: Principal) -> None:
         """Call `done` with a result valid at `ts` and the entry it came from, at once when one is held."""
-        self._request(self.find(query, who), ts, done, who)
-
-    def _request(self, entry: LiveQuery, ts: int, done: Done, who: Principal) -> None:
-        if entry.key != self._key(entry.query, who) or self._entries.get(entry.key) is not entry:
-            entry = self.find(entry.query, who)
+        entry = self.find(query, who)
         held = entry.result
         if held is not None and held.valid_at(ts):
             self._touch(entry)
@@ -222,7 +218,7 @@ class QueryCache:
         if result.unsettled or result.valid_at(ts):
             done(entry, result)
         else:
-            self._request(entry, ts, done, who)
+            self.request(entry.query, ts, done, who)
 
     # ── validity ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

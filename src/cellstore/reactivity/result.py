@@ -25,7 +25,7 @@ from cellstore.values.convex import to_convex
 INVALID_CURSOR = orjson.dumps({"isConvexSystemError": True, "paginationError": "InvalidCursor"})
 """The error data by which Convex's hooks know that they must begin again at the first page."""
 
-PATCH_FROM_BYTES = 1024  # below it a whole result costs no more than the words around a patch
+PATCH_FROM_BYTES = 8 << 10  # below it finding the difference takes longer than sending everything
 
 
 @dataclass(frozen=True, slots=True)

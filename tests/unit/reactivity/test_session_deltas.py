@@ -15,7 +15,7 @@ from cellstore.reactivity.session import Send, Session
 from cellstore.runtime.outcome import Outcome
 from cellstore.values import json as native
 
-ROWS = [{"_id": str(number), "n": number} for number in range(200)]
+ROWS = [{"_id": str(number), "n": number} for number in range(600)]
 CHANGED = [*ROWS[:50], {"_id": "50", "n": -1}, *ROWS[51:]]
 
 
@@ -56,7 +56,7 @@ def test_who_did_not_ask_gets_the_whole_list() -> None:
     for said in ({}, {"exact": True}, {"deltas": True}):
         session = subscribed(**said)
         shown(session, 1, good(ROWS))
-        assert len(shown(session, 2, good(CHANGED))["value"]) == 200
+        assert len(shown(session, 2, good(CHANGED))["value"]) == 600
 
 
 def test_after_a_failure_the_whole_list_is_told() -> None:
@@ -64,3 +64,9 @@ def test_after_a_failure_the_whole_list_is_told() -> None:
     shown(session, 1, good(ROWS))
     assert shown(session, 2, Outcome.failed(FunctionError("no")))["type"] == "QueryFailed"
     assert shown(session, 3, good(CHANGED))["value"] == CHANGED
+
+
+def test_of_a_short_list_the_whole_is_told() -> None:
+    session = subscribed(exact=True, deltas=True)
+    shown(session, 1, good(ROWS[:20]))
+    assert shown(session, 2, good(ROWS[1:21]))["value"] == ROWS[1:21]

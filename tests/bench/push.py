@@ -2,7 +2,7 @@
 
     latency      a mutation's frame to the subscriber's frame with the new twenty-row result, for 1, 100 and 10,000 live
                  queries on distinct ranges, over 10^4 and 10^6 documents
-    fan-out      updates a second to 1,000 subscribers of one query
+    fan-out      updates a second to 1,000 subscribers of one query, and how often it ran for each change
     bytes        of one changed row in a result of 10,000 rows, for our clients and for Convex's
     memory       of an idle session and of a live query, in the server's process
 
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from server_process import TOKEN, ServerProcess, free_port
 from websockets.asyncio.client import connect
 
 ROWS = 20  # per live query
+WARMING = 50  # turns that do not count
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 Socket = Any
 
@@ -95,53 +97,90 @@ async def drain(socket: Socket) -> None:
 # ── latency ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def latencies(server: ServerProcess, table: str, groups: int, queries: int, rounds: int, echo_port: int) -> None:
-    """Updates of one live query among `queries`, and echoes of the same sizes, turn by turn."""
+@dataclass
+class Cell:
+    """So many live queries over so many documents; all times in seconds."""
+
+    pushed: list[float] = field(default_factory=list)
+    echoed: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # of the server, an update
+
+    def line(self, name: str) -> str:
+        """p50 and p99 of both, in ms."""
+        parts = [f"{at(times, share) * 1e3:8.2f}" for times in (self.pushed, self.echoed) for share in (0.5, 0.99)]
+        return f"{name:>22} {''.join(parts)} {statistics.mean(self.cpu) * 1e3:10.2f}"
+
+
+def at(times: list[float], share: float) -> float:
+    return sorted(times)[int((len(times) - 1) * share)]
+
+
+async def latencies(server: ServerProcess, table: str, documents: int, queries: int, turns: int, port: int) -> Cell:
+    """Updates of one live query among `queries` on distinct ranges, and echoes of the same sizes, turn by turn.
+
+    Ten thousand documents are five hundred groups of twenty: with ten thousand queries the others follow groups that
+    are still empty. Only groups of twenty are written to, and every push is seen to bring the twenty rows.
+    """
     reader, writer = await dial(server, exact=True, deltas=True), await dial(server, exact=True)
     draining = asyncio.ensure_future(drain(writer))
     await subscribe(reader, "board:top", [{"table": table, "group": group} for group in range(queries)])
-    echo = await connect(f"ws://127.0.0.1:{echo_port}/", proxy=None, compression=None, max_size=None)
-    pushed, echoed, size = [], [], 0
-    cpu = Processor(server)
-    for turn in range(-50, rounds):
+    echo = await connect(f"ws://127.0.0.1:{port}/", proxy=None, compression=None, max_size=None)
+    cell, cpu = Cell(), Processor(server)
+    for turn in range(-WARMING, turns):
         if turn == 0:
-            cpu.begin()
-        args = {"table": table, "group": turn * 7919 % min(queries, groups), "value": counter.next()}
-        call = {"type": "Mutation", "requestId": turn + 50, "udfPath": "board:touch", "args": [args]}
+            cell, cpu = Cell(), Processor(server)
+        group, value = turn * 7919 % min(queries, documents // ROWS), counter.next()
+        args = {"table": table, "group": group, "value": value}
+        call = {"type": "Mutation", "requestId": turn + WARMING, "udfPath": "board:touch", "args": [args]}
         began = time.perf_counter()
         await writer.send(json.dumps(call))
-        size = len(await transition(reader))
-        pushed.append(time.perf_counter() - began)
+        pushed = await transition(reader)
+        cell.pushed.append(time.perf_counter() - began)
+        check_push(pushed, group, value)
         began = time.perf_counter()
-        await echo.send("x" * size)
+        await echo.send("x" * len(pushed))
         await echo.recv()
-        echoed.append(time.perf_counter() - began)
+        cell.echoed.append(time.perf_counter() - began)
         await asyncio.sleep(0.001)
-    seconds = cpu.seconds()
+    cell.cpu.append(cpu.seconds() / turns)
     for socket in (reader, writer, echo):
         await socket.close()
     await draining
-    show(f"{queries:,} live queries", pushed[50:], seconds / rounds)
-    show("bare echo beside it", echoed[50:])
+    return cell
 
 
-def show(name: str, times: list[float], cpu_s: float | None = None) -> None:
-    times = sorted(times)
-    p50, p99 = statistics.median(times) * 1e3, times[int(len(times) * 0.99)] * 1e3
-    best = times[len(times) // 10] * 1e3
-    cost = "" if cpu_s is None else f"   processor {cpu_s * 1e3:5.2f} ms an update"
-    print(f"{name:>24}: p50 {p50:6.2f} ms   p99 {p99:6.2f} ms   p10 {best:5.2f} ms{cost}", flush=True)
+def check_push(text: str, query_id: int, value: float) -> None:
+    """It is of one query, whole, and newest."""
+    [change] = json.loads(text)["modifications"]
+    assert (change["queryId"], len(change["value"]), change["value"][0]["value"]) == (query_id, ROWS, value)
+
+
+def grid(server: ServerProcess, sizes: dict[str, int], queries: list[int], turns: int, port: int) -> None:
+    """Every size with every number of queries, in two rounds, so that a busy minute of the machine is not one cell's."""
+    cells = {(table, count): Cell() for table in sizes for count in queries}
+    for _ in range(2):
+        for (table, count), cell in cells.items():
+            more = asyncio.run(latencies(server, table, sizes[table], count, turns // 2, port))
+            cell.pushed += more.pushed
+            cell.echoed += more.echoed
+            cell.cpu += more.cpu
+    print(f"{'':>22} {'push':>8}{'':8}{'echo':>8}{'':8} {'processor':>10}")
+    print(f"{'documents × queries':>22} {'p50':>8}{'p99':>8}{'p50':>8}{'p99':>8} {'a push':>10}   (ms)")
+    for (table, count), cell in cells.items():
+        print(cell.line(f"{sizes[table]:,} × {count:,}"), flush=True)
+    for table, documents in sizes.items():
+        few, many = cells[table, queries[0]], cells[table, queries[-1]]
+        ratio, cost = at(many.pushed, 0.5) / at(few.pushed, 0.5), statistics.mean(many.cpu) / statistics.mean(few.cpu)
+        print(f"{documents:,} documents: p50 with {queries[-1]:,} live queries is {ratio:.2f} times that with one, "
+              f"processor time {cost:.2f} times")  # fmt: skip
 
 
 class Processor:
-    """The processor time of the server and its workers."""
+    """The processor time of the server and its workers, from here on."""
 
     def __init__(self, server: ServerProcess) -> None:
         assert server.process is not None
         self._pid = server.process.pid
-        self._began = 0.0
-
-    def begin(self) -> None:
         self._began = self._now()
 
     def seconds(self) -> float:
@@ -168,27 +207,34 @@ def _cpu_ticks(pid: int) -> int:
 # ── fan-out, bytes, memory ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def fan_out(server: ServerProcess, table: str, clients: int, rounds: int) -> None:
+async def fan_out(server: ServerProcess, table: str, clients: int, turns: int) -> None:
     """One query, many subscribers, one change after the other as fast as the slowest has it."""
     sockets = await asyncio.gather(*[dial(server, exact=True) for _ in range(clients)])
     await asyncio.gather(*[subscribe(socket, "board:top", [{"table": table, "group": 0}]) for socket in sockets])
     writer = await dial(server, exact=True)
     draining = asyncio.ensure_future(drain(writer))
-    cpu = Processor(server)
-    cpu.begin()
-    began = time.perf_counter()
-    for turn in range(rounds):
+    seen, cpu, began = records(server)[-1]["number"], Processor(server), time.perf_counter()
+    for turn in range(turns):
         args = {"table": table, "group": 0, "value": counter.next()}
         await writer.send(json.dumps({"type": "Mutation", "requestId": turn, "udfPath": "board:touch", "args": [args]}))
         await asyncio.gather(*map(transition, sockets))
     took, used = time.perf_counter() - began, cpu.seconds()
+    runs = sum(record["number"] > seen and record["function"] == "board:top" for record in records(server))
     await asyncio.gather(*[socket.close() for socket in (*sockets, writer)])
     await draining
-    updates = clients * rounds
+    updates = clients * turns
     print(
-        f"{clients:,} subscribers of one query: {updates / took:,.0f} updates a second; {used / updates * 1e6:.0f} µs of"
+        f"{clients:,} subscribers of one query: {updates / took:,.0f} updates a second, {runs / turns:g} runs a change"
     )
-    print("    the server's processor time each (the subscribers of this benchmark take as much again)")
+    print(
+        f"    {used / updates * 1e6:.0f} µs of the server's processor time each (these subscribers take as much again)"
+    )
+
+
+def records(server: ServerProcess) -> list[dict[str, Any]]:
+    """The newest calls."""
+    found: list[dict[str, Any]] = server.control("logs", tail=1000)["records"]
+    return found
 
 
 async def changed_row(server: ServerProcess, table: str, rows: int) -> None:
@@ -213,14 +259,18 @@ async def changed_row(server: ServerProcess, table: str, rows: int) -> None:
 
 
 async def memory(server: ServerProcess, table: str, sessions: int, queries: int) -> None:
-    """Growth of the server process by sessions that do nothing, then by live queries on distinct ranges."""
+    """Growth of the server process by sessions that do nothing, then by one query they share, then by queries of their own."""
     assert server.process is not None
     pid = server.process.pid
     before = resident(pid)
     idle = await asyncio.gather(*[dial(server, exact=True) for _ in range(sessions)])
+    await asyncio.sleep(1.0)  # nothing answers a Connect
+    connected = resident(pid)
     await asyncio.gather(*[subscribe(socket, "board:top", [{"table": table, "group": 0}]) for socket in idle])
-    print(f"memory of a session with one shared live query: {(resident(pid) - before) / sessions:,.0f} bytes")
+    shared = resident(pid)
     await asyncio.gather(*[socket.close() for socket in idle])
+    print(f"memory of an idle session: {(connected - before) / sessions:,.0f} bytes, "
+          f"and {(shared - connected) / sessions:,.0f} more when it follows a query that others follow too")  # fmt: skip
     reader = await dial(server, exact=True)
     before = resident(pid)
     await subscribe(reader, "board:top", [{"table": table, "group": group} for group in range(queries)])
@@ -270,19 +320,15 @@ def echoing() -> Iterator[int]:
 def main() -> None:
     quick = "--quick" in sys.argv
     sizes = {"small": 10_000} if quick else {"small": 10_000, "large": 1_000_000}
-    rounds = 200 if quick else 500
-    with tempfile.TemporaryDirectory() as directory, echoing() as echo_port:
+    with tempfile.TemporaryDirectory() as directory, echoing() as port:
         server = ServerProcess(Path(directory)).start()
         try:
             server.deploy(Path(__file__).parent / "board.py")
             for table, documents in sizes.items():
                 load(server, table, documents)
-                print(f"── {documents:,} documents", flush=True)
-                if table == list(sizes)[-1]:
-                    asyncio.run(memory(server, table, 200 if quick else 1_000, 400 if quick else 5_000))
-                for queries in (1, 100, 1_000 if quick else 10_000):
-                    groups = documents // ROWS
-                    asyncio.run(latencies(server, table, groups, queries, rounds, echo_port))
+            table = list(sizes)[-1]
+            asyncio.run(memory(server, table, 200 if quick else 1_000, 400 if quick else 10_000))
+            grid(server, sizes, [1, 100, 1_000 if quick else 10_000], 200 if quick else 600, port)
             asyncio.run(fan_out(server, "small", 200 if quick else 1_000, 20))
             asyncio.run(changed_row(server, "small", 10_000))
         finally:

@@ -12,6 +12,7 @@ Shape      4 bytes big-endian length, then a JSON array of messages; a message i
       at      position, ts                         every lane commit up to `position` is durable in the snapshot `ts`
       call    id, gen, lane, kind, path, args, options         args are native JSON, spliced in
       bulk    id, gen, table, ndjson
+      tidy                                         you have been idle for a while: give back memory
       cancel  id                                   actions: stop this one
       reply   ask id, outcome                      actions: the answer to an `ask`
       http    id, path, [method, url, path, headers], body in base64, identity, environment variables

@@ -120,7 +120,7 @@ def _fork(control: socket.socket, pipe: tuple[int, int], traces: dict[int, int],
         sys.modules["numpy.random"].seed()  # every action worker its own chance
     from cellstore.runtime import worker
 
-    worker.main([sys.argv[0], str(sock), str(trace)])
+    worker.main([sys.argv[0], str(sock), str(trace)], is_forked=True)
     return False
 
 

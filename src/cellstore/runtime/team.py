@@ -33,6 +33,7 @@ from cellstore.runtime.registry import Environment
 _KILL_GRACE_S = 0.5
 _FAILED_STARTS_MAX = 3
 _TELL_EVERY = 32
+_TIDY_AFTER_S = 5.0  # of doing nothing; what a worker keeps at hand is for those who ask again soon
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +69,7 @@ class Worker:
     watched: int = 0  # the call it was seen running,
     watched_since: float = 0.0  # and when that was first seen
     quiet_since: float = 0.0  # last message from it or first message to it
+    tidied_at: float = 0.0  # when it was last told to give back memory
 
     @property
     def is_open(self) -> bool:
@@ -414,6 +416,9 @@ class Team:
         for worker in list(self.workers):
             if not worker.flying and worker.link.is_ready:
                 worker.watched = 0
+                if worker.tidied_at < worker.quiet_since < now - _TIDY_AFTER_S:
+                    worker.tidied_at = now
+                    worker.link.send(["tidy"])
                 continue
             running = worker.link.running_call()
             if running != worker.watched:

@@ -14,6 +14,7 @@ Death        The trace file begins with the id of the running call (8 bytes), so
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import gc
 import mmap
@@ -24,6 +25,7 @@ import socket
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -39,11 +41,13 @@ from cellstore.transaction.bulk import parts_of, prepare_bulk
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest
 from cellstore.transaction.worker_store import WorkerStore
+from cellstore.values.ids import forget_ids
 from cellstore.values.json import decode
 
 _real_perf_counter = time.perf_counter
 _real_thread_time = time.thread_time
 _real_urandom = os.urandom
+_trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 FLUSH_AFTER_S = 0.002  # answers wait this long for company while calls are queued,
 FLUSH_MESSAGES = 8  # or until there are this many, and as many as still wait
@@ -117,15 +121,20 @@ class Stopwatch:
 class Worker:
     """The loop of a worker process."""
 
-    def __init__(self, sock: socket.socket, trace: mmap.mmap, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, sock: socket.socket, trace: mmap.mmap, settings: dict[str, Any], is_forked: bool = False
+    ) -> None:
         knobs = Knobs(**settings["knobs"])
         self._sock = sock
+        self._idle_bytes = knobs.worker_idle_bytes
         self._trace = trace
         self._reader = calls.FrameReader()
         self._queue: deque[Message] = deque()
         self._out: list[Message] = []
         self._out_since = 0.0
         self._generation = 0
+        self._is_forked = is_forked  # then another one is soon made, and shares its memory with its parent
+        self._is_worn = False
         self.modules = LoadedModules(guarded=True)
         self._store = WorkerStore(settings["store"], random=_real_urandom, knobs=knobs)
         self._envelope = sandbox.install()
@@ -137,7 +146,7 @@ class Worker:
     def run(self) -> None:
         """Until the host hangs up, or this worker has to go."""
         self._out.append(["hello", os.getpid()])
-        while not self._stopwatch.fired:
+        while not (self._stopwatch.fired or self._is_worn):
             if not self._queue:
                 if not self._wait():
                     return
@@ -232,6 +241,8 @@ class Worker:
                 self._load(message[1], keep=False)
             case "forget":
                 self.modules.forget(message[1])
+            case "tidy":
+                self._tidy()
             case tag:
                 raise InvariantError(f"a worker was sent {tag!r}, which it does not know")
 
@@ -304,6 +315,15 @@ class Worker:
         self._send(["done", number, calls.outcome_to_wire(outcome), None])
         self._flush()
 
+    def _tidy(self) -> None:
+        """Give back what earlier calls left at hand: pages of the store, ids, garbage, and what the allocator holds."""
+        self._store.shrink()
+        forget_ids()
+        gc.collect()
+        if _trim_heap is not None:
+            _trim_heap(0)
+        self._is_worn = self._is_forked and _own_bytes() > self._idle_bytes  # a fresh one is smaller
+
     def _now(self) -> int:
         """The wall clock, which the process then stands still at; in whole microseconds, so that all clocks agree."""
         now_ns = self._envelope.real_time_ns() // 1000 * 1000
@@ -311,7 +331,16 @@ class Worker:
         return now_ns
 
 
-def main(argv: list[str]) -> None:
+def _own_bytes() -> int:
+    """Memory of this process that no other shares; 0 where the system does not say."""
+    try:
+        rollup = Path("/proc/self/smaps_rollup").read_bytes()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith(b"Private_"))
+
+
+def main(argv: list[str], *, is_forked: bool = False) -> None:
     """Serve the host at the other end of the inherited socket."""
     sock = socket.socket(fileno=int(argv[1]))
     trace_fd = int(argv[2])
@@ -329,10 +358,10 @@ def main(argv: list[str]) -> None:
 
         serve(sock, settings)
     else:
-        worker = Worker(sock, trace, settings)
+        worker = Worker(sock, trace, settings, is_forked)
         # What is loaded now stays; a call makes few cycles, and looking for them costs a tenth of its time.
         gc.freeze()
-        gc.set_threshold(20_000, 20, 100)
+        gc.set_threshold(2_000, 20, 100)  # what waits to be found is memory that other workers do not share
         worker.run()
 
 

@@ -106,6 +106,11 @@ class SqliteReader:
         self.ts, self.catalog_ts = ts or 0, catalog_ts
         return self.ts
 
+    def shrink(self) -> None:
+        """Give back the memory of pages kept at hand. For a reader that is idle for long."""
+        self.release()
+        self._connection.execute("PRAGMA shrink_memory")
+
     def release(self) -> None:
         """End the view, and every scan over it."""
         if self._scans:

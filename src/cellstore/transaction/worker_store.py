@@ -117,7 +117,7 @@ class WorkerStore:
     ) -> None:
         from cellstore.storage.sqlite import SqliteReader
 
-        self._reader: Reader = SqliteReader(path)
+        self._reader = SqliteReader(path)
         self._catalogs = Catalogs()
         self._clock = clock or SystemClock()
         self._random = random
@@ -140,6 +140,11 @@ class WorkerStore:
         if self._viewing:
             self._viewing = False
             self._reader.release()
+
+    def shrink(self) -> None:
+        """Hold neither a view nor memory for speed: nobody has asked for a while."""
+        self._viewing = False
+        self._reader.shrink()
 
     def begin(
         self,

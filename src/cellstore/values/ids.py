@@ -116,6 +116,12 @@ def encode_id(number: int, internal: bytes) -> str:
     return text
 
 
+def forget_ids() -> None:
+    """Let go of what is remembered of ids seen lately; a process that idles does."""
+    _encoded.clear()
+    _decoded.clear()
+
+
 def decode_id(text: str) -> tuple[int, bytes]:
     """(table number, 16 bytes) of an id.
 

@@ -241,7 +241,7 @@ async def contended_with_a_slow_one(port: int, ids: list[str], seconds: float) -
 @contextlib.contextmanager
 def cellstore_server(root: Path) -> Iterator[tuple[ServerProcess, list[str]]]:
     (root / "home").mkdir(parents=True)
-    knobs = {"CellstoreApp": {"knobs": {"mutation_time_s": 60.0}}}
+    knobs = {"CellstoreApp": {"knobs": {"mutation_time_s": 60.0, "query_time_s": 60.0}}}
     (root / "home" / "jupyter_server_config.json").write_text(json.dumps(knobs))
     server = ServerProcess(root).start()
     try:

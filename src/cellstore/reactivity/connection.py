@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 SendFrame = Callable[[bytes], "bool | None"]
 """Put one text frame on the wire. False: it is buffered, and `Connection.sent` will be called when it has left."""
 CloseSocket = Callable[[int, str], None]
+OnDone = Callable[[Outcome], None]
 VerifyToken = Callable[[Authenticate], Awaitable[Principal]]
 """Who presents this token? Raises Unauthenticated."""
 
@@ -79,8 +80,7 @@ class Hub:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._dirty: set[Connection] = set()
         self._awaiting_wake = False
-        self._mutating: dict[str, list[Connection]] = {}  # by function path: whose mutations are running
-        self._requests: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._mutating: dict[tuple[str, int] | str, list[Connection]] = {}  # whose mutations are running: see `mutate`
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker = self._loop.call_later(knobs.ping_interval_s, self._tick)
 
@@ -113,23 +113,58 @@ class Hub:
             return Outcome.failed(refused, function=query.path)
         return (await self.cache.ask(query, who, ts)).outcome
 
-    async def mutation(
-        self, path: str, args: dict[str, Any], who: Principal, request: tuple[str, int] | None = None
-    ) -> Outcome:
-        """Run a mutation. The same request while the first is still running waits for that one."""
+    async def mutation(self, path: str, args: dict[str, Any], who: Principal) -> Outcome:
+        """Run a mutation. Whoever asked may go, the mutation goes on."""
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
+
+        self._start_mutation(path, args, who, None, done)
+        return await answer
+
+    def mutate(self, connection: Connection, call: Mutation, session: str | None, who: Principal, done: OnDone) -> None:
+        """Run a mutation of a connection; it hears of the commit that may be it before `done` is told its outcome.
+
+        A commit names the request it answers; where a client has no session, that it ran the same function must do.
+        """
+        path = canonical(call.path)
+        request = None if session is None else (session, call.request_id)
+        key = request or path
+        self._mutating.setdefault(key, []).append(connection)
+
+        def ended(outcome: Outcome) -> None:
+            waiting = self._mutating[key]
+            waiting.remove(connection)
+            if not waiting:
+                del self._mutating[key]
+            done(outcome)
+
+        self._start_mutation(path, call.args, who, request, ended)
+
+    def _start_mutation(
+        self, path: str, args: dict[str, Any], who: Principal, request: tuple[str, int] | None, done: OnDone
+    ) -> None:
+        """No task and no coroutine: thousands a second come this way."""
         refused = who.refusal("write")
         if refused is not None:
-            return Outcome.failed(refused, function=path)
-        running = self.runner.mutation(path, args, identity=who.identity, request=request, internal=who.internal)
-        if request is None:
-            return await self._guard(path, running)
-        earlier = self._requests.get(request)
-        if earlier is not None:
-            running.close()
-            return await asyncio.shield(earlier)
-        future = self._requests[request] = asyncio.ensure_future(self._guard(path, running))
-        future.add_done_callback(lambda _: self._requests.pop(request, None))
-        return await asyncio.shield(future)  # its client may go, the mutation goes on
+            done(Outcome.failed(refused, function=path))
+            return
+        self.running_calls += 1
+        answer = asyncio.ensure_future(
+            self.runner.mutation(path, args, identity=who.identity, request=request, internal=who.internal)
+        )
+
+        def ended(answer: asyncio.Future[Outcome]) -> None:
+            self.running_calls -= 1
+            if answer.cancelled():
+                done(Outcome.failed(Overloaded("the store is stopping"), function=path))
+                return
+            error = answer.exception()
+            done(answer.result() if error is None else self._failed(path, error))
+
+        answer.add_done_callback(ended)
 
     async def action(
         self, path: str, args: dict[str, Any], who: Principal, on_progress: ProgressSink | None = None
@@ -153,17 +188,20 @@ class Hub:
         self.running_calls += 1
         try:
             return await running
-        except FatalError as stop:
-            self.on_fatal(stop)
-            return Outcome.failed(stop, function=path)
-        except CellstoreError as error:
-            return Outcome.failed(error, function=path)
-        except Exception as bug:
-            log.exception("%s could not be run", path)
-            message = f"the call could not be run: {type(bug).__name__}: {bug}"
-            return Outcome.failed(ErrorInfo("InternalServerError", message), function=path)
+        except Exception as error:  # noqa: BLE001 - whatever it was, its caller is told
+            return self._failed(path, error)
         finally:
             self.running_calls -= 1
+
+    def _failed(self, path: str, error: BaseException) -> Outcome:
+        """What a caller is told whose call raised, which is not what functions do when they fail."""
+        if isinstance(error, FatalError):
+            self.on_fatal(error)
+        if isinstance(error, CellstoreError):
+            return Outcome.failed(error, function=path)
+        log.error("%s could not be run", path, exc_info=error)
+        message = f"the call could not be run: {type(error).__name__}: {error}"
+        return Outcome.failed(ErrorInfo("InternalServerError", message), function=path)
 
     # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -173,24 +211,13 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def mutating(self, path: str, connection: Connection) -> None:
-        """A mutation of `connection` is running; commits by this path may be it."""
-        self._mutating.setdefault(path, []).append(connection)
-
-    def mutated(self, path: str, connection: Connection) -> None:
-        """Undo `mutating`."""
-        waiting = self._mutating[path]
-        waiting.remove(connection)
-        if not waiting:
-            del self._mutating[path]
-
     def dirty(self, connection: Connection) -> None:
         """`connection` holds marked queries; let it advance soon."""
         self._dirty.add(connection)
         self._wake()
 
     def _committed(self, commit: Commit) -> None:
-        for connection in self._mutating.get(commit.source, ()):
+        for connection in self._mutating.get(commit.request or commit.source, ()):
             connection.committed(commit.ts)
 
     def _wake(self) -> None:
@@ -298,9 +325,11 @@ class Connection:
         expires_s = self._session.who.expires_s
         if expires_s is not None and self._hub.now_s() > expires_s and not self._session.closed:
             event, details = self._session.expired, ()
-        self._effects.extend(event(*details))
-        if self._performing:
+        effects = event(*details)
+        if self._performing or not effects:
+            self._effects.extend(effects)
             return
+        self._effects.extend(effects)
         self._performing = True
         try:
             while self._effects:
@@ -315,7 +344,7 @@ class Connection:
             case machine.Refresh():
                 self._refresh(effect)
             case machine.RunMutation():
-                self._hub.start(self._mutation(effect.call, effect.session, effect.who))
+                self._mutate(effect)
             case machine.RunAction():
                 self._hub.start(self._action(effect.call, effect.who))
             case machine.Release():
@@ -385,15 +414,11 @@ class Connection:
             del self._ids[entry]
             self._hub.cache.release(entry, self.on_stale)
 
-    async def _mutation(self, call: Mutation, session: str | None, who: Principal) -> None:
-        request = None if session is None else (session, call.request_id)
-        path = canonical(call.path)
-        self._hub.mutating(path, self)
-        try:
-            outcome = await self._hub.mutation(path, call.args, who, request)
-        finally:
-            self._hub.mutated(path, self)
-        self._event(self._session.mutation_done, call.request_id, outcome)
+    def _mutate(self, effect: machine.RunMutation) -> None:
+        request_id, done = effect.call.request_id, self._session.mutation_done
+        self._hub.mutate(
+            self, effect.call, effect.session, effect.who, lambda outcome: self._event(done, request_id, outcome)
+        )
 
     async def _action(self, call: Action, who: Principal) -> None:
         def report(done: float, total: float | None, note: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class Pending:
     inserted: int = 0  # documents of a bulk that are durable,
     inserted_ts: int = 0  # as of this commit
     stopped: CellstoreError | None = field(default=None, repr=False)  # why it was killed, if it was
+    on_outcome: Callable[[Pending, Outcome], None] | None = None  # told before whoever waits
 
     def message(self, generation: int) -> Message:
         """The current attempt, as it goes to a worker."""
@@ -57,6 +59,8 @@ class Pending:
     def resolve(self, outcome: Outcome) -> None:
         """Answer the caller, if there still is one."""
         self.number = 0
+        if self.on_outcome is not None:
+            self.on_outcome(self, outcome)
         if not self.answer.done():
             self.answer.set_result(outcome)
 

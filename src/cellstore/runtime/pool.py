@@ -65,7 +65,7 @@ class PoolRunner:
         self._arrived: list[_Item] = []
         self._turn_planned = False
         self._numbers = itertools.count(1)
-        self._requests: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._requests: dict[tuple[str, int], Pending] = {}  # of clients: the mutations that are under way
         self._trying: dict[int, asyncio.Future[Any]] = {}  # by link: a worker that tries a unit
         self._spawner = Spawner(forks=engine.knobs.workers_are_forked)
         self._deploying = Deploying(engine, self._registry)
@@ -172,7 +172,7 @@ class PoolRunner:
                 break
         return self.logs.note("query", function.path, outcome)
 
-    async def mutation(
+    def mutation(
         self,
         path: str,
         args: dict[str, Any],
@@ -181,23 +181,30 @@ class PoolRunner:
         request: tuple[str, int] | None = None,
         internal: bool = False,
         job: str | None = None,
-    ) -> Outcome:
+    ) -> asyncio.Future[Outcome]:
         """See `Runner.mutation`. `job`: the scheduled job this run completes."""
+        earlier = None if request is None else self._requests.get(request)
+        if earlier is not None:  # sent again while the first is still on its way
+            return asyncio.shield(earlier.answer)
+        call = Pending("mutation", path, b"", self._loop.create_future(), identity, request=request, job=job)
+        call.on_outcome = self._mutation_ended
         try:
-            function, text = self._accept(path, args, "mutation", internal)
-        except FatalError:
-            raise
+            function, call.args = self._accept(path, args, "mutation", internal)
+        except FatalError as stop:
+            call.fail(stop)
         except CellstoreError as error:
-            return self._refused("mutation", path, error)
-        if request is not None and request in self._requests:  # sent again while the first is still on its way
-            return await asyncio.shield(self._requests[request])
-        answer: asyncio.Future[Outcome] = self._loop.create_future()
-        call = Pending("mutation", function.path, text, answer, identity, request=request, job=job)
-        if request is None:
-            return await self._run(function, call)
-        self._requests[request] = answer
-        answer.add_done_callback(lambda _: self._requests.pop(request, None))
-        return await self._run(function, call)
+            call.resolve(Outcome.failed(error, function=path))
+        else:
+            call.path = function.path
+            if request is not None:
+                self._requests[request] = call
+            self._submit(function.environment, call)
+        return call.answer
+
+    def _mutation_ended(self, call: Pending, outcome: Outcome) -> None:
+        if call.request is not None:
+            self._requests.pop(call.request, None)
+        self.logs.note("mutation", call.path, outcome)
 
     async def action(
         self,
@@ -287,9 +294,6 @@ class PoolRunner:
             raise self._fatal
         if not self._running:
             raise Overloaded("the store is not open", queue="runner")
-
-    async def _run(self, function: Deployed, call: Pending) -> Outcome:
-        return self.logs.note(call.kind, call.path, await self._submit(function.environment, call))
 
     def _submit(self, environment: Environment, call: Pending) -> asyncio.Future[Outcome]:
         team = self._team(environment)

@@ -59,7 +59,7 @@ class Runner(Protocol):
         """Run a query at `ts` (the newest snapshot when None). `.reads` tells what would change the answer."""
         ...
 
-    async def mutation(
+    def mutation(
         self,
         path: str,
         args: dict[str, Any],
@@ -67,8 +67,8 @@ class Runner(Protocol):
         identity: Identity | None = None,
         request: tuple[str, int] | None = None,
         internal: bool = False,
-    ) -> Outcome:
-        """Run a mutation and commit it; durable when this returns with `ok`.
+    ) -> Awaitable[Outcome]:
+        """Run a mutation and commit it; durable once the outcome is there, with `ok`.
 
         `request` is (session id, request number): the same pair again returns the first outcome and changes nothing.
         """

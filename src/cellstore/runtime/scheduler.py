@@ -24,7 +24,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -57,9 +57,9 @@ class RunsJobs(Protocol):
 
     logs: LogStream
 
-    async def mutation(
+    def mutation(
         self, path: str, args: dict[str, Any], *, internal: bool = False, job: str | None = None
-    ) -> Outcome:
+    ) -> Awaitable[Outcome]:
         """Run a mutation that completes `job` in its own transaction."""
         ...
 

@@ -171,6 +171,10 @@ class Reader(Protocol):
         """The stored outcome of a request, if it has committed."""
         ...
 
+    def newest_request(self, session: str) -> int:
+        """The highest number of a session's requests whose outcome is stored; -1 without one."""
+        ...
+
     def check_retention(self, ts: int) -> None:
         """Raise OutOfRetention if revisions needed to read at `ts` may be gone."""
         ...

@@ -155,6 +155,11 @@ class MemoryReader:
         ts, result = self._storage._requests.get((session, request), (_FOREVER, None))
         return result if ts <= self.ts else None
 
+    def newest_request(self, session: str) -> int:
+        """The highest number of a session's requests whose outcome is stored; -1 without one."""
+        known = self._storage._requests.items()
+        return max((number for (whose, number), (ts, _) in known if whose == session and ts <= self.ts), default=-1)
+
     def check_retention(self, ts: int) -> None:
         """Raise OutOfRetention if revisions needed to read at `ts` may be gone."""
         oldest = self._storage._min_snapshot_ts

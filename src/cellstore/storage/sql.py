@@ -105,7 +105,7 @@ TRIM_REVISION: Final = "DELETE FROM log WHERE seq = ?"
 TRIM_ENTRIES: Final = """DELETE FROM dead_entries WHERE (idx, key, to_ts) IN
     (SELECT idx, key, to_ts FROM dead_entries WHERE to_ts <= ? ORDER BY to_ts LIMIT ?)"""
 TRIM_COMMITS: Final = "SELECT ts, session, request FROM commits WHERE ts > ? AND ts < ? ORDER BY ts LIMIT ?"
-NEWEST_REQUEST: Final = "SELECT ifnull(max(request), 0) FROM requests WHERE session = ?"
+NEWEST_REQUEST: Final = "SELECT ifnull(max(request), -1) FROM requests WHERE session = ?"
 # the newest commit not newer than the moment stays: it says where the log stood then
 NEWEST_COMMIT_AT: Final = "SELECT ts FROM commits WHERE ts <= ? ORDER BY ts DESC LIMIT 1"
 TRIM_COMMIT: Final = "DELETE FROM commits WHERE ts = ?"

@@ -210,6 +210,10 @@ class SqliteReader:
         result: bytes | None = self._cursor.execute(sql.REQUEST, (session, request)).get
         return result
 
+    def newest_request(self, session: str) -> int:
+        """The highest number of a session's requests whose outcome is stored; -1 without one."""
+        return int(self._cursor.execute(sql.NEWEST_REQUEST, (session,)).get)
+
     def check_retention(self, ts: int) -> None:
         """Raise OutOfRetention if revisions needed to read at `ts` may be gone."""
         oldest = int(self._cursor.execute(sql.GLOBAL, ("min_snapshot_ts",)).get)

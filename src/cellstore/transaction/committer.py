@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from cellstore.values.json import loads
 
 if TYPE_CHECKING:
     from cellstore.storage.contract import Storage
+
+_SESSIONS_KNOWN_MAX = 20_000  # whose newest request is remembered; of others it is looked up
 
 Listener = Callable[[Sequence[Commit]], None]
 
@@ -83,6 +86,7 @@ class Committer:
         self.listeners: list[Listener] = []
         self._definitions: dict[int, Commit] = {}  # table number to the newest change of its definition
         self._refused: dict[str, int] = {}  # lane to the highest position refused
+        self._newest_request: OrderedDict[str, int] = OrderedDict()  # of the sessions heard of last; never too low
         self._stopped: FatalError | None = None
 
     @contextmanager
@@ -152,11 +156,24 @@ class Committer:
         known = group.answered.get(request)
         if known is not None:
             return known
+        session, number = request
+        newest = self._newest_request.get(session)
+        if newest is not None and number > newest:  # clients count upwards: hardly ever is anything looked up
+            return None
         if not group.viewing:
             self._reader.refresh()
             group.viewing = True
-        result = self._reader.request(*request)
+        if newest is None:
+            self._remember_request(session, self._reader.newest_request(session))
+        result = self._reader.request(session, number)
         return None if result is None else Replayed(self.published_ts, result)
+
+    def _remember_request(self, session: str, number: int) -> None:
+        newest = self._newest_request
+        newest[session] = max(number, newest.get(session, -1))
+        newest.move_to_end(session)
+        if len(newest) > _SESSIONS_KNOWN_MAX:
+            newest.popitem(last=False)
 
     def _refusal(self, request: CommitRequest) -> CellstoreError | None:
         lane = request.lane
@@ -200,10 +217,11 @@ class Committer:
         if request.request is not None:
             record = RequestRecord(*request.request, request.result)
             group.answered[request.request] = Replayed(ts, request.result)
+            self._remember_request(*request.request)
         catalog = any(write.table in (TABLES, INDEXES) for write in request.writes)
         group.records.append(CommitRecord(ts, request.source, request.writes, record, catalog))
         lane, position = (None, 0) if request.lane is None else request.lane[:2]
-        commit = Commit(ts, touched_keys(request.writes), request.source, lane, position)
+        commit = Commit(ts, touched_keys(request.writes), request.source, lane, position, request.request)
         group.commits.append(commit)
         self.write_log.append(commit)
         if catalog:

@@ -93,7 +93,7 @@ def _write_to_wire(write: DocWrite) -> list[Any]:
             ]
         )
     else:
-        wire.append([[index, cast(bytes, old or new).hex()] for index, old, new in write.keys])
+        wire.append([[index, cast("bytes", old or new).hex()] for index, old, new in write.keys])
     return wire
 
 
@@ -107,7 +107,7 @@ def _write_from_wire(wire: list[Any]) -> DocWrite:
             continue
         key = unhex(texts[0])
         keys.append((index, None if op == "insert" else key, None if op == "delete" else key))
-    return DocWrite(table, unhex(id), None if body is None else body.encode(), cast(Literal["insert"], op), keys)
+    return DocWrite(table, unhex(id), None if body is None else body.encode(), cast("Literal['insert']", op), keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,7 @@ class Commit:
     source: str = ""
     lane: str | None = None
     position: int = 0
+    request: tuple[str, int] | None = None  # of a client: (session, number)
     ordered: bool = field(default=False, repr=False)  # whether the lists in `keys` are sorted
 
     def sort(self) -> None:

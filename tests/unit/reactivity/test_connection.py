@@ -183,17 +183,6 @@ async def test_a_malformed_frame_closes_only_its_own_connection(store: FakeStore
 
 
 @with_hub
-async def test_a_repeat_of_a_running_mutation_waits_for_it(store: FakeStore, hub: Hub) -> None:
-    first, second = Client(hub), Client(hub)
-    for client in (first, second):
-        client.say("Connect", sessionId="same")
-        client.set("a", 1)
-    await settle()
-    assert first.answers == second.answers
-    assert store.runs == ["m:set"]
-
-
-@with_hub
 async def test_closing_a_connection_releases_its_queries(store: FakeStore, hub: Hub) -> None:
     client = Client(hub)
     client.subscribe(q0={"key": "a"}, q1={})

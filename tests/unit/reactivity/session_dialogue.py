@@ -6,7 +6,7 @@
     > Remove 0
     ! refreshed 10 0=[1.0] 1!boom     the store answers: query 0 has a value, query 1 failed
     < Transition (0,0,0) (1,0,10) 0=[1.0]
-    ~ refresh 0                       an effect that is no message
+    ~ refresh 0 1@end                 an effect that is no message; query 1 is run with a journal
 
 A script is right when playing its `>` and `!` lines gives back its `<` and `~` lines.
 """
@@ -100,7 +100,7 @@ class Player:
             case "mutation" | "action":
                 done = session.mutation_done if verb == "mutation" else session.action_done
                 return done(int(words[0]), parse_outcome(words[1], int(words[2]) if len(words) > 2 else 0))
-            case "flushed" | "gone" | "tick":
+            case "flushed" | "gone" | "tick" | "expired":
                 effects: machine.Effects = getattr(session, verb)()
                 return effects
             case "verified":
@@ -134,7 +134,8 @@ def render(effect: machine.Effect) -> str:
         case machine.Send():
             return "< " + render_message(json.loads(encode_frame(effect.message)))
         case machine.Refresh():
-            return f"~ refresh {' '.join(str(query_id) for query_id in effect.queries)}".rstrip()
+            asked = (f"{id}@{query.journal}" if query.journal else str(id) for id, query in effect.queries.items())
+            return f"~ refresh {' '.join(asked)}".rstrip()
         case machine.Release():
             return f"~ release {' '.join(map(str, effect.query_ids))}"
         case machine.RunMutation():

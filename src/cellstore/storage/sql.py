@@ -99,7 +99,9 @@ DROP_DEAD_ENTRIES: Final = """DELETE FROM dead_entries WHERE (idx, key, to_ts) I
 
 # ── trimming: the log in order says which revisions died when; dead entries and commits are ordered by time ────────
 
-TRIM_LOG: Final = "SELECT seq, ts, tbl, id, prev, body IS NULL FROM log WHERE seq > ? AND ts <= ? ORDER BY seq LIMIT ?"
+# up to the last row of the newest commit that is old enough: what is younger must not even be looked at
+TRIM_LOG: Final = """SELECT seq, ts, tbl, id, prev, body IS NULL FROM log WHERE seq > ?1
+    AND seq <= (SELECT seq FROM commits WHERE ts <= ?2 ORDER BY ts DESC LIMIT 1) ORDER BY seq LIMIT ?3"""
 TRIM_DOC: Final = "DELETE FROM dead_docs WHERE tbl = ? AND id = ? AND to_ts = ? RETURNING seq"
 TRIM_REVISION: Final = "DELETE FROM log WHERE seq = ?"
 TRIM_ENTRIES: Final = """DELETE FROM dead_entries WHERE (idx, key, to_ts) IN

@@ -360,6 +360,17 @@ def test_many_dead_revisions_do_not_slow_the_newest_read(storage, scribe):
     reader.close()
 
 
+def test_looking_for_history_to_give_up_does_not_look_at_what_is_kept(storage, scribe):
+    def look():
+        return work_of(storage, lambda: storage.trim(5, 100))
+
+    storage.append([scribe.record({1: {"a": 1}})])
+    few = look()
+    for n in range(40):
+        storage.append([scribe.record({k: {"a": k + n / 100} for k in range(60)})])
+    assert look() <= few + 20, "a tree may have grown a level"
+
+
 # ── disks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -94,6 +94,49 @@ def test_a_job_of_a_mutation_that_failed_never_was_and_a_cancelled_one_never_run
     play(tmp_path, SOURCE, scenario)
 
 
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+def test_what_a_cancelled_action_schedules_is_canceled_from_the_start(tmp_path: Path, inline: bool) -> None:
+    source = (
+        SOURCE
+        + """
+    import time
+
+    @cs.query
+    def everything(ctx):
+        return ctx.db.query("_scheduled_functions").collect()
+
+    @cs.action
+    def linger(ctx):
+        before = ctx.scheduler.run_after(60, add, n=1)
+        add(n=100)
+        while 200 not in ctx.run_query(numbers):  # cancelled meanwhile
+            time.sleep(0.01)
+        directly = ctx.scheduler.run_after(0, add, n=2)
+        by_mutation = ctx.run_mutation(later, fn="m:add", s=0.0, args={"n": 3})
+        nested = ctx.run_action(pass_on)
+        return [before, directly, by_mutation, nested]
+
+    @cs.action
+    async def pass_on(ctx):
+        return await ctx.scheduler.run_after(0, "m:add", n=4)
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        job = await stage.mutate("later", fn="m:linger", s=0.0, args={})
+        while 100 not in await stage.query("numbers"):
+            await asyncio.sleep(0.01)
+        await stage.mutate("stop", job=job)
+        await stage.mutate("add", n=200)
+        while len(rows := await stage.query("everything")) < 5:
+            await asyncio.sleep(0.01)
+        states = [row["state"]["kind"] for row in rows]
+        assert states == ["canceled", "pending", "canceled", "canceled", "canceled"]
+        assert sorted(await stage.query("numbers")) == [100, 200]
+
+    play(tmp_path, source, scenario, inline=inline)
+
+
 def test_jobs_survive_a_restart_and_an_action_found_in_progress_is_not_started_again(tmp_path: Path) -> None:
     found: list[str] = []
 
@@ -197,18 +240,19 @@ def test_ten_thousand_due_jobs_drain_and_a_query_does_not_wait_for_them(tmp_path
 def test_a_job_whose_worker_dies_is_run_again_and_one_that_kills_workers_fails(tmp_path: Path) -> None:
     source = (
         SOURCE
-        + f"""
+        + """
     import os
 
     @cs.mutation
     def dies_once(ctx):
-        ctx.db.insert("t", {{"n": 50}})
-        if not os.path.exists({str(tmp_path / "died")!r}):
+        saved = any(row["n"] == 51 for row in ctx.db.query("t"))
+        ctx.db.insert("t", {"n": 50})
+        if not saved:
             os._exit(9)
 
     @cs.mutation
     def always_dies(ctx):
-        ctx.db.insert("t", {{"n": 60}})
+        ctx.db.insert("t", {"n": 60})
         os._exit(9)
     """
     )
@@ -216,7 +260,7 @@ def test_a_job_whose_worker_dies_is_run_again_and_one_that_kills_workers_fails(t
     async def scenario(stage: Stage) -> None:
         job = await stage.mutate("later", fn="m:dies_once", s=0.0, args={})
         await asyncio.sleep(0.1)
-        (tmp_path / "died").touch()
+        await stage.mutate("add", n=51)
         hopeless = await stage.mutate("later", fn="m:always_dies", s=0.0, args={})
         assert (await ended(stage, job))["state"]["kind"] == "success"
         for _ in range(500):
@@ -225,7 +269,7 @@ def test_a_job_whose_worker_dies_is_run_again_and_one_that_kills_workers_fails(t
                 break
             await asyncio.sleep(0.02)
         assert "exited with status 9" in row["state"]["error"]
-        assert await stage.query("numbers") == [50]
+        assert await stage.query("numbers") == [51, 50]
 
     play(tmp_path, source, scenario)
 
@@ -240,6 +284,27 @@ def test_what_a_job_returned_stays_with_it(tmp_path: Path) -> None:
         assert row["completedTime"] >= row["scheduledTime"]
 
     play(tmp_path, source, scenario)
+
+
+def test_an_ended_job_can_be_looked_at_for_a_week(tmp_path: Path) -> None:
+    day_ms = 86_400_000.0
+
+    async def scenario(stage: Stage) -> None:
+        old, recent, waiting = [await stage.mutate("later", fn="m:add", s=s, args={"n": 1}) for s in (0.0, 0.0, 600.0)]
+        await asyncio.gather(ended(stage, old), ended(stage, recent))
+        now_ms = stage.engine.clock.now_ns() / 1e6
+        for job, days in ((old, 7.1), (recent, 6.9), (waiting, 7.1)):
+            row = await stage.query("state", job=job)
+            times = {key: now_ms - days * day_ms for key in ("scheduledTime", "completedTime") if key in row}
+            stage.engine.run(lambda transaction, job=job, times=times: transaction.patch(job, times))
+        scheduler = stage.runner.scheduler
+        scheduler._cleaned_at = float("-inf")
+        scheduler._clean()
+        assert await stage.query("state", job=old) is None
+        assert (await stage.query("state", job=recent))["state"]["kind"] == "success"
+        assert await stage.query("state", job=waiting) is not None, "what never ran is kept"
+
+    play(tmp_path, SOURCE, scenario)
 
 
 def test_an_interval_counts_from_its_slots_and_a_clock_set_back_repeats_none() -> None:

@@ -28,8 +28,8 @@ from cellstore.web import Arriving, Head, Request
 _CANCEL_GRACE_S = 1.0
 _PIECES_MAX = 8  # of a request's body that its function has not taken
 
-Nested = Callable[[str, str, dict[str, Any], Identity | None], Awaitable[Outcome]]
-"""Runs what an action asked for: kind, path, arguments, the action's own caller."""
+Nested = Callable[[str, str, dict[str, Any], Identity | None, str | None], Awaitable[Outcome]]
+"""Runs what an action asked for: kind, path, arguments, the action's own caller, the job it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +43,7 @@ class Running:
     on_log: LogSink | None
     link: Link
     on_progress: ProgressSink | None = None
+    job: str | None = None  # the scheduled one it is, or is part of
     pieces: asyncio.Queue[Head | bytes | None] = field(
         default_factory=asyncio.Queue
     )  # of an HTTP response; None ends it
@@ -92,12 +93,13 @@ class ActionTeam:
         identity: Identity | None,
         on_log: LogSink | None,
         on_progress: ProgressSink | None = None,
+        job: str | None = None,
     ) -> Outcome:
         """One action to its outcome. Cancelling the caller cancels the action."""
         if self._is_full():
             return self._overloaded()
         run = self._begin(path, identity, on_log)
-        run.on_progress = on_progress
+        run.on_progress, run.job = on_progress, job
         options = [b'"$' in args, identity, self._variables()]
         run.link.send(["call", run.number, 0, "", "action", path, orjson.Fragment(args), options])
         try:
@@ -203,7 +205,8 @@ class ActionTeam:
     async def _answer(self, link: Link, message: Message) -> None:
         _, ask_id, number, kind, path, args, [wrapped] = message
         run = self._running.get(number)
-        outcome = await self._nested(kind, path, decode(args) if wrapped else args, run.identity if run else None)
+        identity, job = (run.identity, run.job) if run is not None else (None, None)
+        outcome = await self._nested(kind, path, decode(args) if wrapped else args, identity, job)
         link.send(["reply", ask_id, calls.outcome_to_wire(outcome)])
 
     def _out_of_time(self, run: Running) -> None:

@@ -59,6 +59,7 @@ class Run:
     depth: int = 0
     scheduled: int = 0
     job: str | None = None  # the scheduled job this call is, if any
+    parent: str | None = None  # the scheduled job of the action that called it, if any
     env: Variables = field(init=False)
 
     def __post_init__(self) -> None:
@@ -239,7 +240,7 @@ class MutationScheduler:
                 knob="scheduled_per_call_max", limit=run.knobs.scheduled_per_call_max, used=run.scheduled
             )
         row = jobs.new_job(function_path(function), args, due_ms)
-        return str(run.transaction.insert(jobs.TABLE, row))
+        return jobs.scheduled(run.transaction, row, run.now_ms, run.parent)
 
 
 Ask = Callable[[str, str, dict[str, Any]], "Future[Outcome]"]

@@ -52,6 +52,7 @@ class Call:
     journal: str | None = None
     request: tuple[str, int] | None = None
     job: str | None = None
+    parent: str | None = None  # the job of the action that asks for it
     exclusive: bool = False  # it has the lane to itself: nobody waits who need not
 
 
@@ -165,7 +166,8 @@ class Executor:
         try:
             loaded = self.modules.find(call.path, call.kind)
             seed = self._random(16)
-            run = Run(transaction, self.modules, self._knobs, call.identity, now_ns / 1e6, seed, job=call.job)
+            run = Run(transaction, self.modules, self._knobs, call.identity, now_ns / 1e6, seed)
+            run.job, run.parent = call.job, call.parent
             value = self._call_user(call, loaded, run)
             outcome = Outcome(True, encoded_result(value, loaded.path, self._knobs))
         except TransientError:

@@ -114,11 +114,12 @@ class InlineRunner:
         request: tuple[str, int] | None = None,
         internal: bool = False,
         job: str | None = None,
+        parent: str | None = None,
     ) -> Outcome:
         """See `Runner.mutation`."""
 
         def work(function: Deployed) -> Outcome:
-            call = Call(0, "mutation", function.path, args, identity, request=request, job=job)
+            call = Call(0, "mutation", function.path, args, identity, request=request, job=job, parent=parent)
             refusal = TransientError()
             for _ in range(_RETRIES_MAX):
                 outcome = self._attempt(call)
@@ -155,6 +156,7 @@ class InlineRunner:
         on_log: LogSink | None = None,
         on_progress: ProgressSink | None = None,
         internal: bool = False,
+        job: str | None = None,
     ) -> Outcome:
         """See `Runner.action`. Runs in a thread; an `async def` action on a loop of its own there."""
         self._check_running()
@@ -165,7 +167,7 @@ class InlineRunner:
             return self.logs.note("action", path, Outcome.failed(error, function=path))
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
-        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, report, self._variables())
+        context = ActionContext(loaded, identity, self._asker(identity, job), self._now_ms, report, self._variables())
         outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)
@@ -220,22 +222,26 @@ class InlineRunner:
     def _tell(self, sink: Callable[..., None], *words: Any) -> None:
         self._loop.call_soon_threadsafe(sink, *words)
 
-    def _asker(self, identity: Identity | None) -> Callable[[str, str, dict[str, Any]], Future[Outcome]]:
+    def _asker(
+        self, identity: Identity | None, job: str | None = None
+    ) -> Callable[[str, str, dict[str, Any]], Future[Outcome]]:
         def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
-            return asyncio.run_coroutine_threadsafe(self._nested(kind, path, args, identity), self._loop)
+            return asyncio.run_coroutine_threadsafe(self._nested(kind, path, args, identity, job), self._loop)
 
         return ask
 
-    async def _nested(self, kind: str, path: str, args: dict[str, Any], identity: Identity | None) -> Outcome:
+    async def _nested(
+        self, kind: str, path: str, args: dict[str, Any], identity: Identity | None, job: str | None
+    ) -> Outcome:
         match kind:
             case "query":
                 return await self.query(path, args, identity=identity, internal=True)
             case "mutation":
-                return await self.mutation(path, args, identity=identity, internal=True)
+                return await self.mutation(path, args, identity=identity, internal=True, parent=job)
             case "action":
-                return await self.action(path, args, identity=identity, internal=True)
+                return await self.action(path, args, identity=identity, internal=True, job=job)
             case _:
-                return schedule(self._engine, kind, path, args)
+                return schedule(self._engine, kind, path, args, job)
 
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
         """See `Runner.bulk`."""

@@ -48,6 +48,15 @@ def ended(kind: str, now_ms: float, error: str | None = None, result: bytes = b"
     return patch
 
 
+def scheduled(transaction: Transaction, row: dict[str, Any], now_ms: float, parent: str | None) -> str:
+    """Insert a job. `parent`: the job of the action that wants it; when that was cancelled, this one is from the start."""
+    if parent is not None:
+        job = transaction.get(parent, TABLE)
+        if job is not None and job["state"]["kind"] == "canceled":
+            row = {**row, **ended("canceled", now_ms)}
+    return str(transaction.insert(TABLE, row))
+
+
 def cancel(transaction: Transaction, job: str, now_ms: float) -> None:
     """A pending job will not run, an action in progress is marked; a finished job stays as it is."""
     row = transaction.get(job, TABLE)

@@ -34,6 +34,7 @@ class Pending:
     journal: str | None = None
     request: tuple[str, int] | None = None
     job: str | None = None
+    parent: str | None = None  # the job of the action that asks for it
     team: Team | None = None
     number: int = 0  # of the current attempt; 0 while it waits
     attempts: int = 0  # that ended in a conflict
@@ -52,7 +53,8 @@ class Pending:
             return ["bulk", self.number, generation, self.path, self.args.decode()]
         lane_id = "" if self.tenancy is None else self.tenancy.lane_id
         options = [
-            b'"$' in self.args, self.identity, self.ts, self.journal, self.request, self.job, self.exclusive,
+            b'"$' in self.args, self.identity, self.ts, self.journal, self.request, self.job, self.parent,
+            self.exclusive,
         ]  # fmt: skip
         return ["call", self.number, generation, lane_id, self.kind, self.path, orjson.Fragment(self.args), options]
 

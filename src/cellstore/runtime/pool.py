@@ -181,13 +181,14 @@ class PoolRunner:
         request: tuple[str, int] | None = None,
         internal: bool = False,
         job: str | None = None,
+        parent: str | None = None,
     ) -> asyncio.Future[Outcome]:
-        """See `Runner.mutation`. `job`: the scheduled job this run completes."""
+        """See `Runner.mutation`. `job`: the scheduled job this run completes; `parent`: that of the action that asks."""
         earlier = None if request is None else self._requests.get(request)
         if earlier is not None:  # sent again while the first is still on its way
             return asyncio.shield(earlier.answer)
         call = Pending("mutation", path, b"", self._loop.create_future(), identity, request=request, job=job)
-        call.on_outcome = self._mutation_ended
+        call.parent, call.on_outcome = parent, self._mutation_ended
         try:
             function, call.args = self._accept(path, args, "mutation", internal)
         except FatalError as stop:
@@ -215,8 +216,9 @@ class PoolRunner:
         on_log: LogSink | None = None,
         on_progress: ProgressSink | None = None,
         internal: bool = False,
+        job: str | None = None,
     ) -> Outcome:
-        """See `Runner.action`."""
+        """See `Runner.action`. `job`: the scheduled job this is, or is part of."""
         try:
             function, text = self._accept(path, args, "action", internal)
         except FatalError:
@@ -225,7 +227,7 @@ class PoolRunner:
             return self._refused("action", path, error)
         sink, request_id = self._sink("action", function.path, on_log)
         team = self._action_team(function.environment)
-        outcome = await team.run(function.path, text, identity, sink, on_progress)
+        outcome = await team.run(function.path, text, identity, sink, on_progress, job)
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)
 
@@ -304,17 +306,19 @@ class PoolRunner:
             team.submit(call)
         return call.answer
 
-    async def _nested(self, kind: str, path: str, args: dict[str, Any], identity: Identity | None) -> Outcome:
+    async def _nested(
+        self, kind: str, path: str, args: dict[str, Any], identity: Identity | None, job: str | None
+    ) -> Outcome:
         """What a running action asks for."""
         match kind:
             case "query":
                 return await self.query(path, args, identity=identity, internal=True)
             case "mutation":
-                return await self.mutation(path, args, identity=identity, internal=True)
+                return await self.mutation(path, args, identity=identity, internal=True, parent=job)
             case "action":
-                return await self.action(path, args, identity=identity, internal=True)
+                return await self.action(path, args, identity=identity, internal=True, job=job)
             case _:
-                return schedule(self._engine, kind, path, args)
+                return schedule(self._engine, kind, path, args, job)
 
     # A turn of the loop
 

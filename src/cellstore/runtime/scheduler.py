@@ -63,8 +63,10 @@ class RunsJobs(Protocol):
         """Run a mutation that completes `job` in its own transaction."""
         ...
 
-    async def action(self, path: str, args: dict[str, Any], *, internal: bool = False) -> Outcome:
-        """Run an action."""
+    async def action(
+        self, path: str, args: dict[str, Any], *, internal: bool = False, job: str | None = None
+    ) -> Outcome:
+        """Run an action as `job`."""
         ...
 
 
@@ -215,7 +217,7 @@ class Scheduler:
     async def _action(self, id: str, function: Deployed, args: dict[str, Any]) -> None:
         if not self._change(id, ("pending",), jobs.started()):
             return
-        outcome = await self._runner.action(function.path, args, internal=True)
+        outcome = await self._runner.action(function.path, args, internal=True, job=id)
         if outcome.ok:
             self._finish(id, "success", result=outcome.value)
         elif outcome.error is not None and outcome.error.code != "Stopping":
@@ -358,17 +360,19 @@ def _is_worth_another(code: str, attempt: int) -> bool:
     )
 
 
-def schedule(engine: Engine, kind: str, path: str, args: dict[str, Any]) -> Outcome:
-    """What an action asks of the scheduler: `schedule` a function or `cancel` a job. A transaction of its own."""
+def schedule(engine: Engine, kind: str, path: str, args: dict[str, Any], parent: str | None = None) -> Outcome:
+    """What an action asks of the scheduler: `schedule` a function or `cancel` a job. A transaction of its own.
+
+    `parent` is the job that the action is: what a cancelled one schedules is recorded as canceled, and never runs.
+    """
+    now_ms = engine.clock.now_ns() / 1e6
     try:
         if kind == "schedule":
             row = jobs.new_job(path, args["args"], args["due_ms"])
-            id, ts = engine.run(lambda transaction: str(transaction.insert(jobs.TABLE, row)), source="")
+            id, ts = engine.run(lambda transaction: jobs.scheduled(transaction, row, now_ms, parent), source="")
             return Outcome(True, dumps(id), ts=ts)
         if kind == "cancel":
-            _, ts = engine.run(
-                lambda transaction: jobs.cancel(transaction, path, engine.clock.now_ns() / 1e6), source=""
-            )
+            _, ts = engine.run(lambda transaction: jobs.cancel(transaction, path, now_ms), source="")
             return Outcome(True, ts=ts)
         raise CallerError(f"an action asked for {kind!r}, which does not exist")
     except CellstoreError as error:

@@ -261,7 +261,7 @@ class Worker:
         overlay = self._overlay
         if generation != self._generation or (lane_id and (overlay is None or overlay.lane != lane_id)):
             return  # taken back meanwhile
-        wrapped, identity, ts, journal, request, job, exclusive = options
+        wrapped, identity, ts, journal, request, job, parent, exclusive = options
         call = Call(
             number,
             kind,
@@ -272,6 +272,7 @@ class Worker:
             journal,
             tuple(request) if request else None,
             job,
+            parent,
             exclusive,
         )
         self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")

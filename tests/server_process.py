@@ -40,6 +40,8 @@ def deploy_body(path: Path) -> bytes:
 class ServerProcess:
     """`cellstore serve` on a directory. `start` again after `kill` continues the same store on the same port."""
 
+    python = sys.executable
+
     def __init__(self, root: Path, *, allow_anonymous: bool = False, **settings: Any) -> None:
         """`settings`: traits of CellstoreApp."""
         self.root, self.port, self.allow_anonymous, self.settings = root, free_port(), allow_anonymous, settings
@@ -66,7 +68,7 @@ class ServerProcess:
         env = os.environ | {name: str(self.root / "home") for name in places}
         env.pop("CELLSTORE_SERVER_URL", None)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", call], env=env, stdout=log, stderr=log)
+            self.process = subprocess.Popen([self.python, "-c", call], env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
         while True:
             try:

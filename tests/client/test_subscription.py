@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -165,13 +165,13 @@ def test_a_subscription_nobody_holds_ends(link):
 
 
 def test_callbacks_have_a_thread_of_their_own():
-    dispatch, names, done = CallbackThread(), [], threading.Event()
-    dispatch(lambda: names.append(threading.current_thread().name))
-    dispatch(done.set)
-    assert done.wait(5)
-    assert names == ["cellstore-callbacks"]
+    dispatch, threads = CallbackThread(), queue.SimpleQueue()
+    for _ in range(2):
+        dispatch(lambda: threads.put(threading.current_thread()))
+    thread = threads.get(timeout=5)
+    assert threads.get(timeout=5) is thread
+    assert thread is not threading.current_thread()
+    assert thread.name == "cellstore-callbacks"
     dispatch.stop()
-    deadline = time.monotonic() + 5
-    while any(t.name == "cellstore-callbacks" for t in threading.enumerate()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not any(t.name == "cellstore-callbacks" for t in threading.enumerate())
+    thread.join(5)
+    assert not thread.is_alive()

@@ -33,22 +33,23 @@ def link(loop_thread: LoopThread) -> ScriptedLink:
 
 
 @pytest.fixture
-def elsewhere(link: ScriptedLink, monkeypatch: pytest.MonkeyPatch, recorded: None) -> ScriptedDatabase:
+def elsewhere(link: ScriptedLink, monkeypatch: pytest.MonkeyPatch, recorded: None) -> Iterator[ScriptedDatabase]:
     """A database on a server that did not start this kernel: values are relayed."""
-    return current(ScriptedDatabase(link, "the address you gave", "http://host:3210/"), monkeypatch)
+    yield from current(ScriptedDatabase(link, "the address you gave", "http://host:3210/"), monkeypatch)
 
 
 @pytest.fixture
-def own(link: ScriptedLink, monkeypatch: pytest.MonkeyPatch, recorded: None) -> ScriptedDatabase:
+def own(link: ScriptedLink, monkeypatch: pytest.MonkeyPatch, recorded: None) -> Iterator[ScriptedDatabase]:
     """A database on the server that started this kernel: the page hears it by itself."""
     from cellstore.client.discovery import RUNGS
 
-    return current(ScriptedDatabase(link, RUNGS["environment"], "http://127.0.0.1:8888/"), monkeypatch)
+    yield from current(ScriptedDatabase(link, RUNGS["environment"], "http://127.0.0.1:8888/"), monkeypatch)
 
 
-def current(database: ScriptedDatabase, monkeypatch: pytest.MonkeyPatch) -> ScriptedDatabase:
+def current(database: ScriptedDatabase, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedDatabase]:
     from cellstore_kernel.widgets import live
 
     monkeypatch.setattr(live, "FIRST_RESULT_S", 0.0)
     monkeypatch.setattr(live, "current", lambda: database)
-    return database
+    yield database
+    database.dispatch.stop()

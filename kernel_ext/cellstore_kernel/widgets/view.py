@@ -68,6 +68,7 @@ class View(StoreWidget):
         super().__init__(database, kind="view", label=getattr(block, "__name__", "view"))
         database.link.on_state.append(self._state_changed)
         self.run()
+        self._rest_until = 0.0  # the first run has imported what the block needs; later ones may be quick
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the block once, plainly."""

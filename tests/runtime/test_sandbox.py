@@ -198,3 +198,139 @@ def test_the_envelope_costs_less_than_thirty_microseconds() -> None:
     )
     best = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60).stdout)
     assert best < 30
+
+
+EARLY = """
+    import datetime, decimal, io, os, random, signal, select, subprocess, threading, time, uuid, zoneinfo, _thread
+    import numpy as np, pandas as pd
+    from os import environ, getrandom, urandom
+    from random import Random, choice, random as roll
+    from time import asctime, ctime, clock_gettime, sleep
+    from numpy.random import default_rng, rand
+
+    @cs.query
+    def rolls(ctx):
+        drawn = [roll(), choice(range(10**9)), Random().random(), urandom(4).hex(), getrandom(4).hex(), str(uuid.uuid1())]
+        return [*drawn, float(rand()), float(default_rng().random())]
+
+    @cs.query
+    def clocks(ctx):
+        def look():
+            return [ctime(), asctime(), clock_gettime(time.CLOCK_REALTIME), time.clock_gettime_ns(time.CLOCK_MONOTONIC)]
+        first, real = look(), 0
+        for real in range(2_000_000):
+            pass
+        return [first == look(), first[0] == f"{ctx.now:%a %b} {ctx.now.day:2} {ctx.now:%H:%M:%S %Y}"]
+
+    @cs.query
+    def belongs_to_the_code(ctx):
+        berlin = ctx.now.astimezone(zoneinfo.ZoneInfo("Asia/Kolkata")).utcoffset()
+        rows = pd.read_csv(io.StringIO("a,b"), header=None).shape
+        return [berlin / datetime.timedelta(hours=1), str(pd.Timestamp("2024-07-01", tz="America/Lima"))[-6:], list(rows)]
+
+    @cs.query
+    def precise(ctx):
+        before = str(decimal.Decimal(1) / 3)
+        decimal.getcontext().prec = 3
+        return len(before)
+
+    @cs.query
+    def silent(ctx, what: str):
+        tries = {
+            "os.path.exists": lambda: os.path.exists("x.txt"),
+            "environ": lambda: environ.update(A="1"),
+            "early sleep": lambda: sleep(0.1),
+            "event": lambda: threading.Event().wait(0.1),
+            "low thread": lambda: _thread.start_new_thread(print, ()),
+            "select": lambda: select.select([], [], [], 0.1),
+            "signal": lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN),
+            "output": lambda: subprocess.check_output(["ls"]),
+            "pandas": lambda: pd.read_csv("x.csv"),
+            "write": lambda: pd.DataFrame({"a": [1]}).to_csv("/sys/fs/cgroup/x"),
+        }
+        tries[what]()
+"""
+
+SILENT = {
+    "os.path.exists": "os.stat('x.txt')",
+    "environ": "os.putenv(b'A')",
+    "early sleep": "time.sleep(0.1)",
+    "event": "waiting for another thread",
+    "low thread": "_thread.start_new_thread()",
+    "select": "select.select([])",
+    "signal": "signal.signal(<Signals.SIGALRM: 14>)",
+    "output": "subprocess.Popen(['ls'])",
+    "pandas": "'x.csv')",
+    "write": "open('/sys/fs/cgroup/x')",
+}
+
+
+def test_names_imported_early_and_calls_that_raise_no_event_are_held_as_well(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("clocks") == [True, True]
+        first, second = await stage.query("rolls"), await stage.query("rolls")
+        assert not set(first) & set(second), "the dice are the call's own, no copies of the kernel's"
+        assert [await stage.query("precise"), await stage.query("precise")] == [30, 30]
+        for what, call in SILENT.items():
+            refused = (await stage.runner.query("m:silent", {"what": what})).error
+            assert refused is not None, what
+            assert refused.code == "NotDeterministic"
+            assert f"{call} is not available in a query" in refused.message
+            assert f'"{what}": lambda' in refused.traceback
+
+    play(tmp_path, EARLY, scenario)
+
+
+def test_what_is_installed_with_the_code_may_be_read(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("belongs_to_the_code") == [5.5, "-05:00", [1, 2]]
+
+    play(tmp_path, EARLY, scenario)
+
+
+AT_ONCE = """
+    import asyncio
+
+    async def soon(n):
+        await asyncio.sleep(0)
+        return n
+
+    @cs.query
+    async def gathered(ctx):
+        return await asyncio.gather(*[soon(n) for n in range(3)])
+
+    @cs.query
+    async def grouped(ctx):
+        async with asyncio.timeout(1), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(soon(n)) for n in range(3)]
+        return [*[task.result() for task in tasks], *await asyncio.gather(ctx.run_query(gathered), soon(7))]
+
+    @cs.query
+    async def waits(ctx, how: str):
+        ways = {"sleep": lambda: asyncio.sleep(0.01), "event": lambda: asyncio.Event().wait()}
+        await ways[how]()
+
+    @cs.mutation
+    async def fails(ctx):
+        await asyncio.gather(ctx.db.insert("t", {}) and soon(1), broken())
+
+    async def broken():
+        return 1 / 0
+"""
+
+
+def test_coroutines_that_need_no_time_run_together_and_others_are_refused_where_they_wait(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("gathered") == [0, 1, 2]
+        assert await stage.query("grouped") == [0, 1, 2, [0, 1, 2], 7]
+        for how in ("sleep", "event"):
+            refused = (await stage.runner.query("m:waits", {"how": how})).error
+            assert refused is not None
+            assert "awaited something that takes time" in refused.message
+            assert "await ways[how]()" in refused.traceback
+        failed = await stage.runner.mutation("m:fails", {})
+        assert failed.error is not None
+        assert "return 1 / 0" in failed.error.traceback
+
+    play(tmp_path, AT_ONCE, scenario)
+    play(tmp_path / "inline", AT_ONCE, scenario, inline=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.functions import Function, FunctionReference
 from cellstore.schema.definition import Table, TableDefinition
 
@@ -93,6 +93,8 @@ def _step(found: Captures, chain: Chain, value: Any) -> Iterable[tuple[str, Any]
         return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
     if isinstance(value, CACHED):
         return [("__wrapped__", value.__wrapped__)]
+    if singleton_name(value) is not None or (callable(value) and is_named(value)):
+        return ()
     found.data.append(Capture(chain, value))
     return code_in(value)
 
@@ -184,7 +186,7 @@ def code_in(value: Any) -> Iterator[tuple[str, Any]]:
             pending += part
         elif isinstance(part, dict):
             pending += [*part.keys(), *part.values()]
-        elif not is_named(type(part)):
+        elif not is_named(type(part)) and not (callable(part) and is_named(part)):
             yield type(part).__name__, type(part)
             pending.append(getattr(part, "__dict__", None))
 

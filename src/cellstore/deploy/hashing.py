@@ -30,7 +30,7 @@ from cellstore.deploy.captures import (
     module_members,
     table_definition,
 )
-from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.schema.definition import Table
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -159,6 +159,17 @@ class _Hasher:
                 self.add(value)
 
     def _add_object(self, value: Any) -> None:
+        name = singleton_name(value)
+        if name is None and callable(value) and is_named(value):
+            name = (value.__module__, value.__qualname__)
+        if name is not None:
+            self._say("named", *name)
+            return
+        owner = getattr(value, "__self__", None)
+        if singleton_name(owner) is not None:  # a method in C of one
+            self._say("method", value.__name__)
+            self.add(owner)
+            return
         self._say("object")
         self.add(type(value))
         if is_named(type(value)):

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 _OURS = ("cellstore", "cellstore_kernel")
+_SINGLETONS = (("os", "environ"), ("random", "_inst"), ("numpy.random.mtrand", "_rand"))
+"""Objects that every process has one of, and that functions imported by name belong to: `from random import random`."""
 
 
 def is_installed_module(name: str | None) -> bool:
@@ -55,6 +57,15 @@ def is_named(value: Any) -> bool:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found is value
+
+
+def singleton_name(value: Any) -> tuple[str, str] | None:
+    """(module, attribute) of an object of which a worker has its own, to be used there instead of a copy."""
+    for module, name in _SINGLETONS:
+        home = sys.modules.get(module)
+        if home is not None and getattr(home, name, None) is value:
+            return module, name
+    return None
 
 
 def path_entries() -> list[str]:

@@ -169,7 +169,7 @@ def _with_parents(captures: Captures) -> list[Any]:
     names: dict[str, None] = {}
     for each in [*captures.modules, *captures.functions, *captures.classes]:
         name = each.__name__ if isinstance(each, type(sys)) else each.__module__
-        while name:
+        while isinstance(name, str) and name:
             names[name] = None
             name = name.rpartition(".")[0]
     modules = (sys.modules.get(name) for name in names if name != "__main__" and not is_installed_module(name))

@@ -19,7 +19,7 @@ from typing import Any
 import cloudpickle
 
 from cellstore.deploy.captures import CACHED, is_table, table_definition
-from cellstore.deploy.origins import is_installed_module
+from cellstore.deploy.origins import is_installed_module, singleton_name
 from cellstore.deploy.refuse import why_not
 from cellstore.deploy.standalone import table_class
 from cellstore.schema.definition import Table
@@ -71,6 +71,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return cached, (obj.__wrapped__, obj.cache_parameters())
         if type(obj) is functools.cached_property:  # it holds a lock, in Python 3.11
             return cached_attribute, (obj.func, obj.attrname)
+        name = singleton_name(obj)
+        if name is not None:
+            return singleton, name
         reason = why_not(obj)
         if reason is not None:
             raise Refused(obj, reason)
@@ -105,6 +108,11 @@ def by_value(modules: list[ModuleType]) -> Iterator[None]:
     finally:
         for module in registered:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def singleton(module: str, name: str) -> Any:
+    """The object of that name, as this process has it."""
+    return getattr(importlib.import_module(module), name)
 
 
 def cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:

@@ -34,7 +34,7 @@ from typing import Any
 
 from cellstore import functions as decorators
 from cellstore.deploy.captures import CACHED, closure_reads, innermost, is_reference, is_table
-from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.values.json import dumps
 
 _DECORATORS = (
@@ -384,6 +384,12 @@ def _reference(value: Any) -> str:
 
 
 def _literal(value: Any) -> str:
+    name = singleton_name(value)
+    if name is not None:
+        return f"__import__('importlib').import_module({name[0]!r}).{name[1]}"
+    owner = getattr(value, "__self__", None)
+    if singleton_name(owner) is not None:
+        return f"{_literal(owner)}.{value.__name__}"
     if _is_literal(value):
         return _written(value)
     return f"__cellstore_value__({_pickled(value)!r})"

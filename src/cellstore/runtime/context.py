@@ -396,17 +396,12 @@ def _refused(error: ValidationError, where: str, code: str) -> ValidationError:
 
 def drive(coroutine: Any, loaded: Loaded) -> Any:
     """Run a coroutine that never waits to its end. Errors: NotDeterministic when it waits all the same."""
-    refusal = NotDeterministic(
-        f"{loaded.path} is a {loaded.kind} and awaited something that takes time; only `await ctx.…` is possible "
-        "here. Do the waiting in an action (@cs.action)"
-    )
+    from cellstore.runtime.instant import WouldWait, run_at_once
+
     try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    except RuntimeError as error:
-        if str(error) != "no running event loop":  # what asyncio says to whoever would have to wait
-            raise
-        raise refusal.with_traceback(error.__traceback__) from None
-    coroutine.close()
-    raise refusal
+        return run_at_once(coroutine)
+    except WouldWait as waits:
+        raise NotDeterministic(
+            f"{loaded.path} is a {loaded.kind} and awaited something that takes time; what is ready at once can be awaited "
+            "here, like `await ctx.…`. Do the waiting in an action (@cs.action)"
+        ).with_traceback(waits.__traceback__) from None

@@ -30,7 +30,7 @@ from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from cellstore.deploy.captures import CACHED, class_members, function_reads, is_machinery, is_reference
-from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.errors import NotDeterministic
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
@@ -185,7 +185,7 @@ class Watch:
         return state
 
     def _step(self, state: State, name: str, root: str, value: Any) -> Iterable[tuple[str, str, Any]]:
-        if is_reference(value):
+        if is_reference(value) or singleton_name(value) is not None:
             return ()
         if isinstance(value, FunctionType):
             return () if is_named(value) else self._function(state, value)

@@ -6,8 +6,9 @@ gives the same answer: a mutation may be re-run after a conflict, a query's resu
     clock       time.time, datetime.now, pandas "now" and names imported earlier all stand still (time-machine);
                 monotonic and perf_counter stand still as well
     chance      random, uuid, secrets, os.urandom, numpy's generators follow one seed per call
-    refused     files, network, subprocesses, threads, sleep, environment writes: an audit hook raises
-                `NotDeterministic`, which names the call and says what to do instead; imports stay possible
+    refused     files, network, subprocesses, threads, waiting, environment writes: an audit hook, and wrappers around what
+                raises no event, raise `NotDeterministic`, which names the call and says what to do instead
+    possible    imports, and reading what is installed with the code: time zones, a library's own data
 
 Order      `install()` once per worker process, never in a user's own process: audit hooks cannot be removed and the
            clock is the process's. `InlineRunner` offers `ctx.now` and `ctx.random` instead and refuses nothing.
@@ -20,16 +21,20 @@ from __future__ import annotations
 
 import _random
 import datetime as dt
+import decimal
+import functools
 import hashlib
 import importlib
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from cellstore.deploy.origins import is_installed_file
 from cellstore.errors import NotDeterministic
 
 _real_urandom = os.urandom
@@ -55,8 +60,17 @@ REFUSED_EVENTS = frozenset(
     }
 )  # fmt: skip
 
+# What raises no event of its own, or only after others that say less.
+_SILENT = (
+    ("os", "stat"), ("os", "access"), ("os", "statvfs"), ("os", "umask"),
+    ("os", "nice"), ("os", "setpriority"), ("os", "pipe"), ("time", "sleep"), ("select", "select"),
+    ("signal", "signal"), ("_thread", "start_new_thread"),
+)  # fmt: skip
+
 # Reading source lines for a traceback and importing a module open files on the caller's behalf.
 _EXCUSED_MODULES = frozenset({"linecache", "zipimport"})
+_READ_EVENTS = frozenset({"open", "os.listdir", "os.scandir", "os.walk", "os.stat", "os.access"})
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _FRAMES_MAX = 60  # how far up the stack an import is looked for
 
 
@@ -91,6 +105,10 @@ class Envelope:
         number = int.from_bytes(seed, "big")
         _seed(_shared_random, number)  # what random.seed does, without its detour for other types
         _shared_random.gauss_next = None
+        if "uuid" in sys.modules:
+            sys.modules["uuid"]._last_timestamp = None  # type: ignore[attr-defined]
+        if "decimal" in sys.modules:
+            decimal.setcontext(decimal.DefaultContext)  # a copy of it: precision is not handed on
         numpy_random = sys.modules.get("numpy.random")
         if numpy_random is None and "numpy" in sys.modules:  # it comes at first use, and would draw from our stream
             numpy_random = importlib.import_module("numpy.random")
@@ -119,9 +137,28 @@ class Envelope:
 
         return stopped
 
-    def audit(self, event: str, args: tuple[Any, ...]) -> None:
+    def clock(self, real: Callable[[int], Any], unit: float) -> Callable[[int], Any]:
+        """Stands in for `time.clock_gettime`, of whichever clock."""
+
+        def stopped(clk_id: int) -> Any:
+            return real(clk_id) if not self.kind else type(real(clk_id))(self._frozen_s * unit)
+
+        return stopped
+
+    def guarded(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """`real`, refused inside a call."""
+
+        @functools.wraps(real)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if self.kind:
+                self.audit(name, args, silent=True)
+            return real(*args, **kwargs)
+
+        return guarded
+
+    def audit(self, event: str, args: tuple[Any, ...], silent: bool = False) -> None:
         """The audit hook."""
-        if self.kind and event in REFUSED_EVENTS and not _excused():
+        if self.kind and (silent or event in REFUSED_EVENTS) and not _is_installed(event, args) and not _excused():
             self.refuse(_call_text(event, args))
 
     def refuse(self, call: str) -> None:
@@ -163,13 +200,29 @@ def _excused() -> bool:
     return False
 
 
+def _is_installed(event: str, args: tuple[Any, ...]) -> bool:
+    """Whether it only reads what belongs to the environment, as code does: a time zone, a library's own data."""
+    if event not in _READ_EVENTS or not args or (event == "open" and args[2] & _WRITES):
+        return False
+    path = os.fspath(args[0]) if isinstance(args[0], os.PathLike) else args[0]
+    return isinstance(path, str) and ((path + os.sep).startswith(_system_directories()) or is_installed_file(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _system_directories() -> tuple[str, ...]:
+    import zoneinfo
+
+    directories = [*zoneinfo.TZPATH, "/sys/fs/cgroup"]  # libraries ask how many processors they may use
+    return tuple(each.rstrip(os.sep) + os.sep for each in directories)
+
+
 def _call_text(event: str, args: tuple[Any, ...]) -> str:
     name = {
         "socket.__new__": "socket.socket",
         "builtins.input": "input",
-        "_thread.start_new_thread": "starting a thread",
+        "mmap.__new__": "mmap.mmap",
     }.get(event, event)
-    shown = repr(args[0]) if args and isinstance(args[0], str | bytes | int) else ""
+    shown = repr(args[0]) if args and isinstance(args[0], str | bytes | int | float | list | os.PathLike) else ""
     return f"{name}({shown if len(shown) <= 80 else shown[:77] + '…'})"
 
 
@@ -181,25 +234,69 @@ def install() -> Envelope:
     for name, unit in (("monotonic", 1), ("perf_counter", 1), ("process_time", 1), ("thread_time", 1)):
         setattr(time, name, envelope.counter(getattr(time, name), unit))
         setattr(time, f"{name}_ns", envelope.counter(getattr(time, f"{name}_ns"), unit * 1e9))
+    for name, factor in (("clock_gettime", 1.0), ("clock_gettime_ns", 1e9)):
+        setattr(time, name, envelope.clock(getattr(time, name), factor))
+    real_ctime, real_asctime = time.ctime, time.asctime
+    time.ctime = lambda seconds=None: real_ctime(time.time() if seconds is None else seconds)
+    time.asctime = lambda when=None: real_asctime(time.localtime() if when is None else when)
     envelope.stand_at(envelope.real_time_ns())
-    real_sleep, real_start = time.sleep, threading.Thread.start
+    _guard(envelope)
+    _seed_from(envelope)
+    sys.addaudithook(envelope.audit)
+    return envelope
 
-    def sleep(seconds: Any) -> None:
-        if envelope.kind:
-            envelope.refuse(f"time.sleep({seconds!r})")
-        real_sleep(seconds)
+
+def _guard(envelope: Envelope) -> None:
+    """Wrap what raises no event."""
+    _is_installed("os.stat", ("",))  # looks around once, before it may not
+    for owner, name in _SILENT:
+        real = getattr(importlib.import_module(owner), name)
+        guarded = envelope.guarded(real, f"{owner}.{name}")
+        for each in {owner, real.__module__}:  # `posix` is where functions of `os` are at home
+            setattr(sys.modules[each], name, guarded)
+        for abilities in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
+            if real in abilities:
+                abilities.add(guarded)
+    real_start, real_wait, real_popen = threading.Thread.start, threading.Condition.wait, subprocess.Popen.__init__
 
     def start(thread: threading.Thread) -> None:
         if envelope.kind:
             envelope.refuse(f"starting the thread {thread.name!r}")
         real_start(thread)
 
-    time.sleep = sleep
+    def wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+        if envelope.kind:
+            envelope.refuse("waiting for another thread")
+        return real_wait(condition, timeout)
+
+    def popen(process: Any, args: Any, *rest: Any, **options: Any) -> None:
+        if envelope.kind:
+            envelope.refuse(_call_text("subprocess.Popen", (args,)))
+        real_popen(process, args, *rest, **options)
+
     threading.Thread.start = start  # type: ignore[method-assign, assignment]
-    os.urandom = envelope.urandom
+    threading.Condition.wait = wait  # type: ignore[method-assign, assignment]
+    subprocess.Popen.__init__ = popen  # type: ignore[method-assign, assignment]
+
+
+def _seed_from(envelope: Envelope) -> None:
+    """Have every source of entropy be the call's."""
+
+    def getrandom(size: int, _flags: int = 0) -> bytes:
+        return envelope.urandom(size)
+
+    def seed(generator: random.Random, a: Any = None, version: int = 2) -> None:
+        if a is None and envelope.kind:
+            a = int.from_bytes(envelope.urandom(16), "big")
+        real_seed(generator, a, version)
+
+    homes: list[Any] = [os, sys.modules[os.name]]
+    for home in homes:  # functions of `os` are those of `posix`, and travel as such
+        home.urandom, home.getrandom = envelope.urandom, getrandom
     random._urandom = envelope.urandom  # type: ignore[attr-defined]
-    sys.addaudithook(envelope.audit)
-    return envelope
+    real_seed = random.Random.seed
+    random.Random.seed = seed  # type: ignore[method-assign, assignment]
+    random.seed = _shared_random.seed
 
 
 def import_time_machine() -> Any:

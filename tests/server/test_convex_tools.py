@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import json
 import zipfile
 from pathlib import Path
@@ -59,13 +60,34 @@ async def test_large_tables_come_in_pages_without_gaps(chat: Served) -> None:
         position = {name: page[name] for name in ("snapshot", "cursor") if page[name] is not None}
         page = await ask(chat, "/api/list_snapshot", {"tableName": "numbers", **position})
         assert len(page["values"]) <= 1024
+        ids = [row["_id"] for row in page["values"]]
+        assert ids == sorted(ids)  # by table, then id
         seen += [row["n"] for row in page["values"]]
-    assert seen == list(range(2500))
-    seen, delta = [], {"hasMore": True, "cursor": 0}
+    assert sorted(seen) == list(range(2500))
+    seen, commits, delta = [], [], {"hasMore": True, "cursor": 0}
     while delta["hasMore"]:
         delta = await ask(chat, "/api/document_deltas", {"cursor": delta["cursor"], "tableName": "numbers"})
         seen += [row["n"] for row in delta["values"]]
+        commits.append({row["_ts"] for row in delta["values"]})
     assert seen == list(range(2500))
+    assert not any(one & another for one, another in itertools.combinations(commits, 2))  # no commit is torn
+
+
+async def test_tables_and_fields_may_be_selected(chat: Served) -> None:
+    await send(chat, "one")
+    await chat.fetch("x/insert", b'{"n": 1}', {**chat.kernel_header, "X-Cellstore-Params": '{"table": "numbers"}'})
+    for selection, seen in [
+        ({"": {"_other": "excluded", "messages": "included"}}, {"messages": {"author", "body"}}),
+        ({"": {"messages": {"body": "excluded"}}}, {"messages": {"author"}, "numbers": {"n"}}),
+        ({"": {"messages": {"_other": "excluded", "body": "included"}, "_other": "excluded"}}, {"messages": {"body"}}),
+        ({"_other": "excluded"}, {}),
+    ]:
+        for path, more in (("/api/list_snapshot", {}), ("/api/document_deltas", {"cursor": 0})):
+            rows = (await ask(chat, path, {"selection": selection, **more}))["values"]
+            assert {row["_table"]: {name for name in row if name[0] != "_"} for row in rows} == seen
+            assert all({"_id", "_ts", "_component"} <= row.keys() for row in rows)
+    refused = await chat.fetch("/api/list_snapshot?selection=%7B%22%22:5%7D", headers=admin(chat))
+    assert (refused.status, refused.json["code"]) == (400, "ValidationError")
 
 
 async def test_schemas_name_every_field(chat: Served) -> None:

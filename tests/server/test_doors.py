@@ -7,6 +7,7 @@ import stat
 from typing import Any
 
 import pytest
+from jupyter_server.auth import Authorizer, PasswordIdentityProvider, User
 from served_harness import Served
 from tornado.httpclient import HTTPClientError
 
@@ -198,3 +199,45 @@ class TestAnonymous:
         wrong = await chat.fetch("api/query", {"path": 5}, headers)
         assert wrong.status == 400
         assert wrong.headers["Access-Control-Allow-Origin"] == "http://app.example"
+
+
+class TestHub:
+    """Where Jupyter knows people by name, and its authorizer says what each may do."""
+
+    @pytest.fixture
+    def jp_server_config(self, jp_server_config: dict[str, Any]) -> dict[str, Any]:
+        people = {"identity_provider_class": Hub, "authorizer_class": ReadersOnly}
+        return {**jp_server_config, "ServerApp": {**jp_server_config["ServerApp"], **people}}
+
+    async def test_the_name_is_kept_and_each_permission_is_asked_for(self, chat: Served) -> None:
+        ann, bo = {"X-Person": "ann"}, {"X-Person": "bo"}
+        for who in (ann, bo):
+            assert (await chat.fetch("api/query", QUERY, {**chat.token_header, **who})).json["value"] == who["X-Person"]
+        body = {"path": "chat:send", "args": {"author": "a", "body": "b"}}
+        assert (await chat.fetch("api/mutation", body, {**chat.token_header, **ann})).json["status"] == "success"
+        said = (await chat.fetch("api/mutation", body, {**chat.token_header, **bo})).json["errorMessage"]
+        assert "may not write here" in said
+        for op, wanted in (("tables", 200), ("insert", 403), ("deploy", 403), ("sql", 403), ("env", 403)):
+            assert (await chat.fetch(f"x/{op}", b"", {**chat.token_header, **bo})).status == wanted, op
+
+    async def test_a_socket_asks_for_each_message(self, chat: Served) -> None:
+        wire = await chat.socket(headers={**chat.token_header, "X-Person": "bo"})
+        await wire.subscribe(0, "chat:who")
+        assert (await wire.result(0))["value"] == "bo"
+        for kind, path in (("Mutation", "chat:send"), ("Action", "chat:act")):
+            assert "may not write here" in (await wire.call(kind, path))["result"]
+
+
+class Hub(PasswordIdentityProvider):
+    """Everybody holds the token, and says who they are."""
+
+    def get_user(self, handler: Any) -> User | None:
+        handler._token_authenticated = True
+        return User(handler.request.headers.get("X-Person", "nobody"))
+
+
+class ReadersOnly(Authorizer):
+    """Only ann may do more than read."""
+
+    def is_authorized(self, handler: Any, user: User, action: str, resource: str) -> bool:
+        return action == "read" or user.username == "ann"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from served_harness import Served
+from tornado.websocket import WebSocketClosedError
 
 from cellstore.protocol.version import decode_ts, encode_ts
 from cellstore.reactivity.principal import ANONYMOUS, EMBEDDED
@@ -77,3 +80,113 @@ def test_the_clock_follows_clients_within_reason_and_never_strangers() -> None:
 async def test_every_timestamp_is_below_what_rust_can_read(chat: Served) -> None:
     answer = (await chat.fetch("/api/query_ts", {}, chat.token_header)).json
     assert 0 < decode_ts(answer["ts"]) < 2**63
+
+
+async def test_a_request_that_failed_is_run_again_when_it_is_repeated(chat: Served) -> None:
+    """Only successes are remembered: the client will want another try."""
+    await chat.socket(headers=chat.token_header)
+    for expected in (False, True):
+        wire = await chat.socket(headers=chat.token_header)
+        await wire.say("Connect", sessionId="one-session")
+        args = {"author": "ann", "body": "x" if expected else 5}
+        assert (await wire.call("Mutation", "chat:send", args))["success"] is expected
+        wire.close()
+
+
+async def test_clock_skew_and_server_time_are_left_out_together(chat: Served) -> None:
+    """As null, or one without the other, npm's client complains of slow networks at each transition."""
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.say("Connect", sessionId="s", clientTs=0)
+    await wire.subscribe(0, "chat:count")
+    transition = await wire.until(lambda message: message["type"] == "Transition")
+    assert transition.keys() == {"type", "startVersion", "endVersion", "modifications"}
+    assert transition["modifications"][0].keys() == {"type", "queryId", "value", "logLines", "journal"}
+
+
+async def test_a_default_export_is_called_by_its_module(chat: Served, tmp_path: Path) -> None:
+    (tmp_path / "single.py").write_text(
+        "import cellstore as cs\n@cs.mutation(name='default')\ndef f(ctx): return 'yes'\n"
+    )
+    await chat.deploy(tmp_path / "single.py")
+    wire = await chat.socket(headers=chat.token_header)
+    for path in ("single", "single:default", "single.js:default"):
+        assert (await wire.call("Mutation", path))["result"] == "yes"
+        answer = await chat.fetch("/api/mutation", {"path": path, "args": {}}, chat.token_header)
+        assert answer.json["value"] == "yes"
+
+
+async def test_telemetry_is_taken_and_forgotten(chat: Served) -> None:
+    assert (await chat.fetch("/api/debug_event", {"event": 1})).status == 200
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.say("Event", eventType="ClientConnect", event={"marks": []})
+    await wire.subscribe(0, "chat:count")
+    assert (await wire.result(0))["value"] == 0.0
+
+
+async def test_an_unknown_client_and_version_are_served(chat: Served) -> None:
+    body = {"path": "chat:count", "args": {}}
+    for client in ("npm-0.1.0", "swift-9.9.9-beta.1", "x"):
+        assert (await chat.fetch("/api/query", body, {**chat.token_header, "Convex-Client": client})).status == 200
+
+
+async def test_a_component_is_said_not_to_be_there(chat: Served) -> None:
+    body = {"path": "chat:count", "args": {}, "componentPath": "billing"}
+    answer = (await chat.fetch("/api/function", body, chat.token_header)).json
+    assert "no component 'billing'" in answer["errorMessage"]
+    assert (await chat.fetch("/api/function", {**body, "componentPath": ""}, chat.token_header)).json[
+        "status"
+    ] == "success"
+
+
+async def test_arguments_as_large_as_clients_may_send_are_taken(chat: Served) -> None:
+    """16 MiB, in one frame."""
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "chat:echo", {"value": "x" * (15 << 20)})
+    assert len((await wire.result(0))["value"]) == 15 << 20
+
+
+class TestLimits:
+    """Knobs of size and depth: what is beyond them is said, and ends nothing else."""
+
+    @pytest.fixture
+    def extension_config(self) -> dict[str, Any]:
+        return {"knobs": {"frame_size_bytes": 200_000, "arguments_size_bytes": 50_000}}
+
+    async def test_arguments_beyond_the_knob_are_an_answer(self, chat: Served) -> None:
+        args = {"value": "x" * 60_000}
+        wire = await chat.socket(headers=chat.token_header)
+        await wire.subscribe(0, "chat:echo", args)
+        assert "arguments_size_bytes" in (await wire.result(0))["errorMessage"]
+        answer = await chat.fetch("/api/query", {"path": "chat:echo", "args": args}, chat.token_header)
+        assert "arguments_size_bytes" in answer.json["errorMessage"]
+
+    async def test_a_frame_beyond_the_knob_ends_its_socket(self, chat: Served) -> None:
+        wire, other = [await chat.socket(headers=chat.token_header) for _ in range(2)]
+        with contextlib.suppress(WebSocketClosedError):  # it hangs up as soon as it knows
+            await wire.socket.write_message("x" * 250_000)
+        assert (await wire.closed())[0] in (1009, None)
+        await other.subscribe(0, "chat:count")
+        assert (await other.result(0))["value"] == 0.0
+
+    async def test_values_nested_too_deeply_are_an_answer(self, chat: Served) -> None:
+        deep: Any = 1.0
+        for _ in range(70):
+            deep = [deep]
+        answer = await chat.fetch("/api/query", {"path": "chat:echo", "args": {"value": deep}}, chat.token_header)
+        assert "shallower nesting" in str(answer.json)
+
+
+async def test_an_admin_key_may_name_the_kind_of_its_deployment(chat: Served) -> None:
+    key = chat.app.admin_key("default")
+    body = {"path": "chat:secret", "args": {}}
+    for shape in (key, f"prod:{key}", f"self-hosted:{key}"):
+        answer = await chat.fetch("/api/query", body, {"Authorization": f"CONVEX {shape}"})
+        assert answer.json["value"] == "secret"
+
+
+async def test_who_may_not_is_told_in_the_words_the_command_line_knows(chat: Served) -> None:
+    chat.app.allow_anonymous = True
+    for path in ("/api/list_snapshot", "/api/stream_function_logs"):
+        answer = await chat.fetch(path)
+        assert answer.status == 403  # which ends `convex logs`; anything else it would try again
+        assert answer.json["message"].startswith("You do not have permission to perform this operation")

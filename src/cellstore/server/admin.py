@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from jupyter_server.auth.decorator import allow_unauthenticated
 
 from cellstore.errors import Forbidden, NotFound, ValidationError
+from cellstore.protocol.codec import load_json
+from cellstore.server.changes import selected
 from cellstore.server.handlers import HttpHandler
 
 if TYPE_CHECKING:
@@ -72,16 +74,19 @@ class ChangesHandler(OwnersHandler):
     async def read(self, stream: str, body: dict[str, Any]) -> Any:
         """One page. Errors: ValidationError, OutOfRetention."""
         changes = (await self.owned()).changes()
-        table, encoding = self.param("tableName", body), self.param("format", body) or "json"
+        encoding, selection = self.param("format", body) or "json", self.param("selection", body)
+        if isinstance(selection, str):
+            selection = load_json(selection, "selection")
+        wanted = selected(self.param("tableName", body), selection)
         match stream:
             case "list_snapshot":
                 ts, cursor = self.integer("snapshot", body), self.param("cursor", body)
-                return await asyncio.to_thread(changes.snapshot, ts, cursor, table, encoding)
+                return await asyncio.to_thread(changes.snapshot, ts, cursor, wanted, encoding)
             case "document_deltas":
                 after = self.integer("cursor", body)
                 if after is None:
                     raise ValidationError(path="cursor", expected="a timestamp: begin with a snapshot's", got="nothing")
-                return await asyncio.to_thread(changes.deltas, after, table, encoding)
+                return await asyncio.to_thread(changes.deltas, after, wanted, encoding)
             case "json_schemas":
                 found = changes.schemas(self.param("deltaSchema", body) in (True, "true"))
                 return {"": found} if self.param("byComponent", body) in (True, "true") else found

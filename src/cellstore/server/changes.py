@@ -4,6 +4,11 @@
     document_deltas    every revision after a timestamp, whole commits only; deletions too
     json_schemas       what the documents of each table look like
 
+What is wanted of it is one table, or a selection: component ("" is the only one) → table → field, each "included",
+"excluded" or a further level, `_other` standing for what is not named:
+
+    {"": {"_other": "excluded", "posts": {"_other": "included", "secret": "excluded"}}}
+
 A reader begins with `list_snapshot` until it has no more, and goes on with `document_deltas` from that snapshot's
 timestamp; it then has every revision once, in commit order. That holds as far back as history is kept.
 
@@ -13,14 +18,14 @@ Source:  Convex streaming export, as its connectors read it
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from cellstore.errors import ValidationError
-from cellstore.transaction.catalog import by_creation_time
+from cellstore.transaction.catalog import by_id
 from cellstore.values import json as native
 from cellstore.values.convex import to_clean, to_convex
 from cellstore.values.ids import encode_id
@@ -44,30 +49,34 @@ META = {
 }  # fmt: skip
 
 
+Wanted = Callable[[str], "Callable[[str], bool] | None"]
+"""A table's name to which of its fields are wanted; None: nothing of it."""
+
+
 class Changes:
     """Reads one store; every method on any thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def snapshot(self, ts: int | None, cursor: str | None, table: str | None, encoding: str) -> dict[str, Any]:
-        """A page of everything at `ts`. Errors: OutOfRetention; ValidationError for a cursor of another stream."""
+    def snapshot(self, ts: int | None, cursor: str | None, wanted: Wanted, encoding: str) -> dict[str, Any]:
+        """A page of everything wanted at `ts`. Errors: OutOfRetention; ValidationError for a cursor of another stream."""
         encode = _encoder(encoding)
         with self._engine.begin(ts) as transaction, self._reader() as reader:
             ts = transaction.begin_ts
-            tables = [each for each in _sorted(transaction.catalog) if table in (None, each.name)]
+            tables = [each for each in _sorted(transaction.catalog) if wanted(each.name)]
             rows = _rows_after(reader, tables, ts, _read_cursor(cursor))
             values: list[dict[str, Any]] = []
             last: tuple[str, bytes] | None = None
             for meta, row in rows:
                 if len(values) == SNAPSHOT_ROWS:
                     return {"values": values, "snapshot": ts, "cursor": _cursor(last), "hasMore": True}
-                values.append(_document(meta, row.ts, row.id, row.body, encode))
+                values.append(_document(meta, row.ts, row.id, row.body, encode, wanted))
                 last = (meta.name, row.key)
         return {"values": values, "snapshot": ts, "cursor": _cursor(last), "hasMore": False}
 
-    def deltas(self, after_ts: int, table: str | None, encoding: str) -> dict[str, Any]:
-        """What was committed after `after_ts`, about a page of it. Errors: OutOfRetention."""
+    def deltas(self, after_ts: int, wanted: Wanted, encoding: str) -> dict[str, Any]:
+        """What of it was committed after `after_ts`, about a page of it. Errors: OutOfRetention."""
         encode = _encoder(encoding)
         with self._engine.begin() as transaction, self._reader() as reader:
             newest = transaction.begin_ts
@@ -75,9 +84,9 @@ class Changes:
             entries = reader.log(after_ts, newest, DELTA_ROWS) if after_ts < newest else []
             tables = {meta.number: meta for meta in transaction.catalog.user_tables()}
             values = [
-                _delta(tables[entry.table], entry.ts, entry.id, entry.body, encode)
+                _delta(tables[entry.table], entry.ts, entry.id, entry.body, encode, wanted)
                 for entry in entries
-                if entry.table in tables and table in (None, tables[entry.table].name)
+                if entry.table in tables and wanted(tables[entry.table].name)
             ]
             upto = entries[-1].ts if entries else max(after_ts, newest)
             return {"values": values, "cursor": upto, "hasMore": upto < newest}
@@ -140,25 +149,54 @@ def json_schema(expr: dict[str, Any]) -> dict[str, Any]:
 def _rows_after(
     reader: Reader, tables: list[TableMeta], ts: int, after: tuple[str, bytes] | None
 ) -> Iterator[tuple[TableMeta, Any]]:
-    """The rows of all tables, by name of table and time of creation, behind a place."""
+    """The rows of all tables, by name of table and id, behind a place."""
     for meta in tables:
         if after is not None and meta.name < after[0]:
             continue
         lo = after[1] + b"\0" if after is not None and meta.name == after[0] else b""
-        for row in reader.scan(by_creation_time(meta.number), meta.number, lo, END, ts=ts):
+        for row in reader.scan(by_id(meta.number), meta.number, lo, END, ts=ts):
             yield meta, row
 
 
-def _document(meta: TableMeta, ts: int, id: bytes, body: bytes, encode: Any) -> dict[str, Any]:
-    fields = encode(native.loads(body))
+def _document(meta: TableMeta, ts: int, id: bytes, body: bytes, encode: Any, wanted: Wanted) -> dict[str, Any]:
+    has = wanted(meta.name) or _everything
+    fields = {name: value for name, value in encode(native.loads(body)).items() if has(name)}
     return {"_id": encode_id(meta.number, id), **fields, "_component": "", "_table": meta.name, "_ts": ts}
 
 
-def _delta(meta: TableMeta, ts: int, id: bytes, body: bytes | None, encode: Any) -> dict[str, Any]:
+def _delta(meta: TableMeta, ts: int, id: bytes, body: bytes | None, encode: Any, wanted: Wanted) -> dict[str, Any]:
     if body is not None:
-        return {**_document(meta, ts, id, body, encode), "_deleted": False}
+        return {**_document(meta, ts, id, body, encode, wanted), "_deleted": False}
     gone = {"_id": encode_id(meta.number, id), "_component": "", "_table": meta.name, "_ts": ts}
     return {**gone, "_deleted": True}
+
+
+def selected(table: str | None, selection: Any) -> Wanted:
+    """One table, a selection, or for None of both everything. Errors: ValidationError."""
+    if selection is None:
+        return lambda name: _everything if table in (None, name) else None
+    tables = _node(selection, "", "selection")
+
+    def wanted(name: str) -> Callable[[str], bool] | None:
+        fields = _node(tables, name, "selection")
+        return None if fields is False else lambda field: _node(fields, field, "selection") is not False
+
+    wanted("")  # to have it refused before anything is read
+    return wanted
+
+
+def _everything(_name: str) -> bool:
+    return True
+
+
+def _node(tree: Any, name: str, where: str) -> Any:
+    """What a selection says of a name: a further level, True or False."""
+    found = tree.get(name, tree.get("_other", "included")) if isinstance(tree, dict) else tree
+    if found in ("included", "excluded"):
+        return found == "included"
+    if not isinstance(found, dict | bool):
+        raise ValidationError(path=where, expected='"included", "excluded" or a further level', got=repr(found)[:60])
+    return found
 
 
 def _sorted(catalog: Catalog) -> list[TableMeta]:

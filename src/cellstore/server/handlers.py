@@ -197,6 +197,9 @@ class FunctionHandler(HttpHandler):
         self, deployment: Deployment, kind: str, path: str, args: dict[str, Any], body: dict[str, Any], who: Principal
     ) -> Outcome:
         """Run it."""
+        if body.get("componentPath"):
+            missing = NotFound(kind="component", name=str(body["componentPath"])[:60])
+            return Outcome.failed(missing, function=path)
         if kind in ("function", "run"):
             found = kind_of(deployment, canonical(path), who)
             if found is None and who.internal:  # Convex's command line looks for these words, and lists what there is

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cellstore.client.control import AddressBook, HttpControl
+from cellstore.client.listing import Tables
 from cellstore.client.transport import Address
 from cellstore.errors import (
     ApplicationError,
@@ -174,3 +175,10 @@ def test_a_new_secret_is_looked_up_once_the_old_one_is_refused():
     assert [headers["X"] for _, headers, _ in made.asked] == ["old", "new"]
     control.close()
     made.stop()
+
+
+def test_a_listing_says_how_far_an_index_is_that_is_being_built() -> None:
+    built = {"fields": ["n"], "unique": False, "state": "enabled"}
+    building = {**built, "state": "backfilling", "documents": 3000, "of": 10_000}
+    tables = Tables([{"name": "t", "count": 10_000, "indexes": {"by_id": built, "by_n": built, "by_m": building}}])
+    assert tables.shown[0]["indexes"] == "by_n, by_m (3,000 of 10,000)"

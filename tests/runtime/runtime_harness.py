@@ -79,6 +79,7 @@ def play(
             if source is not None:
                 await runner.deploy(unit_of(source))
             await asyncio.wait_for(scenario(Stage(engine, runner)), timeout_s)
+            assert list(engine.check()) == [], "whatever happened to workers, the store is sound"
         finally:
             async with asyncio.timeout(20):
                 await runner.stop()

@@ -52,10 +52,17 @@ class Tables(Listing):
                 "table": each["name"],
                 "documents": each["count"],
                 "fields": _names(each.get("fields")),
-                "indexes": ", ".join(name for name in each["indexes"] if name not in _BUILT_IN),
+                "indexes": ", ".join(
+                    _how_far(name, index) for name, index in each["indexes"].items() if name not in _BUILT_IN
+                ),
             }
             for each in self
         ]
+
+
+def _how_far(name: str, index: Row) -> str:
+    """The name of an index; of one that is being built, how many documents it has, too."""
+    return f"{name} ({index['documents']:,} of {index['of']:,})" if "of" in index else name
 
 
 class Functions(Listing):

@@ -106,6 +106,78 @@ SHAPES = {
         ["async def helper():\n    return 5", "@cs.query\nasync def shape(ctx):\n    return await helper() + 1"],
         "6",
     ),
+    "coroutines that run together": (
+        [
+            "import asyncio\nasync def half(n):\n    await asyncio.sleep(0)\n    return n / 2",
+            "@cs.query\nasync def shape(ctx):\n    return await asyncio.gather(half(1), half(2))",
+        ],
+        "[0.5, 1.0]",
+    ),
+    "a query that calls itself": (["@cs.query\ndef shape(ctx, n: int = 6):\n    return n if n < 2 else shape(n - 1) + shape(n - 2)"], "8"),
+    "a generator, a context manager and a nonlocal": (
+        [
+            "import contextlib\n@contextlib.contextmanager\ndef held():\n    yield 5\ndef numbers(n):\n    yield from range(n)",
+            "@cs.query\ndef shape(ctx):\n    total = 0\n    def add(n):\n        nonlocal total\n        total += n\n"
+            "    with held() as five:\n        add(five)\n    add(sum(numbers(4)))\n    return total",
+        ],
+        "11",
+    ),
+    "names imported from random and numpy": (
+        [
+            "from random import choice, Random\nfrom numpy.random import default_rng, rand",
+            "@cs.query\ndef shape(ctx):\n    return [choice([1]), 0 <= Random().random() < 1, bool(rand() < 1), int(default_rng(3).integers(1))]",
+        ],
+        "[1, True, True, 0]",
+    ),
+    "a time zone": (
+        [
+            "import zoneinfo, datetime as dt\nHOME = zoneinfo.ZoneInfo('Asia/Kolkata')",
+            "@cs.query\ndef shape(ctx):\n    there = zoneinfo.ZoneInfo('America/Lima')\n"
+            "    return dt.datetime(2024, 7, 1, tzinfo=HOME).astimezone(there).isoformat()",
+        ],
+        "'2024-06-30T13:30:00-05:00'",
+    ),
+    "patterns, dates, decimals and paths": (
+        [
+            "import re, datetime as dt, decimal, uuid, pathlib\nWORD = re.compile('a+')\nDAY = dt.date(2024, 1, 1)\n"
+            "PRICE = decimal.Decimal('1.50')\nROOT = pathlib.PurePath('/x')",
+            "@cs.query\ndef shape(ctx):\n    return [bool(WORD.match('aa')), str(DAY), str(PRICE), str(ROOT)]",
+        ],
+        "[True, '2024-01-01', '1.50', '/x']",
+    ),
+    "lambdas in a dict, a default dict and a named tuple": (
+        [
+            "from collections import defaultdict, namedtuple\nOPS = {'add': lambda a, b: a + b}\nSEEN = defaultdict(list, a=[1])\n"
+            "Pair = namedtuple('Pair', 'a b')",
+            "@cs.query\ndef shape(ctx):\n    return [OPS['add'](1, 2), SEEN['a'], Pair(1, 2).b]",
+        ],
+        "[3, [1], 2]",
+    ),
+    "an abstract class, a generic one and a protocol": (
+        [
+            "import abc\nfrom typing import Generic, Protocol, TypeVar\nT = TypeVar('T')\nclass Sized(Protocol):\n    def size(self) -> int: ...\n"
+            "class Base(abc.ABC):\n    @abc.abstractmethod\n    def size(self): ...\nclass Box(Base, Generic[T]):\n"
+            "    def __init__(self, v: T): self.v = v\n    def size(self): return len(self.v)\ndef measure(x: Sized): return x.size()",
+            "@cs.query\ndef shape(ctx):\n    return measure(Box[str]('abc'))",
+        ],
+        "3",
+    ),
+    "arguments that are objects": (
+        [
+            "import enum, pydantic\nfrom dataclasses import dataclass\nclass Size(enum.Enum):\n    S = 's'\n@dataclass\nclass Spot:\n    x: int\n"
+            "class Order(pydantic.BaseModel):\n    n: int",
+            "@cs.query(name='taken')\ndef taken(ctx, size: Size, spot: Spot, order: Order) -> Order:\n"
+            "    return Order(n=order.n + spot.x + len(size.name))\n@cs.query\ndef shape(ctx):\n"
+            "    return taken(size=Size.S, spot=Spot(1), order=Order(n=2))",
+        ],
+        "{'n': 4}",
+    ),
+    "functions in a class": (["class Api:\n    @cs.query\n    def shape(ctx):\n        return 3"], "3"),
+    "a package next to the notebook": (["from pack.inner import deep", "@cs.query\ndef shape(ctx):\n    return deep(2)"], "20"),
+    "a module next to the notebook, imported inside": (
+        ["@cs.query\ndef shape(ctx):\n    import beside\n    from pack.inner import deep\n    return beside.BASE + deep(1)"],
+        "31",
+    ),
     "recursion": (["@cs.query\ndef shape(ctx):\n    def fib(n): return n if n < 2 else fib(n-1) + fib(n-2)\n    return fib(10)"], "55"),
     "mutual recursion": (
         [
@@ -173,6 +245,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def kernel_of(server: ServerProcess, cwd: Path) -> Kernel:
     kernel = Kernel(cwd)
+    (cwd / "pack").mkdir(exist_ok=True)
+    (cwd / "pack" / "__init__.py").write_text("")
+    (cwd / "pack" / "inner.py").write_text("from .outer import TEN\ndef deep(n):\n    return n * TEN\n")
+    (cwd / "pack" / "outer.py").write_text("TEN = 10\n")
     (cwd / "beside.py").write_text("BASE = 21\ndef doubled(n):\n    return n * 2\n")
     assert kernel.run("%load_ext cellstore\nimport cellstore as cs").errors == []
     assert kernel.run(f"%cellstore connect {server.url} --token {TOKEN}").errors == []
@@ -230,6 +306,37 @@ def test_a_cell_run_again_unchanged_ships_nothing_and_a_changed_one_its_module_o
     kernel.run(cell.replace("1", "2"))
     assert kernel.run(shipped).text == "['tasks']"
     assert kernel.run("[f['hash'] for f in cs.current().functions() if f['path'] == 'tasks:same']").text != before
+
+
+def test_a_helper_redefined_runs_live_views_of_its_functions_again_at_once(kernel: Kernel) -> None:
+    kernel.run("def factor():\n    return 2\n@cs.query\ndef scaled(ctx):\n    return 21 * factor()")
+    kernel.run(
+        "@cs.query\ndef outer(ctx):\n    return ctx.run_query(scaled) + 1\nviews = [cs.live(scaled), cs.live(outer)]"
+    )
+    assert kernel.run("[view.value for view in views]").text == "[42, 43]"
+    kernel.run("def factor():\n    return 3")
+    waited = kernel.run(
+        "for view, wanted in zip(views, [63, 64]):\n    view._sub.wait(lambda value: value == wanted, timeout=5)\n"
+        "[view.value for view in views]"
+    )
+    assert waited.text == "[63, 64]"
+
+
+def test_a_module_next_to_the_notebook_that_changed_is_shipped_again(server: ServerProcess, tmp_path: Path) -> None:
+    kernel = kernel_of(server, tmp_path)
+    try:
+        kernel.run("import beside\n@cs.query\ndef outside(ctx):\n    return beside.BASE")
+        kernel.run(
+            "@cs.query\ndef inside(ctx):\n    from pack.inner import deep\n    return deep(1)\nwatched = cs.live(inside)"
+        )
+        assert kernel.run("outside(), inside()").text == "(21, 10)"
+        (tmp_path / "beside.py").write_text("BASE = 22  # another\n")
+        (tmp_path / "pack" / "outer.py").write_text("TEN = 1000\n")
+        kernel.run("import importlib\nimportlib.reload(beside)")
+        assert kernel.run("watched._sub.wait(lambda value: value == 1000, timeout=5)").errors == []
+        assert kernel.run("outside(), inside()").text == "(22, 1000)"
+    finally:
+        kernel.stop()
 
 
 def test_the_users_own_line_is_shown_with_its_marks_and_none_of_ours(kernel: Kernel) -> None:

@@ -206,6 +206,23 @@ def global_names(code: CodeType) -> tuple[str, ...]:
     return tuple(names)
 
 
+@functools.lru_cache(maxsize=8192)
+def imported_names(code: CodeType) -> tuple[str, ...]:
+    """The dotted names of modules that a code object, or code inside it, may import when it runs."""
+    names: dict[str, None] = {}
+    module = ""
+    for each in dis.get_instructions(code):
+        if each.opname == "IMPORT_NAME" and each.argval:
+            module = each.argval
+            names[module] = None
+        elif each.opname == "IMPORT_FROM" and module:
+            names[f"{module}.{each.argval}"] = None
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= dict.fromkeys(imported_names(constant))
+    return tuple(names)
+
+
 def innermost(function: Any) -> FunctionType:
     """The function that the user wrote, inside what decorators made of it."""
     while isinstance(getattr(function, "__wrapped__", None), FunctionType):

@@ -20,10 +20,12 @@ import re
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from cellstore.deploy.beside import files_imported
 from cellstore.deploy.captures import (
     CACHED,
     function_reads,
     functions_in,
+    imported_names,
     is_machinery,
     is_reference,
     is_table,
@@ -120,6 +122,8 @@ class _Hasher:
             return
         self._say("function", function.__name__)
         self._add_code(function.__code__)
+        for text in sorted(files_imported(imported_names(function.__code__)).values()):
+            self._say("imports", text)
         for name, value in function_reads(function):
             self._say(name)
             self.add(value)

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellstore.deploy.captures import Capture, Captures, Chain, explore
+from cellstore.deploy.beside import files_imported
+from cellstore.deploy.captures import Capture, Captures, Chain, explore, imported_names
 from cellstore.deploy.hashing import function_hash
 from cellstore.deploy.origins import is_installed_file, is_installed_module, path_entries
 from cellstore.deploy.refuse import size_bytes, type_name, why_not
@@ -52,6 +53,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         python=sys.executable,
         cwd=str(Path.cwd()),
         path_entries=path_entries(),
+        imports=sorted(files_imported(name for each in captures.functions for name in imported_names(each.__code__))),
         hashes={name: function_hash(fn) for name, fn in functions.items()},
         cells=cell_names(texts),
         origin=origin_of(handles),

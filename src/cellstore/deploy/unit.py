@@ -36,6 +36,7 @@ class Unit:
     python: str = ""  # the interpreter to run it
     cwd: str = ""
     path_entries: list[str] = field(default_factory=list)  # of sys.path, beyond the interpreter's own
+    imports: list[str] = field(default_factory=list)  # files next to the notebook that functions import by themselves
     hashes: dict[str, str] = field(default_factory=dict)  # function name to the hash of its code and captures
     cells: dict[str, str] = field(default_factory=dict)  # file name to "Cell In[3]"
     origin: str = ""  # the notebook or file it was deployed from
@@ -94,6 +95,7 @@ _PLAIN = (
     "python",
     "cwd",
     "path_entries",
+    "imports",
     "hashes",
     "cells",
     "origin",

@@ -302,7 +302,8 @@ class ActionWorker:
     def __init__(self, sock: socket.socket, settings: dict[str, Any]) -> None:
         self._sock = sock
         self._knobs = Knobs(**settings["knobs"])
-        self._modules = LoadedModules()
+        self._store: str = settings["store"]
+        self._modules = LoadedModules(private=True)
         self._reader = calls.FrameReader()
         self._out: list[Message] = []
         self._outgoing = asyncio.Event()

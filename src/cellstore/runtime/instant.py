@@ -51,15 +51,16 @@ def run_at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The coroutine's result. Errors: its own; WouldWait, with the traceback of where it waits."""
     around = events._get_running_loop()
     events._set_running_loop(None)
-    loop = _idle.pop() if _idle else _Loop()
+    loop, clean = _idle.pop() if _idle else _Loop(), False
     loop.tasks = 0
     try:
         result = _run(loop, coroutine)
-        if loop.tasks == 1:
-            _idle.append(loop)
+        clean = loop.tasks == 1
         return result
     finally:
-        if not _idle or _idle[-1] is not loop:
+        if clean:
+            _idle.append(loop)
+        else:
             _end(loop)
         events._set_running_loop(around)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cellstore.deploy.beside import forget_imported
 from cellstore.deploy.load import load
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CallerError, NotFound
@@ -50,11 +51,13 @@ class LoadedModules:
     """The units this process can run.
 
     `guarded`: queries and mutations must leave the state of their module as they found it; see `leaks`.
+    `private`: nothing else runs in this process, so that modules next to the notebook may be imported anew.
     Order      `install` and `forget` between calls only
     """
 
-    def __init__(self, *, guarded: bool = False) -> None:
+    def __init__(self, *, guarded: bool = False, private: bool = False) -> None:
         self._guarded = guarded
+        self._private = private or guarded
         self.cells: dict[str, str] = {}  # file name to "Cell In[n]", of every loaded unit
         self._units: dict[str, Unit] = {}
         self._functions: dict[str, Loaded] = {}
@@ -66,6 +69,8 @@ class LoadedModules:
         for entry in unit.path_entries:
             if entry not in sys.path:
                 sys.path.append(entry)
+        if self._private:
+            forget_imported(unit.imports)
         callables = load(unit)
         loaded = [_loaded(unit, spec, callables) for spec in unit.functions]
         if self._guarded:

@@ -7,6 +7,7 @@ without credentials.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from traitlets.config import Config
@@ -42,6 +43,8 @@ def main(
     allow_anonymous: bool = False,
 ) -> None:
     """Serve until interrupted. Without `token` Jupyter makes one and prints it with the URL."""
+    # Without it jsonschema checks no IRIs, of which Jupyter's events have none; building its grammar is half of a start.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # what is None cannot be imported
     from jupyter_server.serverapp import ServerApp
 
     Path(root).mkdir(parents=True, exist_ok=True)

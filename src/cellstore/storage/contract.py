@@ -57,8 +57,7 @@ class DocWrite:
     keys: list[tuple[int, bytes | None, bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """The outcome of a client's request, stored with its commit so that a repeat gets the same answer."""
 
     session: str
@@ -66,8 +65,7 @@ class RequestRecord:
     result: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CommitRecord:
+class CommitRecord(NamedTuple):
     """One commit: at most one write per document."""
 
     ts: int

@@ -99,13 +99,18 @@ class ReadSet:
         }
         if not self._implied and not self._ranges:
             return found
+        mixed: set[int] = set()  # indexes whose intervals may overlap
         for index, implied in self._implied.items():
             found.setdefault(index, []).extend(implied)
+            mixed.add(index)
         for read in self._ranges:
             interval = read.interval
             if interval is not None:
                 found.setdefault(read.index, []).append(interval)
-        return {index: _merged(spans) for index, spans in found.items()}
+                mixed.add(read.index)
+        for index in mixed:
+            found[index] = _merged(found[index])
+        return found
 
     def _count_interval(self) -> None:
         self._intervals += 1

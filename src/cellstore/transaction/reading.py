@@ -49,6 +49,7 @@ class Reading:
         "_on_close",
         "_reads",
         "_snapshot",
+        "_tables_seen",
         "_writes",
         "begin_ts",
         "catalog",
@@ -79,6 +80,7 @@ class Reading:
         self._reads = ReadSet(knobs)
         self._writes = WriteSet()
         self._names_seen: set[str] = set()
+        self._tables_seen: set[int] = set()  # by number
         self._doubted: set[str] = set()
         self._on_close = on_close
 
@@ -220,9 +222,12 @@ class Reading:
     def _table_of(self, number: int) -> TableMeta | None:
         """The table of an id; None if it is hidden. Depends on its name: whoever replaces a table replaces its documents."""
         meta = self.catalog.by_number(number)
-        if meta is not None:
+        if meta is None:
+            return None
+        if number not in self._tables_seen:
+            self._tables_seen.add(number)
             self.table(meta.known_as)
-        return None if meta is None or meta.stands_for else meta
+        return None if meta.stands_for else meta
 
     def _read(self, number: int, internal: bytes) -> tuple[bytes | None, Pending | None]:
         """A document's bytes, recorded as read, and its pending state if some layer holds it."""

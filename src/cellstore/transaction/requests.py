@@ -110,15 +110,13 @@ def _write_from_wire(wire: list[Any]) -> DocWrite:
     return DocWrite(table, unhex(id), None if body is None else body.encode(), cast("Literal['insert']", op), keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """It happened, at `ts`, and is durable. A request without writes gets the timestamp it is valid at."""
 
     ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(NamedTuple):
     """This (session, request) committed before, at `ts`; `result` is what it returned then. Nothing was done now."""
 
     ts: int

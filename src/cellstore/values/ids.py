@@ -128,18 +128,17 @@ def decode_id(text: str) -> tuple[int, bytes]:
     Errors: ValidationError when `text` is no id; a changed or missing character is always noticed.
     """
     try:
-        found = _decoded.get(text)
-    except TypeError:  # a document, perhaps
-        found = None
-    if found is None:
-        if not isinstance(text, str):
-            raise ValidationError(
-                expected="a document id", got=whole_document(text) or f"{type(text).__name__} {text!r:.60}"
-            )
-        found = _decode(text)
-        if len(_decoded) >= _CACHED_IDS_MAX:
-            _decoded.clear()
-        _decoded[str(text)] = found
+        return _decoded[text]  # several times in every call
+    except (KeyError, TypeError):  # not seen lately; a document, perhaps
+        pass
+    if not isinstance(text, str):
+        raise ValidationError(
+            expected="a document id", got=whole_document(text) or f"{type(text).__name__} {text!r:.60}"
+        )
+    found = _decode(text)
+    if len(_decoded) >= _CACHED_IDS_MAX:
+        _decoded.clear()
+    _decoded[str(text)] = found
     return found
 
 

@@ -26,7 +26,7 @@ from cellstore.errors import CellstoreError
 PAGES = 8000  # 32 MB of log before it is copied back
 PAGES_AGAIN = 1000  # the same, after it was copied but readers kept it from beginning again
 PAGES_AT_ONCE = 32_000  # the writer itself copies a log that has become so long
-_FEW_PAGES = 64  # left to be copied while the writer waits
+_FEW_PAGES = 512  # left to be copied while the writer waits: a millisecond, and a sync
 _ROUNDS_MAX = 8  # of copying what came while the round before was under way
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
 import cellstore as cs
+from cellstore.client.awaiting import aside
 from cellstore.functions import registry
 
 
@@ -28,6 +30,42 @@ def test_an_interrupted_call_shows_the_callers_line_and_its_fate(tmp_path: Path)
     fate = "it was sent and may have been carried out"
     assert lines.endswith(f"KeyboardInterrupt: waiting:wait_long is no longer waited for: {fate}")
     assert "cellstore/" not in lines
+
+
+def test_calls_that_are_awaited_end_at_once_too(tmp_path: Path):
+    enough = tmp_path / "enough"
+
+    @cs.action(module="waiting")
+    async def wait_for_file(ctx, path: str, interrupts: bool):
+        import asyncio
+        import signal
+        import threading
+        from pathlib import Path
+
+        if interrupts:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # which sits in its loop's select
+        while not Path(path).exists():
+            await asyncio.sleep(0.01)
+        return "done"
+
+    with cs.open(tmp_path / "x.db") as db:
+        for call in (db.aio.action, slowly(db)):
+            with pytest.raises(KeyboardInterrupt):
+                asyncio.run(call(wait_for_file, path=str(enough), interrupts=True))
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(db.aio.action(wait_for_file, path=str(enough), interrupts=False), 0.1))
+        enough.touch()
+        assert asyncio.run(db.aio.action(wait_for_file, path=str(enough), interrupts=False)) == "done"
+    registry.forget("waiting")
+
+
+def slowly(db: cs.Database):
+    """A call that keeps a thread for as long as it takes, as queries do."""
+
+    async def call(handle, **args):
+        return await aside(db.action, handle, **args)
+
+    return call
 
 
 def test_closing_while_a_function_does_not_end_says_what_is_the_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

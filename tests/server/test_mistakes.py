@@ -10,7 +10,7 @@ import pytest
 from server_process import TOKEN, ServerProcess, free_port
 
 import cellstore as cs
-from cellstore.client import database as client_database
+from cellstore.client import pending as client_pending
 from cellstore.client.connect import connect
 from cellstore.client.database import Database
 
@@ -151,7 +151,7 @@ def test_no_server_is_said_with_what_to_do() -> None:
 def test_a_lost_server_ends_calls_with_an_error_and_views_say_stale(
     server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_database, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(client_pending, "PATIENCE_S", 1.0)
     with connect(server.url, TOKEN) as db:
         live = db.subscribe("deeds:texts")
         live.wait(timeout=20)

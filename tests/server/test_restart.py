@@ -15,7 +15,7 @@ from server_process import TOKEN, ServerProcess
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from cellstore.client import database as client_database
+from cellstore.client import pending as client_pending
 from cellstore.client.connect import connect as connect_database
 from cellstore.client.database import Database
 
@@ -146,7 +146,7 @@ class Stream(threading.Thread):
 
 def test_a_client_notices_nothing_of_a_kill_but_a_pause(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process's view: a stream of mutations and a live query ride out a kill -9; nothing is lost or doubled."""
-    monkeypatch.setattr(client_database, "PATIENCE_S", 60.0)  # a busy machine starts servers slowly
+    monkeypatch.setattr(client_pending, "PATIENCE_S", 60.0)  # a busy machine starts servers slowly
     with connect_database(server.url, TOKEN) as writing, connect_database(server.url, TOKEN) as watching:
         counts: list[int] = []
         count = watching.subscribe("chat:count", counts.append)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import difflib
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta
@@ -24,12 +23,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
-from cellstore.client.control import PATIENCE_S
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.listing import Functions, Tables
 from cellstore.client.loop import close_at_exit, wait
 from cellstore.client.optimism import Update
-from cellstore.client.pending import Pending
+from cellstore.client.pending import WAIT_STEP_S, Patience, Pending
 from cellstore.client.progress import ActionBar
 from cellstore.client.recording import note, note_sql
 from cellstore.client.shipping import Shipper
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
     from cellstore.deploy.unit import Unit
     from cellstore.functions import Function, FunctionReference
 
-WAIT_STEP_S = 0.25
 ABANDON_S = 1.0
 Moment = int | datetime | timedelta | None
 """A timestamp in ns, a moment, or a span before now; None is now."""
@@ -437,8 +434,8 @@ class Database:
         return self._value(path, outcome)
 
     def _await(self, future: Future[Outcome], path: str, bar: ActionBar | None = None) -> Outcome:
-        """The outcome; gives up when the connection stays away for `PATIENCE_S`, or cannot come back."""
-        away_since: float | None = None
+        """The outcome; gives up when the connection stays away too long, or cannot come back."""
+        patience = Patience(self.link)
         try:
             while True:
                 try:
@@ -446,10 +443,7 @@ class Database:
                 except TimeoutError:
                     if bar is not None:
                         bar.draw()
-                    now = time.monotonic()
-                    away_since = None if self.link.state == "connected" else away_since or now
-                    patience = 0.0 if isinstance(self.link.problem, CallerError) else PATIENCE_S
-                    if away_since is not None and now - away_since >= patience:
+                    if patience.is_over():
                         raise self._given_up(future, path) from self.link.problem
         except KeyboardInterrupt as stopped:
             stopped.add_note(f"{path} is no longer waited for: {self._fate(future)}")

@@ -9,13 +9,33 @@ done       `result()` gives its value or raises its error
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
+from cellstore.client.control import PATIENCE_S
 from cellstore.client.loop import wait
 from cellstore.client.transport import Link
 from cellstore.client.wire import Outcome
+from cellstore.errors import CallerError
+
+WAIT_STEP_S = 0.25
+
+
+class Patience:
+    """How long one call waits for a connection that is away: not at all for one that cannot come back."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._away_since: float | None = None
+
+    def is_over(self) -> bool:
+        """Asked every `WAIT_STEP_S`."""
+        now = time.monotonic()
+        self._away_since = None if self._link.state == "connected" else self._away_since or now
+        most = 0.0 if isinstance(self._link.problem, CallerError) else PATIENCE_S
+        return self._away_since is not None and now - self._away_since >= most
 
 
 class Pending:

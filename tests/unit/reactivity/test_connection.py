@@ -240,3 +240,44 @@ async def test_more_clients_than_there_is_room_for_are_told_to_come_back(store: 
         Client(hub)
     first.connection.closed()
     Client(hub).subscribe(q0={"key": "a"})
+
+
+@with_hub
+async def test_among_thousands_of_live_queries_a_commit_runs_the_one_it_touches(store: FakeStore, hub: Hub) -> None:
+    client = Client(hub)
+    client.subscribe(**{f"q{number}": {"key": f"k{number}"} for number in range(3000)})
+    await settle()
+    store.runs.clear()
+    store.set("k1234", 1)
+    await settle()
+    assert [run.partition("@")[0] for run in store.runs] == ["m:get"]
+    assert [change["queryId"] for change in client.frames[-1]["modifications"]] == [1234]
+    assert len(client.frames) == 2
+
+
+@with_hub
+async def test_a_result_that_came_out_as_before_is_not_sent_again(store: FakeStore, hub: Hub) -> None:
+    client = Client(hub)
+    client.subscribe(q0={"key": "a"}, q1={})
+    store.set("a", 1)
+    await settle()
+    store.runs.clear()
+    store.set("a", 1)
+    store.set("b", 2)
+    await settle()
+    assert sorted(run.partition("@")[0] for run in store.runs) == ["m:all", "m:get"]
+    assert [change["queryId"] for change in client.frames[-1]["modifications"]] == [1]
+
+
+@with_hub
+async def test_a_client_that_comes_back_finds_the_results_kept_for_it(store: FakeStore, hub: Hub) -> None:
+    first = Client(hub)
+    first.subscribe(q0={"key": "a"}, q1={})
+    await settle()
+    first.connection.closed()
+    store.runs.clear()
+    again = Client(hub)
+    again.subscribe(q0={"key": "a"}, q1={})
+    await settle()
+    assert store.runs == []
+    assert again.results == first.results

@@ -109,6 +109,7 @@ class Relay:
     _carriers: list[Carrier] = field(default_factory=list)
     _newest: dict[str, QueryResult] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
+    _calls: dict[str, Future[Outcome]] = field(default_factory=dict)  # of pages, by their ids
     _number: int = 0
     _planned: bool = False
     _sent_at: float = 0.0
@@ -156,14 +157,26 @@ class Relay:
         """A page calls a function; the answer goes back to it when its effects are visible."""
 
         def answered(future: Future[Outcome]) -> None:
+            self._calls.pop(call_id, None)
             carrier.carry({"kind": "reply"}, native.dumps({"id": call_id, **reply_of(future)}))
 
+        def report(done: float, total: float | None, note: str) -> None:
+            far = {"id": call_id, "done": done, "total": total, "note": note}
+            carrier.carry({"kind": "progress"}, native.dumps(far))
+
+        link = self.database.link
         try:
-            future = self.database.link.request("action" if kind == "action" else "mutation", path, native.loads(args))
+            future = link.request("action" if kind == "action" else "mutation", path, native.loads(args), report)
+            self._calls[call_id] = future
         except CellstoreError as error:
             future = Future()
             future.set_exception(error)
         future.add_done_callback(answered)
+
+    def stop(self, call_id: str) -> None:
+        """A page wants an action to stop that it called; its answer comes all the same."""
+        if call_id in self._calls:
+            self.database.link.stop(self._calls[call_id])
 
     def _plan(self) -> None:
         """Flush soon: everything of this commit, and no more often than every `STEP_INTERVAL_S`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from lab import Page
 from test_live_page import LOAD, SCALAR, counter, eventually_shows
 
@@ -168,6 +169,22 @@ def test_a_form_and_a_button_call_while_the_kernel_is_busy(notebook: Callable[..
     page.page.get_by_role("button", name="Bump").click()
     page.wait_text(".cs-problem", "a whole number, not 'many'")
     page.shoot("form")
+
+
+@pytest.mark.parametrize("where", ["", "%cellstore open :memory:"], ids=["direct", "through the kernel"])
+def test_a_button_shows_how_far_its_action_is_and_stops_it(notebook: Callable[..., Page], where: str) -> None:
+    action = (
+        "import asyncio\n@cs.action\nasync def fetch(ctx):\n    for n in range(1000):\n"
+        "        ctx.progress(n + 1, 1000, f'page {n + 1}')\n        await asyncio.sleep(0.1)"
+    )
+    page = notebook("progress.ipynb", f"{LOAD}\n{where}", action, "cs.button(fetch, 'Fetch')")
+    page.run_all(wait=False)
+    page.page.get_by_role("button", name="Fetch").click()
+    page.page.wait_for_selector("progress.cs-far[value]:visible", timeout=20_000)
+    page.wait_text(".cs-outcome", "of 1,000 · page", 20)
+    page.page.get_by_role("button", name="Stop").click()
+    page.wait_text(".cs-error-head", "was stopped by its caller", 20)
+    assert not page.page.locator("progress.cs-far").is_visible()
 
 
 def test_without_a_server_the_kernel_relays(notebook: Callable[..., Page]) -> None:

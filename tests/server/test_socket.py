@@ -89,6 +89,25 @@ async def test_a_repeated_request_of_a_session_runs_once(chat: Served) -> None:
     assert (await again.result(0))["value"] == 1.0
 
 
+async def test_a_client_stops_its_action_and_is_answered(chat: Served, tmp_path: Path) -> None:
+    file = tmp_path / "long_actions.py"
+    file.write_text(
+        "import asyncio\nimport cellstore as cs\n\n"
+        "@cs.action\nasync def long(ctx):\n    ctx.progress(1, 10, 'begun')\n    await asyncio.sleep(60)\n"
+    )
+    await chat.deploy(file)
+    wire = await chat.socket(headers=chat.kernel_header)
+    await wire.say("Connect", sessionId="s", exact=True)
+    await wire.say("CancelAction", requestId=5)  # nothing runs under that number
+    await wire.say("Action", requestId=5, udfPath="long_actions:long", args=[{}])
+    far = await wire.until(lambda m: m["type"] == "ActionProgress")
+    assert (far["done"], far["total"], far["note"]) == (1, 10, "begun")
+    await wire.say("CancelAction", requestId=5)
+    answer = await wire.until(lambda m: m["type"] == "ActionResponse")
+    assert (answer["requestId"], answer["success"], answer["error"]["code"]) == (5, False, "Cancelled")
+    assert (await wire.call("Action", "chat:act", {"author": "ann"}))["result"] == "acted"
+
+
 async def test_redeploying_a_function_reruns_its_live_queries(chat: Served, tmp_path: Path) -> None:
     wire = await chat.socket(headers=chat.token_header)
     await wire.subscribe(0, "late:answer")

@@ -2,7 +2,7 @@
  * `cs.form` and `cs.button`: a mutation's arguments as fields, and a push that calls it.
  *
  * The call goes through the page's own socket where there is one, so it works while the kernel is busy. What was
- * pushed cannot be pushed again until it is answered.
+ * pushed cannot be pushed again until it is answered. An action shows how far it is, and can be stopped.
  */
 
 import { Float, decode, encode } from "./codec.js";
@@ -65,7 +65,9 @@ class Push {
     this.button = h("button", { class: "cs-do", type }, text);
     if (type === "button") this.button.addEventListener("click", () => this.go());
     this._outcome = h("span", { class: "cs-outcome", role: "status" });
-    this.row = h("div", { class: "cs-actions" }, this.button, this._outcome);
+    this._bar = h("progress", { class: "cs-far", hidden: true, "aria-label": "how far it is" });
+    this._halt = h("button", { class: "cs-do", type: "button", hidden: true }, "Stop");
+    this.row = h("div", { class: "cs-actions" }, this.button, this._halt, this._bar, this._outcome);
   }
 
   async go() {
@@ -74,9 +76,10 @@ class Push {
     const call = this._collect();
     if (call === null) return;
     this.button.disabled = true;
-    const slow = setTimeout(() => this._say("…"), 250);
+    const running = this._link.call(...call, (far) => this._show(far));
+    const slow = setTimeout(() => this._wait(call[0], running), 250);
     try {
-      const value = await this._link.call(...call);
+      const value = await running.answer;
       this._frame.showFailure(null);
       this._say(value === null ? "done" : `done: ${literal(value)}`, "done");
       this._fading = setTimeout(() => this._say(""), DONE_MS);
@@ -87,7 +90,24 @@ class Push {
     } finally {
       clearTimeout(slow);
       this.button.disabled = false;
+      this._bar.hidden = this._halt.hidden = true;
     }
+  }
+
+  /** It takes a moment: say so. An action, which may take long, can be stopped. */
+  _wait(kind, running) {
+    if (!this._outcome.textContent) this._say("…");
+    this._halt.hidden = kind !== "action";
+    this._halt.onclick = () => running.stop();
+  }
+
+  /** How far an action says it is. */
+  _show({ done, total, note }) {
+    this._bar.hidden = false;
+    if (total === null) this._bar.removeAttribute("value");
+    else Object.assign(this._bar, { max: total || 1, value: done });
+    const of = total === null || done === total ? "" : ` of ${total.toLocaleString()}`;
+    this._say(`${done.toLocaleString()}${of}${note && ` · ${note}`}`);
   }
 
   _say(text, state = "") {

@@ -32,7 +32,7 @@ export function renderGrid({ model, el }) {
   const [[path, args]] = queriesOf(model);
   const frame = new Frame(el, "grid", { label: model.get("label"), link });
   const options = model.get("options") ?? {};
-  const grid = new Grid(frame, options, (args) => link.call(options.edit.kind, options.edit.path, args));
+  const grid = new Grid(frame, options, (args) => link.call(options.edit.kind, options.edit.path, args).answer);
   const show = (result, ts) => {
     frame.showFailure(result.failure);
     if (!result.failure) grid.update(result.value);

@@ -2,7 +2,8 @@
  * How this page hears from the store. Two links with one face:
  *
  *     watch(path, args, show) → stop      `show(result, ts)` with the newest result, painted with all others at once
- *     call(kind, path, args)  → Promise   the value; rejects with a Failure
+ *     call(kind, path, args, onProgress)  → { answer, stop }   answer: the value, or rejects with a Failure;
+ *                                           onProgress({ done, total, note }): how far an action is; stop(): end it
  *     state, problem, transport           what the badge says; `onState(listener) → stop`
  *
  *     SocketLink   the page's own WebSocket to the server it came from, with the page's login
@@ -13,7 +14,7 @@
  */
 
 import { decode } from "./codec.js";
-import { Machine, failureOf } from "./machine.js";
+import { Machine, failureOf, far } from "./machine.js";
 
 const BACKOFF_FIRST_MS = 100;
 const BACKOFF_MAX_MS = 10_000;
@@ -119,11 +120,11 @@ export class SocketLink extends Link {
     };
   }
 
-  call(kind, path, args) {
+  call(kind, path, args, onProgress) {
     const [id, effects] = this._machine.request(kind, path, args);
-    const promise = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject }));
+    const answer = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject, onProgress }));
     this._perform(effects);
-    return promise;
+    return { answer, stop: () => this._perform(this._machine.stop(id)) };
   }
 
   _dial() {
@@ -192,6 +193,7 @@ export class SocketLink extends Link {
       if (effect.send !== undefined) this._socket?.send(effect.send);
       else if (effect.step) this._step(effect.step);
       else if (effect.settled) this._settle(effect.settled);
+      else if (effect.progress) this._waiting.get(effect.progress.id)?.onProgress?.(effect.progress);
       else if (effect.restart !== undefined) this._lost(effect.restart);
       else if (effect.stop) this._stop(effect.stop);
     }
@@ -271,19 +273,19 @@ export class RelayLink extends Link {
     };
   }
 
-  call(kind, path, args) {
+  call(kind, path, args, onProgress) {
     const id = `${Math.random().toString(36).slice(2)}-${this._nextCall++}`;
-    const promise = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject }));
+    const answer = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject, onProgress }));
     const busy = setTimeout(() => this._become("connected", "waiting for the kernel"), KERNEL_PATIENCE_MS);
     const calm = () => {
       clearTimeout(busy);
       this._become("connected");
     };
-    promise.then(calm, calm);
+    answer.then(calm, calm);
     if (!this._ask({ kind: "call", id, call: kind, path, args })) {
       this._answer(id, { error: { code: "Disconnected", message: "the kernel is gone: run the cell again" } });
     }
-    return promise;
+    return { answer, stop: () => this._ask({ kind: "stop", id }) };
   }
 
   _ask(message) {
@@ -300,9 +302,10 @@ export class RelayLink extends Link {
 
   _message(content, buffers) {
     if (content?.kind === "gone") this._become("reconnecting", "the kernel closed its database");
-    if (content?.kind !== "step" && content?.kind !== "reply") return;
+    if (!["step", "reply", "progress"].includes(content?.kind)) return;
     const body = decode(new TextDecoder().decode(buffers[0]));
     if (content.kind === "reply") this._answer(body.id, body);
+    else if (content.kind === "progress") this._waiting.get(body.id)?.onProgress?.(far(body));
     else this._step(body);
   }
 

@@ -4,6 +4,7 @@
  *     {send: text}                            write this frame
  *     {step: {ts, changed}}                   everything shown is now of `ts`; `changed` maps query id → Result
  *     {settled: {id, outcome}}                a mutation or action is over
+ *     {progress: {id, done, total, note}}     how far an action says it is
  *     {restart: reason}                       the server is out of step: drop the connection and dial again
  *     {stop: Failure}                         dialling again cannot help
  *
@@ -85,6 +86,13 @@ export class Machine {
     return [id, this.isOpen ? [{ send: text }] : []];
   }
 
+  /** Have a running action stopped; it is answered all the same. */
+  stop(id) {
+    const request = this._requests.get(id);
+    const runs = request?.kind === "action" && request.sent && this.isOpen;
+    return runs ? [{ send: `{"type":"CancelAction","requestId":${id}}` }] : [];
+  }
+
   /** A connection stands. */
   opened() {
     this.isOpen = true;
@@ -145,6 +153,8 @@ export class Machine {
       case "MutationResponse":
       case "ActionResponse":
         return this._response(frame);
+      case "ActionProgress":
+        return [{ progress: { id: frame.requestId, ...far(frame) } }];
       case "AuthError":
         return [{ stop: failureOf({ code: "Unauthenticated", message: frame.error || "sign in again" }) }];
       case "FatalError":
@@ -241,6 +251,11 @@ function spliced(old, changes) {
     at = place + removed;
   }
   return made.concat(old.slice(at));
+}
+
+/** How far an action says it is: plain numbers for the page. @returns {{done: number, total: number | null, note: string}} */
+export function far({ done, total, note }) {
+  return { done: Number(done), total: total == null ? null : Number(total), note: note ?? "" };
 }
 
 function versionOf({ querySet, identity, ts }) {

@@ -137,6 +137,7 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 }
 .cellstore button.cs-do:hover:not(:disabled) { border-color: var(--cs-accent); background: var(--cs-raised); }
 .cellstore button.cs-do:disabled { color: var(--cs-faint); cursor: default; }
+.cellstore progress.cs-far { width: 10em; accent-color: var(--cs-accent); }
 .cellstore .cs-outcome { color: var(--cs-quiet); font-size: 12px; }
 .cellstore .cs-outcome[data-state="done"] { color: var(--cs-good); }
 .cellstore .cs-wrong, .cellstore .cs-wrong:focus-visible { border-color: var(--cs-bad); outline-color: var(--cs-bad); }

@@ -106,6 +106,8 @@ class StoreWidget(anywidget.AnyWidget):
                 self._relay.want(None)
             case {"kind": "call", "id": str(call), "call": str(kind), "path": str(path), "args": str(args)}:
                 self._relay.call(self, call, kind, path, args)
+            case {"kind": "stop", "id": str(call)}:
+                self._relay.stop(call)
             case _:  # a page of another release
                 pass
 

@@ -126,6 +126,13 @@ class Machine:
         request = self.requests.start(kind, path, args)
         return request.request_id, self._send_ready()
 
+    def stop(self, request_id: int) -> list[Effect]:
+        """Have a running action stopped. Its answer comes all the same; a mutation cannot be stopped."""
+        request = self.requests.get(request_id)
+        if request is None or request.kind != "action" or request.state != "sent" or not self.is_open:
+            return []
+        return [Send({"type": "CancelAction", "requestId": request_id})]
+
     def abandon(self, request_id: int) -> bool:
         """The caller no longer waits: a request not sent yet never will be. True when it may have happened."""
         return self.requests.abandon(request_id)

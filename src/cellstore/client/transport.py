@@ -143,8 +143,13 @@ class Link:
             return "done" if future.done() else "waiting"
         return request.state
 
+    def stop(self, future: Future[Outcome]) -> None:
+        """Have a running action stopped; the future ends as ever, with `Cancelled` if that came in time."""
+        self.thread.call_soon(self._stop_action, future)
+
     def abandon(self, future: Future[Outcome]) -> Future[bool]:
-        """The caller stopped waiting: it is never sent again. True when it may have happened all the same."""
+        """The caller stopped waiting: it is never sent again, an action that runs is stopped. True when it may have
+        happened all the same."""
         in_doubt: Future[bool] = Future()
         self.thread.call_soon(self._abandon, future, in_doubt)
         return in_doubt
@@ -215,10 +220,15 @@ class Link:
         shown.set_result(None)
         self._perform(effects)
 
+    def _stop_action(self, future: Future[Outcome]) -> None:
+        if future in self._ids:
+            self._perform(self._machine.stop(self._ids[future]))
+
     def _abandon(self, future: Future[Outcome], in_doubt: Future[bool]) -> None:
         request_id = self._ids.pop(future, None)
         if request_id is not None:
             del self._waiting[request_id]
+            self._perform(self._machine.stop(request_id))
             self._tell(self._optimism.settle({}, [request_id]))
         in_doubt.set_result(request_id is None or self._machine.abandon(request_id))
 

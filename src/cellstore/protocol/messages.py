@@ -1,6 +1,6 @@
 """The messages of the sync protocol.
 
-    client ▸ server    Connect · Authenticate · ModifyQuerySet · Mutation · Action · Event
+    client ▸ server    Connect · Authenticate · ModifyQuerySet · Mutation · Action · CancelAction · Event
     server ▸ client    Transition (QueryUpdated, QueryPatched, QueryFailed, QueryRemoved) · MutationResponse · ActionResponse
                        · AuthError · Ping
 
@@ -110,13 +110,20 @@ class Action(Call):
 
 
 @dataclass(frozen=True, slots=True)
+class CancelAction:
+    """The caller of a running action wants it to stop. It is answered all the same. Our clients' own."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ignored:
     """Telemetry, or a type we do not know."""
 
     type: str
 
 
-ClientMessage: TypeAlias = Connect | Authenticate | ModifyQuerySet | Mutation | Action | Ignored
+ClientMessage: TypeAlias = Connect | Authenticate | ModifyQuerySet | Mutation | Action | CancelAction | Ignored
 
 
 def parse(obj: Any, exact: bool = False) -> ClientMessage:
@@ -210,6 +217,7 @@ _PARSERS: dict[str, Callable[[dict[str, Any], bool], ClientMessage]] = {
     "ModifyQuerySet": _modify_query_set,
     "Mutation": _call(Mutation),
     "Action": _call(Action),
+    "CancelAction": lambda obj, _exact: CancelAction(_count(obj, "requestId")),
 }
 
 

@@ -31,7 +31,7 @@ from cellstore.reactivity.query_cache import LiveQuery, QueryCache
 from cellstore.reactivity.result import Query, Result
 from cellstore.reactivity.session import Effects, Session
 from cellstore.reactivity.subscriptions import Subscriptions
-from cellstore.runtime.outcome import ErrorInfo, Outcome
+from cellstore.runtime.outcome import ErrorInfo, Outcome, cancelled
 
 if TYPE_CHECKING:
     from cellstore.runtime.runner import HttpSend, ProgressSink, Runner
@@ -205,11 +205,12 @@ class Hub:
 
     # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` in a task that `close` ends."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def dirty(self, connection: Connection) -> None:
         """`connection` holds marked queries; let it advance soon."""
@@ -251,6 +252,7 @@ class Connection:
         self._session = Session(who, hub.knobs)
         self._followed: dict[int, LiveQuery] = {}  # query id to the entry whose end we want to hear of
         self._ids: dict[LiveQuery, set[int]] = {}  # and back
+        self._acting: dict[int, asyncio.Task[None]] = {}  # running actions by request id
         self._effects: deque[machine.Effect] = deque()
         self._performing = False
         self._buffered: deque[tuple[int, bool]] = deque()  # frames not yet on the wire: bytes, is a transition
@@ -346,7 +348,11 @@ class Connection:
             case machine.RunMutation():
                 self._mutate(effect)
             case machine.RunAction():
-                self._hub.start(self._action(effect.call, effect.who))
+                self._acting[effect.call.request_id] = self._hub.start(self._action(effect.call, effect.who))
+            case machine.StopAction():
+                running = self._acting.pop(effect.request_id, None)
+                if running is not None:
+                    running.cancel()
             case machine.Release():
                 for query_id in effect.query_ids:
                     self._unfollow(query_id)
@@ -427,7 +433,14 @@ class Connection:
                 self._put(encode_frame(far), False)
 
         sink = report if self._session.exact else None  # ours; others would not know what to make of it
-        outcome = await self._hub.action(canonical(call.path), call.args, who, sink)
+        path = canonical(call.path)
+        try:
+            outcome = await self._hub.action(path, call.args, who, sink)
+        except asyncio.CancelledError:
+            if call.request_id in self._acting:  # not by its caller: the hub closes
+                raise
+            outcome = cancelled(path)
+        self._acting.pop(call.request_id, None)
         self._event(self._session.action_done, call.request_id, outcome)
 
     async def _authenticate(self, request: Authenticate) -> None:

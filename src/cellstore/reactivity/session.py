@@ -101,13 +101,20 @@ class RunAction:
 
 
 @dataclass(frozen=True, slots=True)
+class StopAction:
+    """Cancel a running action; `action_done` follows."""
+
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The client has seen this timestamp, perhaps of an earlier life of the store: never go below it."""
 
     ts: int
 
 
-Effect: TypeAlias = Send | Close | Verify | Refresh | Release | RunMutation | RunAction | Observed
+Effect: TypeAlias = Send | Close | Verify | Refresh | Release | RunMutation | RunAction | StopAction | Observed
 Effects: TypeAlias = list[Effect]
 
 
@@ -190,6 +197,8 @@ class Session:
                 return self._enqueue(message)
             case wire.Action():
                 return self._start_action(message)
+            case wire.CancelAction():
+                return [StopAction(message.request_id)] if message.request_id in self._actions else []
             case wire.Connect():
                 return self._connect(message)
             case wire.Authenticate():

@@ -27,7 +27,7 @@ from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.execute import Call, Executor, replayed
 from cellstore.runtime.loaded import LoadedModules
 from cellstore.runtime.log_stream import LogStream
-from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.runtime.outcome import Identity, Outcome, cancelled
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.runtime.scheduler import Scheduler, schedule
@@ -168,7 +168,11 @@ class InlineRunner:
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
         context = ActionContext(loaded, identity, self._asker(identity, job), self._now_ms, report, self._variables())
-        outcome = await self._run_action(ActionRun(loaded, args, context, lines))
+        try:
+            outcome = await self._run_action(ActionRun(loaded, args, context, lines))
+        except asyncio.CancelledError:
+            self.logs.note("action", function.path, cancelled(function.path), request_id, said=True)
+            raise
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)
 

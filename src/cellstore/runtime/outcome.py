@@ -109,3 +109,8 @@ class Outcome:
         """An outcome that is an error and nothing else."""
         info = error if isinstance(error, ErrorInfo) else ErrorInfo.of(error, function=function)
         return cls(ok=False, error=info, ts=ts)
+
+
+def cancelled(path: str) -> Outcome:
+    """The outcome of an action whose caller does not want it any more."""
+    return Outcome.failed(ErrorInfo("Cancelled", f"{path} was stopped by its caller"), function=path)

@@ -26,7 +26,7 @@ from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
 from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.log_stream import LogStream
-from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.runtime.outcome import Identity, Outcome, cancelled
 from cellstore.runtime.pending import Pending
 from cellstore.runtime.process import Link
 from cellstore.runtime.registry import Deployed, Environment, Registry
@@ -227,7 +227,11 @@ class PoolRunner:
             return self._refused("action", path, error)
         sink, request_id = self._sink("action", function.path, on_log)
         team = self._action_team(function.environment)
-        outcome = await team.run(function.path, text, identity, sink, on_progress, job)
+        try:
+            outcome = await team.run(function.path, text, identity, sink, on_progress, job)
+        except asyncio.CancelledError:
+            self.logs.note("action", function.path, cancelled(function.path), request_id, said=True)
+            raise
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)
 

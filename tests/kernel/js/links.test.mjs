@@ -159,8 +159,24 @@ test("a call through the kernel is answered by its reply, failures included", as
   assert.deepEqual([first.kind, first.call, first.path, first.args], ["call", "mutation", "m:set", '{"x":1}']);
   model.hear({ kind: "reply" }, { id: first.id, value: 7 });
   model.hear({ kind: "reply" }, { id: second.id, error: { code: "ValidationError", message: "no" } });
-  assert.equal(await good, 7);
-  await assert.rejects(bad, { code: "ValidationError" });
+  assert.equal(await good.answer, 7);
+  await assert.rejects(bad.answer, { code: "ValidationError" });
+});
+
+test("an action through the kernel tells how far it is, and can be stopped", async () => {
+  const link = new RelayLink(handPainter().painter, "embedded");
+  const model = fakeModel();
+  link.adopt(model);
+  const heard = [];
+  const running = link.call("action", "m:do", "{}", (far) => heard.push(far));
+  const { id } = model.sent[0];
+  model.hear({ kind: "progress" }, { id, done: 3, total: null, note: "pages" });
+  model.hear({ kind: "progress" }, { id: "of another page", done: 1, total: 2, note: "" });
+  assert.deepEqual(heard, [{ done: 3, total: null, note: "pages" }]);
+  running.stop();
+  assert.deepEqual(model.sent.at(-1), { kind: "stop", id });
+  model.hear({ kind: "reply" }, { id, error: { code: "Cancelled", message: "stopped" } });
+  await assert.rejects(running.answer, { code: "Cancelled" });
 });
 
 test("a page dials its own server only when that is the one the kernel uses", () => {

@@ -100,6 +100,18 @@ test("a failed mutation resolves at once and carries the user's own lines", () =
   assert.deepEqual(done.settled.outcome.failure, error);
 });
 
+test("an action tells how far it is, and is stopped while it runs; a mutation never is", () => {
+  const machine = opened();
+  const [action] = machine.request("action", "a:do", "{}");
+  const [mutation] = machine.request("mutation", "a:set", "{}");
+  const said = '{"type":"ActionProgress","requestId":' + action + ',"done":7.0,"total":20,"note":"rows"}';
+  assert.deepEqual(machine.received(said), [{ progress: { id: action, done: 7, total: 20, note: "rows" } }]);
+  assert.deepEqual(sent(machine.stop(action)), [{ type: "CancelAction", requestId: action }]);
+  assert.deepEqual(machine.stop(mutation), []);
+  machine.received(JSON.stringify({ type: "ActionResponse", requestId: action, success: true, result: 1, logLines: [] }));
+  assert.deepEqual(machine.stop(action), []);
+});
+
 test("after a loss mutations are sent again under the same id, actions end in doubt, results stay", () => {
   const machine = opened();
   const [query] = machine.subscribe("a:b", "{}");

@@ -12,7 +12,7 @@ import pytest
 from runtime_harness import Stage, play, unit_of, value_of
 
 from cellstore.errors import ValidationError
-from cellstore.runtime.execute import with_module
+from cellstore.runtime.execute import with_modules
 
 BASICS = """
     @cs.query
@@ -386,6 +386,19 @@ def test_the_same_request_again_gets_the_first_answer_and_changes_nothing(tmp_pa
 # Deploying
 
 
+def test_a_query_that_called_another_module_is_invalidated_by_its_deploy(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        missing = await stage.runner.query("m:top", {})
+        first = await stage.runner.deploy(unit_of("@cs.query\ndef base(ctx):\n    return 1\n", "lib"))
+        assert stage.engine.write_log.first_hit(missing.reads, missing.ts) == first["ts"], "it was not there"
+        found = await stage.runner.query("m:top", {})
+        again = await stage.runner.deploy(unit_of("@cs.query\ndef base(ctx):\n    return 2\n", "lib"))
+        assert stage.engine.write_log.first_hit(found.reads, found.ts) == again["ts"]
+        assert await stage.query("top") == 2
+
+    play(tmp_path, "@cs.query\ndef top(ctx):\n    return ctx.run_query('lib:base')\n", scenario)
+
+
 def test_a_redeploy_replaces_the_whole_module_and_invalidates_its_queries(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         before = await stage.runner.query("m:count", {})
@@ -465,5 +478,5 @@ def test_a_bulk_insert_stops_at_the_first_bad_row_and_says_how_many_are_in(tmp_p
 
 
 def test_the_code_of_a_query_is_part_of_what_it_depends_on() -> None:
-    reads = with_module({7: [(b"a", b"b")]}, "m")
+    reads = with_modules({7: [(b"a", b"b")]}, ["m"])
     assert len(reads) == 2

@@ -24,6 +24,7 @@ from cellstore.runtime import jobs
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.variables import Variables
+from cellstore.runtime.registry import canonical
 from cellstore.schema.explain import TableOf
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter
 from cellstore.transaction.transaction import Transaction
@@ -59,6 +60,7 @@ class Run:
     depth: int = 0
     scheduled: int = 0
     job: str | None = None  # the scheduled job this call is, if any
+    called: set[str] = field(default_factory=set)  # modules of functions called inside
     parent: str | None = None  # the scheduled job of the action that called it, if any
     env: Variables = field(init=False)
 
@@ -168,8 +170,9 @@ class QueryContext:
         )
 
     def _nested(self, kind: str, function: Any, args: dict[str, Any]) -> Any:
-        run = self._run
-        loaded = run.modules.find(function_path(function), kind)
+        run, path = self._run, canonical(function_path(function))
+        run.called.add(path.rpartition(":")[0])
+        loaded = run.modules.find(path, kind)
         if run.depth >= run.knobs.call_depth_max:
             raise LimitExceeded(knob="call_depth_max", limit=run.knobs.call_depth_max, used=run.depth + 1)
         context = QueryContext(run, loaded) if kind == "query" else MutationContext(run, loaded)

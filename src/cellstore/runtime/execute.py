@@ -9,7 +9,7 @@ does not fit its annotation is never committed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,7 +111,9 @@ class Executor:
         outcome, run, loaded = self._run(call, transaction, now_ns)
         outcome.reads = transaction.reads
         if loaded is not None:
-            outcome.reads = with_module(transaction.reads, loaded.module)
+            outcome.reads = with_modules(
+                transaction.reads, {loaded.module} | (run.called if run is not None else set())
+            )
         outcome.ts = transaction.begin_ts
         if run is not None:
             outcome.used_identity = run.used_identity
@@ -228,13 +230,15 @@ def _checked_data(info: ErrorInfo) -> ErrorInfo:
     return info
 
 
-def with_module(reads: dict[int, list[tuple[bytes, bytes]]], module: str) -> dict[int, list[tuple[bytes, bytes]]]:
-    """`reads` and the code itself: a redeploy of `module` invalidates the query."""
+def with_modules(
+    reads: dict[int, list[tuple[bytes, bytes]]], modules: Iterable[str]
+) -> dict[int, list[tuple[bytes, bytes]]]:
+    """`reads` and the code itself: a redeploy of one of `modules` invalidates the query."""
     from cellstore.transaction.catalog import MODULES_BY_PATH
     from cellstore.values.index_key import encode_value
 
-    prefix = encode_value(module)
-    return {**reads, MODULES_BY_PATH: [(prefix, prefix + b"\xff")]}
+    prefixes = sorted(map(encode_value, modules))
+    return {**reads, MODULES_BY_PATH: [(prefix, prefix + b"\xff") for prefix in prefixes]}
 
 
 def stored_result(outcome: Outcome) -> bytes:

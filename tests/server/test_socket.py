@@ -1,13 +1,22 @@
 """The sync protocol over a real WebSocket, a real store and real workers."""
 
 import asyncio
+import datetime as dt
 import json
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from served_harness import Served
+from served_harness import Served, Wire
+from tornado.httpclient import HTTPRequest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.websocket import websocket_connect
 
 from cellstore.server import framing
 
@@ -190,3 +199,36 @@ def test_fragments_put_together_are_the_message(text: bytes, size: int) -> None:
         opcodes.append(opcode)
     assert (final, got) == (True, text)
     assert opcodes == [1] + [0] * (len(opcodes) - 1)
+
+
+def certificate(directory: Path) -> Path:
+    """A key and a certificate for this machine alone, in one file."""
+    now, key = dt.datetime.now(dt.UTC), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    signed = builder.not_valid_before(now).not_valid_after(now + dt.timedelta(days=1)).sign(key, hashes.SHA256())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = directory / "both.pem"
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+async def test_a_socket_under_tls_is_served_as_well(chat: Served, tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate(tmp_path))
+    server, [listening] = HTTPServer(chat.serverapp.web_app, ssl_options=context), bind_sockets(0, "127.0.0.1")
+    server.add_socket(listening)
+    address = f"wss://127.0.0.1:{listening.getsockname()[1]}{chat.base_url}cellstore/api/sync"
+    wire = Wire(await websocket_connect(HTTPRequest(address, headers=chat.token_header, validate_cert=False)))
+    chat.wires.append(wire)
+    await wire.subscribe(0, "chat:count")
+    assert (await wire.result(0))["value"] == 0.0
+    await wire.call("Mutation", "chat:send", {"author": "ann", "body": "x" * 100_000})
+    assert (await wire.result(0))["value"] == 1.0
+    await wire.say("Authenticate", tokenType="User", value="nonsense", baseVersion=0)
+    assert (await wire.until(lambda message: message["type"] == "AuthError"))["authUpdateAttempted"] is True
+    assert (await wire.closed())[0] == 1000
+    server.stop()

@@ -350,6 +350,18 @@ def test_the_users_own_line_is_shown_with_its_marks_and_none_of_ours(kernel: Ker
     assert "cellstore/runtime" not in error
 
 
+def test_a_call_that_waits_says_what_for_in_its_cell(kernel: Kernel, server: ServerProcess) -> None:
+    assert server.process is not None
+    kernel.run("@cs.mutation\ndef note_it(ctx):\n    return 1\nnote_it()")
+    asleep = kernel.run(
+        f"import os, signal, threading\nos.kill({server.process.pid}, signal.SIGSTOP)\n"
+        f"threading.Timer(2.5, os.kill, ({server.process.pid}, signal.SIGCONT)).start()\nnote_it()"
+    )
+    assert asleep.errors == []
+    said = [shown.get("text/plain", "") for shown in asleep.shown]
+    assert any("note_it: sent; it runs, or waits for a worker process" in text for text in said), said
+
+
 def test_progress_is_a_bar_in_the_calling_cell(kernel: Kernel) -> None:
     kernel.run(
         "@cs.action\ndef long(ctx):\n    import time\n    for n in range(8):\n        ctx.progress(n + 1, 8, f'part {n + 1}')\n"

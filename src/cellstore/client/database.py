@@ -28,7 +28,7 @@ from cellstore.client.listing import Functions, Tables
 from cellstore.client.loop import close_at_exit, wait
 from cellstore.client.optimism import Update
 from cellstore.client.pending import WAIT_STEP_S, Patience, Pending
-from cellstore.client.progress import ActionBar
+from cellstore.client.progress import ActionBar, WaitingLine
 from cellstore.client.recording import note, note_sql
 from cellstore.client.shipping import Shipper
 from cellstore.client.subscription import CallbackThread, Dispatch, Subscription, Together
@@ -425,7 +425,12 @@ class Database:
     def _request(self, kind: Kind, path: str, args: dict[str, Any]) -> Any:
         self._check_open()
         if kind == "mutation":
-            return self._value(path, self._await(self.link.request(kind, path, args), path))
+            future = self.link.request(kind, path, args)
+            line = WaitingLine(path, lambda: self._waits_for(future))
+            try:
+                return self._value(path, self._await(future, path, line))
+            finally:
+                line.close()
         bar = ActionBar(path)
         try:
             outcome = self._await(self.link.request(kind, path, args, bar.heard), path, bar)
@@ -433,7 +438,7 @@ class Database:
             bar.close()
         return self._value(path, outcome)
 
-    def _await(self, future: Future[Outcome], path: str, bar: ActionBar | None = None) -> Outcome:
+    def _await(self, future: Future[Outcome], path: str, bar: ActionBar | WaitingLine) -> Outcome:
         """The outcome; gives up when the connection stays away too long, or cannot come back."""
         patience = Patience(self.link)
         try:
@@ -441,13 +446,25 @@ class Database:
                 try:
                     return wait(future, WAIT_STEP_S)
                 except TimeoutError:
-                    if bar is not None:
-                        bar.draw()
+                    bar.draw()
                     if patience.is_over():
                         raise self._given_up(future, path) from self.link.problem
         except KeyboardInterrupt as stopped:
             stopped.add_note(f"{path} is no longer waited for: {self._fate(future)}")
             raise
+
+    def _waits_for(self, future: Future[Outcome]) -> str:
+        """What holds a mutation up, as far as it can be told from here."""
+        if self.link.state != "connected":
+            problem = self.link.problem
+            return f"waits for {self.where}" + (f": {problem.message}" if problem is not None else ", which is away")
+        match self.link.progress(future):
+            case "waiting":
+                return "waits for its turn behind other calls"
+            case "sent":
+                return "sent; it runs, or waits for a worker process that is starting"
+            case _:
+                return "done; waits until every live view here shows it"
 
     def _fate(self, future: Future[Outcome]) -> str:
         """What has become of a call that nobody waits for any more."""

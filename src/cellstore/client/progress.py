@@ -9,10 +9,12 @@ from __future__ import annotations
 import html
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 _REDRAW_S = 0.2
+_PATIENT_S = 1.0  # a call may take so long without a word
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -85,6 +87,45 @@ class ActionBar:
             self._bar.__exit__()
 
 
+class WaitingLine:
+    """What a call waits for, in the cell that made it, once it has waited for a while; then how long it did."""
+
+    done, total = 0.0, None  # no bar
+
+    def __init__(self, what: str, waits_for: Callable[[], str]) -> None:
+        self._what, self._waits_for = what, waits_for
+        self._began = time.monotonic()
+        self._screen: _Cell | None = None
+        self.text = ""
+
+    def draw(self) -> None:
+        """Called now and then while it waits."""
+        waited_s = time.monotonic() - self._began
+        if waited_s < _PATIENT_S:
+            return
+        self._screen = self._screen or _notebook()
+        if self._screen is not None:
+            self.text = f"{self._what}: {self._waits_for()} ({waited_s:.0f} s)"
+            self._screen.draw(self)
+
+    def close(self) -> None:
+        """It waits no longer."""
+        if self._screen is not None:
+            self.text = f"{self._what}: waited {time.monotonic() - self._began:.1f} s"
+            self._screen.draw(self)
+
+
+class _Shown(Protocol):
+    """What a screen draws."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def done(self) -> float: ...
+    @property
+    def total(self) -> float | None: ...
+
+
 class _Cell:
     """An HTML bar in the output of the cell that runs."""
 
@@ -92,7 +133,7 @@ class _Cell:
         self._display = display
         self._handle: Any = None
 
-    def draw(self, progress: Progress) -> None:
+    def draw(self, progress: _Shown) -> None:
         bundle = {"text/plain": progress.text, "text/html": _bar(progress)}
         if self._handle is not None:
             self._handle.update(bundle, raw=True)
@@ -138,7 +179,7 @@ def _terminal(what: str, total: float | None) -> _Terminal | None:
     return _Terminal(what, total) if sys.stderr.isatty() else None
 
 
-def _bar(progress: Progress) -> str:
+def _bar(progress: _Shown) -> str:
     most = progress.total if progress.total is not None else progress.done
     finished = progress.done == most
     bar = "" if finished else f'<progress value="{progress.done}" max="{most}" style="width:16em"></progress> '

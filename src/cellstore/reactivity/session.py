@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cellstore.errors import CellstoreError, NotFound
 from cellstore.knobs import DEFAULTS, Knobs
@@ -45,46 +45,40 @@ from cellstore.runtime.outcome import Outcome
 # ── effects ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put a message on the wire. A transition counts as unsent until `flushed`."""
 
     message: Message
     transition: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """Close the connection; reasons are short codes that clients choose their backoff by."""
 
     code: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(NamedTuple):
     """Find out who presents this token; answer with `verified` or `rejected`."""
 
     request: wire.Authenticate
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
+class Refresh(NamedTuple):
     """Bring these queries to one moment, the newest there is, and answer with `refreshed`."""
 
     queries: Mapping[int, Query]
     who: Principal
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """Nobody here is interested in these queries any more."""
 
     query_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunMutation:
+class RunMutation(NamedTuple):
     """Run a mutation; answer with `mutation_done`. `session` is None when the client never said Connect."""
 
     call: wire.Mutation
@@ -92,23 +86,24 @@ class RunMutation:
     who: Principal
 
 
-@dataclass(frozen=True, slots=True)
-class RunAction:
+class RunAction(NamedTuple):
     """Run an action; answer with `action_done`."""
 
     call: wire.Action
     who: Principal
 
 
-@dataclass(frozen=True, slots=True)
-class StopAction:
+<<<<<<< ours
+class StopAction(NamedTuple):
     """Cancel a running action; `action_done` follows."""
 
     request_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
+=======
+class Observed(NamedTuple):
+>>>>>>> theirs
     """The client has seen this timestamp, perhaps of an earlier life of the store: never go below it."""
 
     ts: int

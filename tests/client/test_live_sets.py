@@ -194,6 +194,24 @@ def test_the_same_on_an_event_loop(db: cs.Database) -> None:
     assert asyncio.run(script()) == [0, 1, 2, 3]
 
 
+def test_guesses_and_sets_on_an_event_loop(db: cs.Database) -> None:
+    async def script() -> list[Any]:
+        aio, seen = db.aio, []
+        both = aio.together(all=total, left=left)
+        await both.auntil(lambda value: value == {"all": 0, "left": []}, timeout=10)
+        pending = await aio.enqueue(put, lambda view: view.set(total, 5), side="left", n=5)
+        assert await pending is not None
+        seen.append(await both.auntil(lambda value: value["all"] == 5, timeout=10))
+        guess = await aio.enqueue(refuse, lambda view: view.set(total, 99))
+        with pytest.raises(cs.ApplicationError):
+            await guess
+        seen.append(await both.auntil(timeout=10))
+        both.close()
+        return seen
+
+    assert asyncio.run(script()) == [{"all": 5, "left": [5]}] * 2
+
+
 def test_an_async_wait_ends_in_time_and_with_the_subscription(db: cs.Database) -> None:
     async def script() -> None:
         sub = db.aio.subscribe(total)

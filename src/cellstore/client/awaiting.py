@@ -4,7 +4,7 @@
     await db.mutation(add_task, text="milk")
     async for tasks in db.subscribe(open_tasks): …
 
-Nothing here blocks the loop. Mutations and actions wait on the connection itself; what needs a thread (shipping a function,
+Nothing that waits blocks the loop. Mutations and actions wait on the connection itself; what needs a thread (shipping a function,
 one HTTP request) gets one, which nobody waits for at the end. A task that is cancelled, by Ctrl-C too, stops waiting at
 once; a call it had sent may have happened, one it had not sent never will.
 """
@@ -26,7 +26,9 @@ from cellstore.client.progress import ActionBar
 
 if TYPE_CHECKING:
     from cellstore.client.database import Callee, Database
+    from cellstore.client.optimism import Update
     from cellstore.client.pages import Page
+    from cellstore.client.pending import Pending
     from cellstore.client.subscription import Subscription, Together
     from cellstore.client.wire import Outcome
 
@@ -53,10 +55,17 @@ class AsyncDatabase:
         """Run an action at most once."""
         return await self._call("action", path_or_fn, args)
 
+    async def enqueue(self, path_or_fn: Callee, update: Update | None = None, /, **args: Any) -> Pending:
+        """Call a mutation and go on, with its effects shown before it has happened; `await` what this returns for its end."""
+        return await aside(self._database.enqueue, path_or_fn, update, **args)
+
     def subscribe(
         self, path_or_fn: Callee, callback: Callable[[Any], object] | None = None, /, **args: Any
     ) -> Subscription:
-        """Follow a query: `async for value in …`, `await ….auntil(predicate)`."""
+        """Follow a query: `async for value in …`, `await ….auntil(predicate)`.
+
+        A function that the store does not know in its present form is shipped first, which takes the loop for that long.
+        """
         return self._database.subscribe(path_or_fn, callback, **args)
 
     def together(self, callback: Callable[[Any], object] | None = None, /, **queries: Any) -> Together:

@@ -93,7 +93,6 @@ class RunAction(NamedTuple):
     who: Principal
 
 
-<<<<<<< ours
 class StopAction(NamedTuple):
     """Cancel a running action; `action_done` follows."""
 
@@ -101,9 +100,6 @@ class StopAction(NamedTuple):
 
 
 class Observed(NamedTuple):
-=======
-class Observed(NamedTuple):
->>>>>>> theirs
     """The client has seen this timestamp, perhaps of an earlier life of the store: never go below it."""
 
     ts: int

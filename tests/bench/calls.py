@@ -4,8 +4,8 @@ query        call to result of an empty query, one at a time
 mutation     the same for one that writes a row, durable; one at a time, and 64 in flight
 envelope     what the guard around a query costs, without the call
 fresh worker from asking for a process to its first word
-idle worker  memory of its own, beyond what it shares
-actions      fifty at once, each waiting 100 ms
+idle worker  memory of its own, beyond what it shares: right after the calls above, and a few seconds later
+actions      fifty at once, each waiting 100 ms: plain ones and `async def`
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from runtime_harness import unit_of
 
 from cellstore.runtime.pool import PoolRunner
+from cellstore.runtime.team import _TIDY_AFTER_S
 from cellstore.transaction.database import Engine
 
 SOURCE = """
-    import time
+    import asyncio, time
 
     @cs.query
     def nothing(ctx):
@@ -39,6 +40,10 @@ SOURCE = """
     @cs.action
     def wait(ctx):
         time.sleep(0.1)
+
+    @cs.action
+    async def wait_async(ctx):
+        await asyncio.sleep(0.1)
 """
 
 
@@ -78,6 +83,12 @@ def private_mb(pid: int) -> float:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     kb = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
     return kb / 1024
+
+
+def show_memory(runner: PoolRunner, when: str) -> None:
+    [team] = runner._teams.values()
+    own = sorted(private_mb(worker.link.pid) for worker in team.workers)
+    print(f"{'idle worker':>14}: {', '.join(f'{each:.1f}' for each in own)} MB of its own, {when}")
 
 
 def envelope_us() -> float:
@@ -127,16 +138,17 @@ async def main() -> None:
         rates = [await at_once(runner, 6400, 64) for _ in range(5)]
         print(f"{'64 in flight':>14}: {max(rates):,.0f} mutations a second (median {statistics.median(rates):,.0f})")
         print(f"{'envelope':>14}: {envelope_us():.1f} µs")
-        await one_by_one(runner, "action", {}, "m:wait", 1)
-        began = time.perf_counter()
-        await asyncio.gather(*[runner.action("m:wait", {}) for _ in range(50)])
-        print(f"{'fifty actions':>14}: {time.perf_counter() - began:.3f} s for 0.1 s each")
+        for path in ("m:wait", "m:wait_async"):
+            await one_by_one(runner, "action", {}, path, 1)
+            began = time.perf_counter()
+            await asyncio.gather(*[runner.action(path, {}) for _ in range(50)])
+            print(f"{'fifty actions':>14}: {time.perf_counter() - began:.3f} s for 0.1 s each ({path})")
         seconds = [await fresh_worker(runner) for _ in range(2)]
         print(f"{'fresh worker':>14}: {', '.join(f'{each * 1e3:.0f}' for each in seconds)} ms")
         if sys.platform == "linux":
-            [team] = runner._teams.values()
-            own = sorted(private_mb(worker.link.pid) for worker in team.workers)
-            print(f"{'idle worker':>14}: {', '.join(f'{each:.1f}' for each in own)} MB of its own")
+            show_memory(runner, "at once")
+            await asyncio.sleep(_TIDY_AFTER_S + 1)
+            show_memory(runner, "when it has idled")
         await runner.stop()
         engine.close()
 

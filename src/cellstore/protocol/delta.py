@@ -20,6 +20,8 @@ from typing import Any
 
 import orjson
 
+from cellstore.values.json import snug
+
 Rows = list[bytes]
 Splice = tuple[int, int, Sequence[Any]]
 """From this place of the old list on, so many rows give way to these."""
@@ -31,7 +33,7 @@ def rows_of(text: bytes) -> Rows | None:
     """The elements of a JSON array, each as its text; None when `text` is no array written without white space."""
     if not text.startswith(b"["):
         return None
-    rows = [orjson.dumps(row) for row in orjson.loads(text)]
+    rows = [snug(orjson.dumps(row)) for row in orjson.loads(text)]
     return rows if b"[%b]" % b",".join(rows) == text else None
 
 

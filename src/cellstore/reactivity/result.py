@@ -114,7 +114,7 @@ class Result:
 
 def convex_json(value: bytes) -> bytes:
     """Native JSON to Convex's encoding of the same value."""
-    return orjson.dumps(to_convex(native.loads(value)))
+    return native.snug(orjson.dumps(to_convex(native.loads(value))))
 
 
 def value_json(outcome: Outcome, exact: bool) -> bytes:

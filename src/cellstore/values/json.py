@@ -28,6 +28,7 @@ from cellstore.values.value import Value, kind_of
 
 _DEPTH_MAX = 200  # beyond any knob; keeps the walk clear of Python's own recursion limit
 _FLOAT = struct.Struct("<d")
+_PAGE = 4096
 
 
 def dumps(value: object) -> bytes:
@@ -40,9 +41,14 @@ def dumps(value: object) -> bytes:
         # orjson writes NaN and inf as null: whoever holds no null holds neither, the rest is searched
         if b"null" in text and _holds_nonfinite(value):
             text = orjson.dumps(_mark_nonfinite(value), default=_mark_bytes)
+        return bytes(memoryview(text)) if len(text) < _PAGE else text  # as `snug`, without a call
     except (TypeError, RecursionError) as error:  # orjson's own error is a TypeError
         raise ValidationError(f"this value cannot be stored: {error}", expected="a value", got=str(error)) from None
-    return text
+
+
+def snug(text: bytes) -> bytes:
+    """A copy that takes as much memory as it is long, for what is kept: what orjson returns holds a page, however short."""
+    return bytes(memoryview(text)) if len(text) < _PAGE else text
 
 
 def loads(text: bytes | str) -> Any:

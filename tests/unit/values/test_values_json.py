@@ -1,6 +1,7 @@
 """Native JSON and Convex's."""
 
 import math
+import tracemalloc
 
 import pytest
 
@@ -150,3 +151,14 @@ def test_the_clean_form_is_for_people():
     }
     clean = {"big": str(1 << 60), "small": 3.0, "bytes": "aGk=", "no": ["NaN", "Infinity", "-Infinity"]}
     assert to_clean(value) == {**clean, "zero": -0.0, "s": "x", "n": None}
+
+
+def test_what_is_kept_takes_as_much_memory_as_it_is_long():
+    """What orjson returns holds four kilobytes, however short it is."""
+    tracemalloc.start()
+    try:
+        kept = [dumps({"n": n}) for n in range(1000)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 200 * len(kept)

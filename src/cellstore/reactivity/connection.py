@@ -371,7 +371,7 @@ class Connection:
     def _put(self, frame: bytes, transition: bool) -> None:
         if self._send(frame) is not False:
             if transition:
-                self._event(self._session.flushed)
+                self._effects.extend(self._session.flushed())  # `_event` performs them: it has called us
             return
         self._buffered.append((len(frame), transition))
         self._buffered_bytes += len(frame)
@@ -381,6 +381,9 @@ class Connection:
     def _refresh(self, effect: machine.Refresh) -> None:
         """Bring some queries to the newest processed moment; the session hears of it when the last one is there."""
         ts = self._hub.subscriptions.processed_ts
+        if not effect.queries:  # as after every mutation of a client that watches nothing
+            self._effects.extend(self._session.refreshed(ts, {}))
+            return
         results: dict[int, Result] = {}
         missing = set(effect.queries)
 

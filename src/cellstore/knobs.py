@@ -74,6 +74,9 @@ class Knobs:
     jobs_running_max: int = 8  # due jobs beyond it wait, so that a backlog does not hurt live queries
 
     # Environment variables of functions
+    # Files
+    file_size_bytes: int = 64 << 30  # one upload; it lies on the disk beside the store
+
     variables_max: int = 1000
     variable_name_chars: int = 40
     variable_value_bytes: int = 8192

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from cellstore.client import files
 from cellstore.client.database import Database
 from cellstore.errors import CallerError, NotFound, StorageError, ValidationError
 from cellstore.testing.strategies import VALUES
+from cellstore.values.ids import encode_id
 from cellstore.values.value import same
 
 ZOO: dict[str, Any] = {
@@ -306,16 +308,39 @@ def test_csv_is_the_same_in_whatever_pieces_it_is_read(
     assert found == [(2, {"a": 'x "y"\r\n', "b": 1}), (4, {}), (5, {"a": "", "b": 2}), (6, {"a": 3, "b": "4"})]
 
 
+FILE = encode_id(540, bytes(range(16)))
+
+
+def test_the_files_of_a_store_travel_with_it(tmp_path: Path) -> None:
+    with cs.open(tmp_path / "one.db") as one:
+        one.insert_df("t", pd.DataFrame({"n": [1]}))
+        one._control("import_file", {"id": FILE, "content_type": "text/plain", "creation_time": 5.5}, b"bytes")
+        one.export(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        (row,) = archive.read("_storage/documents.jsonl").splitlines()
+        assert archive.read(f"_storage/{FILE}.txt") == b"bytes"
+    with cs.open(tmp_path / "two.db") as two:
+        assert two.import_(tmp_path / "all.zip")["files"] == 1
+        two.export(tmp_path / "again.zip")
+    (kept,) = (tmp_path / "two.db.files").iterdir()
+    assert kept.read_bytes() == b"bytes"
+    with zipfile.ZipFile(tmp_path / "again.zip") as archive:
+        (again,) = archive.read("_storage/documents.jsonl").splitlines()
+    assert {**json.loads(again), "internalId": ""} == {**json.loads(row), "internalId": ""}
+
+
 def test_a_snapshot_of_convex_is_read(db: Database, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "convex.zip", "w") as archive:
         archive.writestr("snap/_tables/documents.jsonl", '{"name":"exact","id":10044}\n{"name":"old","id":10045}\n')
         archive.writestr("snap/exact/generated_schema.jsonl", '"uniform"\n')
         archive.writestr("snap/exact/documents.jsonl", '{"i":1,"f":1.0,"big":{"$integer":"//////////8="}}\n')
         archive.writestr("snap/old/documents.jsonl", '{"n":1}')
-        archive.writestr("snap/_storage/documents.jsonl", "")
+        archive.writestr("snap/_components/billing/_tables/documents.jsonl", "")
         archive.writestr("snap/_scheduled_jobs/documents.jsonl", '{"x":1}')
+        archive.writestr(f"snap/_storage/{FILE}.png", b"bytes")
     report = db.import_(tmp_path / "convex.zip")
-    assert report["ignored"] == ["_storage"]
+    assert report["files"] == 1
+    assert report["ignored"] == ["_components"]
     assert same(fields(db, "exact"), [{"i": 1, "f": 1.0, "big": -1}])
     assert same(fields(db, "old"), [{"n": 1.0}])  # without the mark, every number is a float
     assert {table["name"]: table["number"] for table in db.tables()} == {"exact": 10044, "old": 10045}

@@ -39,7 +39,7 @@ async def send(served: Served, *bodies: str) -> None:
 async def test_a_snapshot_and_then_every_change_is_the_whole_store(chat: Served) -> None:
     await send(chat, "one", "two")
     first = await ask(chat, "/api/list_snapshot")
-    assert [(row["_table"], row["body"]) for row in first["values"]] == [("messages", "one"), ("messages", "two")]
+    assert {(row["_table"], row["body"]) for row in first["values"]} == {("messages", "one"), ("messages", "two")}
     assert first["hasMore"] is False
     await send(chat, "three")
     again = await ask(chat, "/api/list_snapshot", {"snapshot": first["snapshot"]})
@@ -228,7 +228,7 @@ class TestImport:
         while (state := (await wire.result(0))["value"]["state"])["state"] != "completed":
             assert state["state"] == "in_progress"
         assert state["num_rows_written"] == 2
-        assert [row["n"] for row in (await ask(chat, "/api/list_snapshot"))["values"]] == [1, 2.5]
+        assert sorted(row["n"] for row in (await ask(chat, "/api/list_snapshot"))["values"]) == [1, 2.5]
         assert self.scratch(chat) == []
 
     async def test_one_that_is_cancelled_leaves_nothing(self, chat: Served) -> None:

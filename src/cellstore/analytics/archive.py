@@ -1,7 +1,8 @@
 """The store written down as of one timestamp: what exports are made of.
 
     zip        Convex's snapshot: `<table>/documents.jsonl`, one document a line with `_id` and `_creationTime`, in order of
-               ids; `_tables/documents.jsonl` with the tables' numbers. Readable by Convex's own tools
+               ids; `_tables/documents.jsonl` with the tables' numbers; `_storage/…`, the files. Readable by Convex's own
+               tools
     jsonl      one table, the same lines, in order of creation
     csv        one table, in order of creation, a column for each field any document has
     parquet    one table, in order of creation, columns as SQL sees them
@@ -22,6 +23,7 @@ Errors     NotFound naming the tables there are; OutOfRetention; StorageError wh
 
 from __future__ import annotations
 
+import mimetypes
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -68,15 +70,20 @@ def write_archive(
     scratch: Path,
     knobs: Knobs = DEFAULTS,
     check: Check = never,
+    files: Path | None = None,
 ) -> tuple[Path, dict[str, int]]:
-    """(a file in `scratch`, documents by table) of the named tables, all of them for None, as of `ts`."""
+    """(a file in `scratch`, documents by table) of the named tables, all of them for None, as of `ts`.
+
+    `files`: where the files of ctx.storage lie, if a ZIP of all tables is to hold them too.
+    """
     from cellstore.analytics.analyst import check_known
 
     path = scratch / f"export.{SUFFIXES[format]}"
     with closing(open_reader()) as reader:
         reader.refresh()
         check_known(reader, ts)
-        chosen = chosen_tables(load_catalog(reader, ts), tables)
+        catalog = load_catalog(reader, ts)
+        chosen = chosen_tables(catalog, tables)
         if format != "zip" and len(chosen) != 1:
             raise ValidationError(
                 f"a {format} file holds one table and {len(chosen)} were asked for: name one, or export to a .zip file or "
@@ -91,6 +98,8 @@ def write_archive(
             else:
                 with path.open("wb") as file:
                     _WRITERS[format](source, chosen, file)
+                if format == "zip" and tables is None and files is not None and files.is_dir():
+                    _add_files(source, catalog, files, path)
         except OSError as error:
             raise StorageError(f"the export could not be written to {scratch}: {error.strerror or error}") from error
         counts = {table.name: reader.count(by_id(table.number), b"", END, ts) for table in chosen}
@@ -150,6 +159,27 @@ def _write_zip(source: _Source, tables: Sequence[TableMeta], file: IO[bytes]) ->
             with archive.open(f"{table.name}/documents.jsonl", "w", force_zip64=True) as entry:
                 for lines in source.lines(table, by_age=False):
                     entry.write(lines)
+
+
+def _add_files(source: _Source, catalog: Catalog, home: Path, path: Path) -> None:
+    """What `_storage` tells, and the bytes of each file, as far as they are still there."""
+    known, names = catalog.table("_storage"), catalog.table("_file_storage")
+    assert known is not None
+    assert names is not None
+    rows = [loads(row.body) for batch in source.batches(names, by_age=True) for row in batch]
+    places = {row["storageId"]: home / row["file"] for row in rows}
+    lines: list[bytes] = []
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
+        for batch in source.batches(known, by_age=False):
+            for id, row in zip(encode_ids(known.number, [row.id for row in batch]), batch, strict=True):
+                place, about = places.get(id.decode()), loads(row.body)
+                if place is None or not place.exists():
+                    continue
+                lines.append(dumps({"_id": id.decode(), **about, "internalId": place.name}) + b"\n")
+                suffix = mimetypes.guess_extension(about.get("contentType", "").partition(";")[0]) or ""
+                archive.write(place, f"_storage/{id.decode()}{suffix}")
+        if lines:
+            archive.writestr("_storage/documents.jsonl", b"".join(lines))
 
 
 def _readme(source: _Source, tables: Sequence[TableMeta]) -> str:

@@ -64,15 +64,15 @@ class Exports:
         self._running: set[asyncio.Task[Export]] = set()
         self._swept = False
 
-    async def make(self, tables: list[str] | None, format: str, ts: int) -> Export:
-        """The named tables, all for None, as of `ts`, in one of `FORMATS`."""
+    async def make(self, tables: list[str] | None, format: str, ts: int, files: bool = True) -> Export:
+        """The named tables, all for None, as of `ts`, in one of `FORMATS`; a ZIP of all with the files, if wanted."""
         if format not in FORMATS:
             raise ValidationError(path="format", expected=" or ".join(map(repr, FORMATS)), got=repr(format)[:60])
         if len(self._running) >= RUNNING_MAX:
             raise Overloaded(
                 f"{RUNNING_MAX} exports are under way already; try again when one has ended", queue="exports"
             )
-        task: asyncio.Task[Export] = asyncio.ensure_future(self._make(tables, format, ts))
+        task: asyncio.Task[Export] = asyncio.ensure_future(self._make(tables, format, ts, files))
         self._running.add(task)
         try:
             return await task
@@ -88,10 +88,12 @@ class Exports:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _make(self, tables: list[str] | None, format: str, ts: int) -> Export:
+    async def _make(self, tables: list[str] | None, format: str, ts: int, files: bool) -> Export:
         scratch = await asyncio.to_thread(self._scratch)
         try:
-            name, counts = await (self._in_process if self._home else self._in_thread)(tables, format, ts, scratch)
+            name, counts = await (self._in_process if self._home else self._in_thread)(
+                tables, format, ts, scratch, files
+            )
             return Export(scratch / name, scratch, counts)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -105,7 +107,7 @@ class Exports:
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._home))
 
     async def _in_thread(
-        self, tables: list[str] | None, format: str, ts: int, scratch: Path
+        self, tables: list[str] | None, format: str, ts: int, scratch: Path, _files: bool
     ) -> tuple[str, dict[str, int]]:
         given_up = threading.Event()
 
@@ -125,12 +127,11 @@ class Exports:
         return path.name, counts
 
     async def _in_process(
-        self, tables: list[str] | None, format: str, ts: int, scratch: Path
+        self, tables: list[str] | None, format: str, ts: int, scratch: Path, files: bool
     ) -> tuple[str, dict[str, int]]:
-        asked = {"tables": tables, "format": format, "ts": ts, "scratch": str(scratch)}
-        order = orjson.dumps(
-            {**asked, "path": str(Path(self._engine.path).resolve()), "knobs": asdict(self._engine.knobs)}
-        )
+        path = str(Path(self._engine.path).resolve())
+        asked = {"tables": tables, "format": format, "ts": ts, "scratch": str(scratch), "path": path}
+        order = orjson.dumps({**asked, "files": files, "knobs": asdict(self._engine.knobs)})
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -169,6 +170,7 @@ def _answer(answer: bytes, words: bytes) -> tuple[str, dict[str, int]]:
 def main() -> None:
     """The process: an order on the first line of standard input, one answer on standard output."""
     from cellstore.storage.sqlite import SqliteReader
+    from cellstore.transaction.files import directory
 
     order = orjson.loads(sys.stdin.buffer.readline())
     scratch = Path(order["scratch"])
@@ -182,6 +184,7 @@ def main() -> None:
             order["ts"],
             scratch,
             Knobs(**order["knobs"]),
+            files=directory(order["path"]) if order["files"] else None,
         )
         answer = {"file": path.name, "counts": counts}
     except CellstoreError as error:

@@ -108,6 +108,8 @@ def import_(database: Database, path: Path, table: str | None, mode: str, progre
     key = begun["import"]
     try:
         declared = {known["name"]: known.get("fields") or {} for known in database.tables()}
+        for file in opened.files:  # first, so that no document names one that is not there
+            database._control("import_file", file.about, b"".join(file.pieces()))
         loader = _Loader(database, key, mode)
         for source in sources:
             loader.load(source, declared.get(source.table, {}), progress)
@@ -117,6 +119,8 @@ def import_(database: Database, path: Path, table: str | None, mode: str, progre
             database._control("import_abort", {"import": key})
         raise
     documents = sum(each["documents"] for each in report["tables"].values())
+    if opened.files:
+        report["files"] = len(opened.files)
     return {"documents": documents, "mode": mode, **report, **({"ignored": opened.ignored} if opened.ignored else {})}
 
 

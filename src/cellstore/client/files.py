@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import mimetypes
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -94,11 +95,20 @@ class Source:
 
 
 @dataclass
+class StoredFile:
+    """A file of `ctx.storage` in a snapshot. `about`: id, sha256, content_type, creation_time, as far as they are known."""
+
+    about: dict[str, Any]
+    pieces: Callable[[], Iterator[bytes]]
+
+
+@dataclass
 class Opened:
     """A path made into sources; `ignored` are parts of it that mean nothing here."""
 
     sources: list[Source]
     ignored: list[str] = field(default_factory=list)
+    files: list[StoredFile] = field(default_factory=list)
 
 
 def format_of(path: Path) -> str:
@@ -232,7 +242,32 @@ def _open_zip(path: Path, table: str | None) -> Opened:
         if table in (None, name)
     ]
     others = {name.removeprefix(root).split("/")[0] for name in names if name.startswith(root)}
-    return Opened(sources, sorted(others & {"_storage", "_components"}))
+    return Opened(sources, sorted(others & {"_components"}), _stored(path, root, names) if table is None else [])
+
+
+def _stored(path: Path, root: str, names: set[str]) -> list[StoredFile]:
+    """The files in `_storage`."""
+    home, listed = f"{root}_storage/", f"{root}_storage/documents.jsonl"
+    known: dict[str, dict[str, Any]] = {}
+    if listed in names:
+        for line in _jsonl(lambda: io.BufferedReader(_Entry(path, listed)), f"{path.name}/{listed}"):
+            row = native.loads(line.text)
+            known[str(row.get("_id"))] = row
+    entries = sorted(name for name in names if name.startswith(home) and name not in (home, listed))
+    return [_stored_file(path, entry, known) for entry in entries]
+
+
+def _stored_file(path: Path, entry: str, known: dict[str, dict[str, Any]]) -> StoredFile:
+    id = entry.rpartition("/")[2].partition(".")[0]
+    row = known.get(id, {})
+    content_type = row.get("contentType") or mimetypes.guess_type(entry)[0]
+    about = {"id": id, "content_type": content_type, "sha256": row.get("sha256")}
+
+    def pieces() -> Iterator[bytes]:
+        with _Entry(path, entry) as file:
+            yield from iter(lambda: file.read(_READ_CHARS), b"")
+
+    return StoredFile({**about, "creation_time": row.get("_creationTime")}, pieces)
 
 
 def _root_of(names: set[str], path: Path) -> str:

@@ -437,7 +437,7 @@ class ActionWorker:
             return answer
 
         report = Reports(lambda *far: self._from_any_thread(["progress", number, *far]))
-        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report, env)
+        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report, env, self._store)
 
 
 def _arrived(arriving: Arriving, message: Message) -> None:

@@ -1,8 +1,8 @@
 """`ctx`: what a function sees of the store.
 
-    query       ctx.db (reader) · ctx.auth · ctx.env · ctx.run_query · ctx.now · ctx.random
+    query       ctx.db (reader) · ctx.auth · ctx.env · ctx.storage · ctx.run_query · ctx.now · ctx.random
     mutation    the same with a writer, and ctx.scheduler · ctx.run_mutation (a savepoint)
-    action      ctx.run_query · ctx.run_mutation · ctx.run_action · ctx.scheduler · ctx.auth · ctx.env; no db
+    action      ctx.run_query · ctx.run_mutation · ctx.run_action · ctx.scheduler · ctx.auth · ctx.env · ctx.storage; no db
 
 In an `async def` function the `run_…` methods are awaited, in a plain one they return the value.
 Calling a decorated function inside a running one comes here too (`cellstore.functions.running`).
@@ -21,10 +21,11 @@ from typing import Any, NoReturn
 from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError
 from cellstore.knobs import Knobs
 from cellstore.runtime import jobs
+from cellstore.runtime.files import ActionStorage, MutationStorage, QueryStorage
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
-from cellstore.runtime.variables import Variables
 from cellstore.runtime.registry import canonical
+from cellstore.runtime.variables import Variables
 from cellstore.schema.explain import TableOf
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter
 from cellstore.transaction.transaction import Transaction
@@ -59,9 +60,10 @@ class Run:
     used_identity: bool = False
     depth: int = 0
     scheduled: int = 0
-    job: str | None = None  # the scheduled job this call is, if any
     called: set[str] = field(default_factory=set)  # modules of functions called inside
+    job: str | None = None  # the scheduled job this call is, if any
     parent: str | None = None  # the scheduled job of the action that called it, if any
+    store: str = ""  # the path of the store; empty in memory
     env: Variables = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,6 @@ class Unavailable:
         raise CallerError(self._why, code="NotAvailable")
 
 
-_NO_STORAGE = Unavailable("ctx.storage (files) is not available in this version; keep bytes below 1 MiB in a document")
 _NO_DB = Unavailable("an action has no ctx.db: read with ctx.run_query(fn, …) and write with ctx.run_mutation(fn, …)")
 _NO_SCHEDULER = Unavailable("a query cannot schedule anything; do it in a mutation or an action")
 
@@ -127,7 +128,7 @@ class QueryContext:
         self.db: Any = self._database()
         self.auth = Auth(run.identity, self._identity_was_used)
         self.scheduler: Any = _NO_SCHEDULER
-        self.storage: Any = _NO_STORAGE
+        self.storage: Any = QueryStorage(run.transaction, run.store)
 
     def _database(self) -> Any:
         return DatabaseReader(self._run.transaction)
@@ -192,6 +193,7 @@ class MutationContext(QueryContext):
     def __init__(self, run: Run, loaded: Loaded) -> None:
         super().__init__(run, loaded)
         self.scheduler = MutationScheduler(run)
+        self.storage = MutationStorage(run.transaction, run.store)
 
     def _database(self) -> Any:
         return DatabaseWriter(self._run.transaction)
@@ -267,6 +269,7 @@ class ActionContext:
         now_ms: Callable[[], float],
         report: Report = lambda _done, _total, _note: None,
         env: Mapping[str, str] | None = None,
+        store: str = "",
     ) -> None:
         self.env: Mapping[str, str] = {} if env is None else env
         self._report = report
@@ -275,7 +278,7 @@ class ActionContext:
         self.now_ms = now_ms
         self.db: Any = _NO_DB
         self.auth = Auth(identity, lambda: None)
-        self.storage: Any = _NO_STORAGE
+        self.storage = ActionStorage(self.ask, loaded.is_async, store)
         self.scheduler = ActionScheduler(self)
 
     @property

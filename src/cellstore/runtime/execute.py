@@ -98,11 +98,13 @@ class Executor:
         knobs: Knobs,
         random: Callable[[int], bytes],
         request: Callable[[str, int], bytes | None],
+        store: str = "",
     ) -> None:
         self.modules = modules
         self._guards = guards
         self._knobs = knobs
         self._random = random
+        self._store = store  # its path; empty in memory
         self._request = request  # the stored outcome of a client's request, if it was committed
 
     def query(self, call: Call, transaction: Transaction, now_ns: int) -> Outcome:
@@ -168,7 +170,7 @@ class Executor:
         try:
             loaded = self.modules.find(call.path, call.kind)
             seed = self._random(16)
-            run = Run(transaction, self.modules, self._knobs, call.identity, now_ns / 1e6, seed)
+            run = Run(transaction, self.modules, self._knobs, call.identity, now_ns / 1e6, seed, store=self._store)
             run.job, run.parent = call.job, call.parent
             value = self._call_user(call, loaded, run)
             outcome = Outcome(True, encoded_result(value, loaded.path, self._knobs))

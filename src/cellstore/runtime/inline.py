@@ -19,7 +19,7 @@ from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
-from cellstore.runtime import capture, variables
+from cellstore.runtime import capture, files, variables
 from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
@@ -52,7 +52,7 @@ class InlineRunner:
         self._registry = registry or Registry()
         self._modules = modules or LoadedModules()
         self._watchdog = Watchdog(self._modules, engine.knobs)
-        self._executor = Executor(self._modules, self._watchdog, engine.knobs, os.urandom, self._stored)
+        self._executor = Executor(self._modules, self._watchdog, engine.knobs, os.urandom, self._stored, engine.path)
         self._running = 0  # calls in the functions' thread or waiting for it
         self._looking: asyncio.TimerHandle | None = None
         self._deploying = Deploying(engine, self._registry)
@@ -167,7 +167,9 @@ class InlineRunner:
             return self.logs.note("action", path, Outcome.failed(error, function=path))
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
-        context = ActionContext(loaded, identity, self._asker(identity, job), self._now_ms, report, self._variables())
+        context = ActionContext(
+            loaded, identity, self._asker(identity, job), self._now_ms, report, self._variables(), self._engine.path
+        )
         try:
             outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         except asyncio.CancelledError:
@@ -184,7 +186,9 @@ class InlineRunner:
         except CellstoreError as error:
             return Outcome.failed(error)
         lines, request_id = self._lines("http", loaded.path, None)
-        context = ActionContext(loaded, identity, self._asker(identity), self._now_ms, env=self._variables())
+        context = ActionContext(
+            loaded, identity, self._asker(identity), self._now_ms, env=self._variables(), store=self._engine.path
+        )
 
         async def over(piece: Head | bytes) -> None:
             await send(piece)
@@ -244,6 +248,8 @@ class InlineRunner:
                 return await self.mutation(path, args, identity=identity, internal=True, parent=job)
             case "action":
                 return await self.action(path, args, identity=identity, internal=True, job=job)
+            case "storage":
+                return files.answer(self._engine, path, args)
             case _:
                 return schedule(self._engine, kind, path, args, job)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, ConflictError, FatalError, NotFound, Overloaded, TransientError
-from cellstore.runtime import calls, variables
+from cellstore.runtime import calls, files, variables
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
 from cellstore.runtime.deploying import Deploying, taken_over_text
@@ -321,6 +321,8 @@ class PoolRunner:
                 return await self.mutation(path, args, identity=identity, internal=True, parent=job)
             case "action":
                 return await self.action(path, args, identity=identity, internal=True, job=job)
+            case "storage":
+                return files.answer(self._engine, path, args)
             case _:
                 return schedule(self._engine, kind, path, args, job)
 

@@ -140,7 +140,8 @@ class ExportHandler(OwnersHandler):
     async def post(self, **_named: str) -> None:
         """Make one now. It is there when this is answered."""
         with self.refusing():
-            await (await self.owned()).make_export()
+            with_files = self.get_query_argument("includeStorage", "false") == "true"
+            await (await self.owned()).make_export(with_files)
             self.answer(None)
 
     @allow_unauthenticated

@@ -9,7 +9,7 @@
     query         one query, once, perhaps at a timestamp                      read
     export        tables at a timestamp: ZIP, JSON lines, CSV, Parquet         read
     insert        rows into a table, from JSON lines                           write
-    import_…      begin, rows, end, abort: documents that keep their ids       write
+    import_…      begin, rows, file, end, abort: what keeps its ids            write
     deploy        a module's functions and tables, as one process knows them   execute
     drop          take functions away                                          execute
     logs          records of the log stream; may wait for more                  read
@@ -75,6 +75,7 @@ class Control:
             "insert": ("write", self._insert),
             "import_begin": ("write", self._imports.begin),
             "import_rows": ("write", self._imports.rows),
+            "import_file": ("write", self._imports.file),
             "import_end": ("write", self._imports.end),
             "import_abort": ("write", self._imports.abort),
             "deploy": ("execute", self._deploy),
@@ -188,7 +189,8 @@ class Control:
         return answer, outcome.value
 
     async def _export(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
-        """Params format, tables (None: all), ts. The tables in one file, which only a ZIP has room for several of."""
+        """Params format, tables (None: all), ts, files. All in one file, which a ZIP alone has room for several tables in,
+        and for the files of ctx.storage; these go with all tables, unless `files` is false."""
         ts, tables = self._moment(params), params.get("tables")
         if tables is not None and not (isinstance(tables, list) and all(isinstance(name, str) for name in tables)):
             raise ValidationError(path="tables", expected="a list of names", got=repr(tables)[:60])
@@ -196,7 +198,7 @@ class Control:
             from cellstore.analytics.exports import Exports
 
             self._exports = Exports(self._engine)
-        export = await self._exports.make(tables, _text(params, "format"), ts)
+        export = await self._exports.make(tables, _text(params, "format"), ts, params.get("files") is not False)
         return {"ts": ts, "tables": export.counts, "size": export.size_bytes}, export
 
     async def _logs(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellstore.clock import Clock, SystemClock
-from cellstore.errors import CellstoreError, FatalError, Overloaded, StorageError
+from cellstore.errors import CellstoreError, FatalError, NotFound, Overloaded, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.reactivity.connection import CloseSocket, Connection, Hub, SendFrame, VerifyToken, no_tokens
 from cellstore.reactivity.principal import EMBEDDED, EVERYTHING, Principal
@@ -29,6 +29,7 @@ from cellstore.runtime.outcome import Outcome
 from cellstore.server.changes import Changes
 from cellstore.server.control import Answer, Control
 from cellstore.server.system import SystemQueries, with_system
+from cellstore.transaction import files
 
 if TYPE_CHECKING:
     from cellstore.analytics.exports import Export
@@ -83,8 +84,10 @@ class Deployment:
         name: str = "default",
         knobs: Knobs = DEFAULTS,
         clock: Clock | None = None,
+        url: str = "",
     ) -> None:
-        self.path, self.name, self.knobs = str(path), name, knobs
+        """`url`: where clients find it, if they do."""
+        self.path, self.name, self.knobs, self.url = str(path), name, knobs, url
         self.failure: CellstoreError | None = None
         self.on_stopped: Callable[[], None] = lambda: None
         self._kind = runner
@@ -94,7 +97,7 @@ class Deployment:
         self._hub: Hub | None = None
         self._control: Control | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._retaining: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
         self._export: tuple[str, Export] | None = None  # made for Convex's command line, which will fetch it
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -107,7 +110,7 @@ class Deployment:
         self._engine = engine = self._open_engine()
         try:
             self._runner = runner = self._make_runner(engine)
-            self.system = SystemQueries(engine, runner.functions)
+            self.system = SystemQueries(engine, runner.functions, self.url)
             self._hub = Hub(
                 with_system(runner, self.system),
                 engine.published_ts,
@@ -119,7 +122,9 @@ class Deployment:
             self._control = Control(self.name, engine, runner, self._hub, self.path)
             await runner.start()
             self._control.clean_up()
-            self._retaining = asyncio.get_running_loop().create_task(self._retain(engine))
+            files.announce(engine, self.url)
+            loop = asyncio.get_running_loop()
+            self._upkeep = [loop.create_task(self._retain(engine)), loop.create_task(self._sweep(engine))]
         except BaseException as error:
             self.failure = error if isinstance(error, CellstoreError) else None
             await self.stop()
@@ -129,9 +134,10 @@ class Deployment:
         """Close every connection, end every run, close the store and give back its lease. Again is fine."""
         hub, runner, engine, control = self._hub, self._runner, self._engine, self._control
         self._hub = self._runner = self._engine = self._control = None
-        if self._retaining is not None:
-            self._retaining.cancel()
-            self._retaining = None
+        upkeep, self._upkeep = self._upkeep, []
+        for task in upkeep:
+            task.cancel()
+        await asyncio.gather(*upkeep, return_exceptions=True)
         if self._export is not None:
             self._export[1].close()
             self._export = None
@@ -215,15 +221,39 @@ class Deployment:
         assert self._control is not None
         return self._control.uploads
 
+    def incoming(self, token: str) -> files.Incoming:
+        """A file that comes to an upload address. Errors: ValidationError for a token that is none, or over."""
+        self._serving()
+        assert self._engine is not None
+        with self._engine.begin() as transaction:
+            files.check_token(transaction, token)
+        return files.Incoming(self._engine.path)
+
+    def keep_file(self, arrived: dict[str, Any], content_type: str | None) -> str:
+        """Make a finished file known; its id."""
+        self._serving()
+        assert self._engine is not None
+        return self._engine.run(lambda tx: files.keep(tx, arrived, content_type), files.STORAGE)[0]
+
+    def file(self, name: str) -> tuple[Path, dict[str, Any]]:
+        """Where a file lies, and what is known of it. Errors: NotFound."""
+        self._serving()
+        assert self._engine is not None
+        with self._engine.begin() as transaction:
+            known = files.found(transaction, name)
+        if known is None:
+            raise NotFound("there is no such file, or no longer", kind="file", code="FileNotFound")
+        return files.directory(self._engine.path) / name, known
+
     def logs(self) -> LogStream:
         """What functions said of late."""
         self._serving()
         assert self._runner is not None
         return self._runner.logs
 
-    async def make_export(self) -> None:
+    async def make_export(self, with_files: bool = False) -> None:
         """Make a snapshot as a ZIP file, in place of the one before. Errors: those of an export."""
-        answer, export = await self.control("export", {"format": "zip"}, b"", ADMIN)
+        answer, export = await self.control("export", {"format": "zip", "files": with_files}, b"", ADMIN)
         assert not isinstance(export, bytes)
         ts = answer["ts"]
         earlier, self._export = self._export, (str(ts), export)
@@ -283,6 +313,19 @@ class Deployment:
                 self._fail(stop)
                 return
             await asyncio.sleep(wait_s)
+
+    async def _sweep(self, engine: Engine) -> None:
+        """Remove the bytes of files that were deleted, now and then, for as long as the store is open."""
+        while True:
+            sweeping = asyncio.ensure_future(asyncio.to_thread(files.sweep, engine))
+            try:
+                await asyncio.shield(sweeping)
+            except asyncio.CancelledError:
+                await asyncio.wait([sweeping])  # the store stays open until nobody reads it any more
+                raise
+            except (OSError, CellstoreError) as error:
+                log.warning("deployment %s could not remove the bytes of deleted files: %s", self.name, error)
+            await asyncio.sleep(files.SWEEP_S)
 
     def _fail(self, stop: FatalError) -> None:
         """The store must not be written any more: stop, and say why to whoever asks."""

@@ -49,6 +49,11 @@ class CellstoreApp(ExtensionApp):
         "", help="Where the stores lie, one directory per deployment. Default: .cellstore under the server's root."
     ).tag(config=True)
     deployment_name = Unicode("default", help="The deployment clients get that name none.").tag(config=True)
+    public_url = Unicode(
+        "",
+        help="Where clients find this server, with its base URL, as 'https://hub.example/user/ann/': addresses of files "
+        "begin with it. Default: as processes of this machine find it.",
+    ).tag(config=True)
     cors_allow_origins = List(
         Unicode(), help="Origins whose pages may call the HTTP function API, e.g. 'http://localhost:5173'; '*' for all."
     ).tag(config=True)
@@ -145,11 +150,10 @@ class CellstoreApp(ExtensionApp):
         async with self._opening.setdefault(name, asyncio.Lock()):
             running = self._deployments.get(name)
             if running is None or not running.running:
-                running = Deployment(self.directory(name) / "store.db", name=name, knobs=self.limits)
+                url = f"{(self.public_url or self._address).rstrip('/')}/cellstore"
+                url += "" if name == self.deployment_name else f"/d/{name}"
+                running = Deployment(self.directory(name) / "store.db", name=name, knobs=self.limits, url=url)
                 await running.start()
-                running.system.url = f"{self._address}cellstore" + (
-                    "" if name == self.deployment_name else f"/d/{name}"
-                )
                 self._deployments[name] = running
                 self.admin_key(name)
         return running

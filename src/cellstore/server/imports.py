@@ -2,6 +2,7 @@
 
     import_begin   params mode, tables [{"name", "number"?}]     → {"import"}
     import_rows    params import, table, row (of the first)      body JSON lines → {"count", "ts"}
+    import_file    params id, sha256, content_type, creation_time   body: a file of ctx.storage → {"new"}
     import_end     params import                                 → what became of each table
     import_abort   params import
 
@@ -19,12 +20,13 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cellstore.errors import CallerError, FatalError, NotFound, StorageError, ValidationError
 from cellstore.reactivity.principal import Principal
+from cellstore.transaction import files
 from cellstore.transaction.importing import Import, Wanted, leftovers, purge
 
 if TYPE_CHECKING:
@@ -80,6 +82,14 @@ class Imports:
             raise ValidationError(path="row", expected="an integer", got=repr(row)[:60])
         count = await self._do(lambda: running.load(str(params.get("table")), body, row))
         return {"count": count, "ts": running.ts}, b""
+
+    async def file(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
+        """A file that keeps its id. One that is there already stays: its id says that it is the same."""
+        return {"new": await self.take_file(params, [body])}, b""
+
+    async def take_file(self, known: dict[str, Any], pieces: Iterable[bytes]) -> bool:
+        """A file, piece by piece; whether it is new. Errors: ValidationError, for a digest that differs too."""
+        return await self._do(lambda: _take_file(self._engine, known, pieces))
 
     async def end(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         """Make it visible."""
@@ -141,6 +151,29 @@ class Imports:
         if left:
             purge(self._engine, left[0], steps_max=PURGE_STEPS)
         return bool(left)
+
+
+def _take_file(engine: Engine, known: dict[str, Any], pieces: Iterable[bytes]) -> bool:
+    id, created = known.get("id"), known.get("creation_time")
+    if not isinstance(id, str):
+        raise ValidationError(path="id", expected="an id of _storage", got=repr(id)[:60])
+    if not (created is None or isinstance(created, int | float)):
+        raise ValidationError(path="creation_time", expected="milliseconds, a number", got=repr(created)[:60])
+    with engine.begin() as transaction:
+        if files.metadata(transaction, id) is not None:
+            return False
+    incoming = files.Incoming(engine.path)
+    try:
+        for piece in pieces:
+            incoming.write(piece)
+        arrived = incoming.finish(known.get("sha256"))
+    except BaseException:
+        incoming.drop()
+        raise
+    engine.run(
+        lambda tx: files.keep(tx, arrived, known.get("content_type"), id=id, creation_time=created), files.STORAGE
+    )
+    return True
 
 
 def _wanted(tables: Any) -> list[Wanted]:

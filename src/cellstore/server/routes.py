@@ -21,6 +21,7 @@ from cellstore.server.admin import (
     ImportHandler,
     LogsHandler,
 )
+from cellstore.server.files import FileHandler, UploadHandler
 from cellstore.server.handlers import (
     BatchHandler,
     CallHandler,
@@ -48,6 +49,8 @@ API: list[tuple[str, type]] = [
         ChangesHandler,
     ),
     ("/api/stream_function_logs", LogsHandler),
+    ("/api/storage/upload", UploadHandler),
+    ("/api/storage/(?P<name>[0-9a-f-]{36})", FileHandler),
     ("/api/export/request/zip", ExportHandler),
     ("/api/export/zip/(?P<ts>[0-9]{1,20})", ExportHandler),
     ("/api/update_environment_variables", EnvironmentHandler),

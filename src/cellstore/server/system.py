@@ -41,15 +41,15 @@ Query = Callable[["Transaction", Mapping[str, Any]], Any]
 class SystemQueries:
     """The system queries of one deployment."""
 
-    def __init__(self, engine: Engine, functions: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(self, engine: Engine, functions: Callable[[], list[dict[str, Any]]], url: str) -> None:
+        """`url`: of this deployment, as its clients write it."""
         self._engine, self._functions = engine, functions
-        self.url = ""  # of this deployment, as its clients write it
         self._queries: dict[str, Query] = {
             "_system/tables:changed": tables_changed,
             "_system/cli/tables:default": self._tables,
             "_system/cli/tableData:default": self._table_data,
             "_system/cli/modules:apiSpec": self._api_spec,
-            "_system/cli/convexUrl:cloudUrl": lambda _transaction, _args: self.url,
+            "_system/cli/convexUrl:cloudUrl": lambda _transaction, _args: url,
             "_system/cli/exports:getLatest": lambda transaction, _args: QueryBuilder(transaction, EXPORTS).first(),
             "_system/cli/queryEnvironmentVariables:default": self._variables,
             "_system/cli/queryEnvironmentVariables:get": self._variable,

@@ -153,6 +153,7 @@ class Uploads:
             there = {table.name: transaction.count(table.name) for table in transaction.catalog.user_tables()}
         gone = {name: there.get(name, 0) for name in [*names, *_emptied(upload, names, there)] if there.get(name)}
         lines = [f"import into {name}" for name in names]
+        lines += [f"import {len(opened.files):,} files"] if opened.files else []
         if MODES[upload.mode] == "replace":
             lines += [f"delete the {count:,} documents of {name}" for name, count in gone.items()]
         if opened.ignored:
@@ -223,6 +224,8 @@ class Uploads:
         wanted += [{"name": name, "number": None} for name in _emptied(upload, names, there)]
         begun, _ = await self._imports.begin({"mode": MODES[upload.mode], "tables": wanted}, b"", EMBEDDED)
         try:
+            for file in opened.files:  # first, so that no document names one that is not there
+                await self._imports.take_file(file.about, file.pieces())
             for source in opened.sources:
                 await self._load_table(key, begun["import"], source)
             report, _ = await self._imports.end({"import": begun["import"]}, b"", EMBEDDED)

@@ -202,6 +202,11 @@ class DatabaseReader:
             raise _closed(name)
         return QueryBuilder(self._transaction, name)
 
+    @property
+    def system(self) -> DatabaseReader:
+        """As Convex has it: `ctx.db.system.get(id)`, `ctx.db.system.query("_storage")`; only to read."""
+        return DatabaseReader(self._transaction)
+
     def normalize_id(self, table: str, text: str) -> Id | None:
         """`text` as an id of `table`, or None when it is none. Says nothing about the document's existence."""
         try:

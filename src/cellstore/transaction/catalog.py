@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from cellstore.schema.types import TypeExpr
     from cellstore.storage.contract import DocWrite, Reader
 
-TABLES, INDEXES, MODULES, VARIABLES, IMPORTS, EXPORTS, JOBS, FILES = 512, 513, 514, 515, 516, 517, 539, 540
+TABLES, INDEXES, MODULES, VARIABLES, IMPORTS, EXPORTS = 512, 513, 514, 515, 516, 517
+JOBS, FILES, FILE_NAMES, DEPLOYMENT = 539, 540, 541, 542
 FIRST_TABLE, FIRST_INDEX = 10_001, 1 << 20
-TABLES_BY_NAME, INDEXES_BY_TABLE, MODULES_BY_PATH, JOBS_BY_STATE, VARIABLES_BY_NAME = (
-    FIRST_INDEX - n for n in (1, 2, 3, 4, 5)
-)
+TABLES_BY_NAME, INDEXES_BY_TABLE, MODULES_BY_PATH, JOBS_BY_STATE = (FIRST_INDEX - n for n in (1, 2, 3, 4))
+VARIABLES_BY_NAME, FILES_BY_NAME, FILES_BY_STORAGE = (FIRST_INDEX - n for n in (5, 6, 7))
 
 BY_ID, BY_CREATION_TIME = "by_id", "by_creation_time"
 NAME_CHARS_MAX = 64
@@ -206,6 +206,13 @@ SYSTEM_TABLES = (
     _system("_snapshot_imports", IMPORTS),
     _system("_exports", EXPORTS),
     _system("_storage", FILES),
+    _system(
+        "_file_storage",
+        FILE_NAMES,
+        IndexMeta.of(FILES_BY_NAME, "by_file", ("file",)),
+        IndexMeta.of(FILES_BY_STORAGE, "by_storage", ("storageId",)),
+    ),
+    _system("_deployment", DEPLOYMENT),
 )
 
 

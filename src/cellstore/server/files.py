@@ -1,0 +1,170 @@
+"""Files over HTTP: the address is the permission.
+
+    POST api/storage/upload?token=…     the body as it is, with Content-Type, perhaps Digest: sha-256=…   → {"storageId"}
+    GET  api/storage/<uuid>             the file; one Range of it
+
+Neither holds more than a piece of a file in memory. What a file holds is not a page of this Jupyter server: browsers are
+told to keep scripts in it away from the login of who looks at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.auth.decorator import allow_unauthenticated
+from tornado import web
+from tornado.iostream import StreamClosedError
+
+from cellstore.errors import CellstoreError, LimitExceeded, NotFound, ValidationError
+from cellstore.server.actions import SANDBOX
+from cellstore.server.handlers import PIECE_BYTES, HttpHandler
+from cellstore.transaction.files import Incoming
+
+CACHED_S = 30 * 86_400
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+
+
+@web.stream_request_body
+class UploadHandler(HttpHandler):
+    """One file on its way in."""
+
+    _incoming: Incoming | None = None
+    _refused: CellstoreError | None = None
+
+    async def prepare(self, **options: Any) -> None:
+        """Before the body: whether it is wanted."""
+        await super().prepare(**options)
+        if self.request.method != "POST":
+            return
+        limit = self.app.limits.file_size_bytes
+        connection: Any = self.request.connection
+        try:
+            if int(self.request.headers.get("Content-Length") or 0) > limit:
+                raise LimitExceeded(f"the file is more than {limit:,} bytes (knob file_size_bytes)")
+            stranger = self.app.doorkeeper(self.deployment_name).stranger
+            deployment = await self.deployment(stranger)
+            self._incoming = deployment.incoming(self.get_query_argument("token", ""))
+            connection.set_max_body_size(limit)
+        except CellstoreError as error:
+            self.set_header("Connection", "close")  # the body is not waited for
+            self.refuse(error.http_status, {"code": error.code, "message": error.message})
+
+    async def data_received(self, chunk: bytes) -> None:
+        """A piece of it."""
+        if self._incoming is not None and self._refused is None:
+            try:
+                await asyncio.to_thread(self._incoming.write, chunk)
+            except CellstoreError as error:
+                self._refused = error
+
+    @allow_unauthenticated
+    async def post(self, **_named: str) -> None:
+        """All of it is here."""
+        with self.refusing():
+            incoming, self._incoming = self._incoming, None
+            assert incoming is not None
+            try:
+                if self._refused is not None:
+                    raise self._refused
+                arrived = await asyncio.to_thread(incoming.finish, digest_of(self.request.headers.get("Digest")))
+            except BaseException:
+                incoming.drop()
+                raise
+            deployment = await self.deployment(self.app.doorkeeper(self.deployment_name).stranger)
+            self.answer({"storageId": deployment.keep_file(arrived, self.request.headers.get("Content-Type"))})
+
+    def on_finish(self) -> None:
+        """It has been answered."""
+        self._drop()
+        super().on_finish()
+
+    def on_connection_close(self) -> None:
+        """The other side went away in the middle."""
+        self._drop()
+        super().on_connection_close()
+
+    def _drop(self) -> None:
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.drop()
+
+
+class FileHandler(HttpHandler):
+    """One file on its way out."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD", "OPTIONS")
+
+    @allow_unauthenticated
+    async def get(self, name: str, **_named: str) -> None:
+        """All of it, or the range that was asked for."""
+        with self.refusing():
+            deployment = await self.deployment(self.app.doorkeeper(self.deployment_name).stranger)
+            path, known = deployment.file(name)
+            size = int(known["size"])
+            begin, end = self._range(size)
+            self.set_header("Content-Type", known.get("contentType") or "application/octet-stream")
+            self.set_header("Content-Length", str(end - begin))
+            self.set_header("Content-Security-Policy", SANDBOX)
+            self.set_header("X-Content-Type-Options", "nosniff")
+            self.set_header("Digest", f"sha-256={known['sha256']}")
+            self.set_header("Cache-Control", f"private, max-age={CACHED_S}")
+            self.set_header("Accept-Ranges", "bytes")
+            await self._pass_on(path, begin, end)
+
+    head = get
+
+    def compute_etag(self) -> None:
+        """None: the address names these bytes and no others."""
+
+    def _range(self, size: int) -> tuple[int, int]:
+        """Begin and end of what was asked for; all of it where no range makes sense of what was said."""
+        asked = _RANGE.match(self.request.headers.get("Range", ""))
+        if asked is None or asked[0] == "bytes=-":
+            return 0, size
+        first, last = asked[1], asked[2]
+        begin = int(first) if first else max(0, size - int(last))
+        end = min(size, int(last) + 1) if first and last else size
+        if begin >= end:
+            self.set_header("Content-Range", f"bytes */{size}")
+            raise RangeNotSatisfiable(f"the file has {size:,} bytes and none in the range that was asked for")
+        self.set_status(206)
+        self.set_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
+        return begin, end
+
+    async def _pass_on(self, path: Path, begin: int, end: int) -> None:
+        if self.request.method == "HEAD":
+            self.finish()
+            return
+        try:
+            with path.open("rb") as file:
+                file.seek(begin)
+                while begin < end:
+                    piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - begin))
+                    begin += len(piece)
+                    self.write(piece)
+                    await self.flush()
+        except StreamClosedError:
+            return  # the other side has enough
+        except FileNotFoundError as gone:
+            raise NotFound("this file was deleted a moment ago", kind="file") from gone
+        self.finish()
+
+
+class RangeNotSatisfiable(ValidationError):
+    """No byte of the file is in the range that was asked for."""
+
+    http_status = 416
+
+
+def digest_of(header: str | None) -> str | None:
+    """The SHA-256 that a Digest header promises. Errors: ValidationError."""
+    if header is None:
+        return None
+    for each in header.split(","):
+        algorithm, _, digest = each.strip().partition("=")
+        if algorithm.lower() == "sha-256":
+            return digest
+    raise ValidationError(path="Digest", expected="sha-256=<base64>", got=header[:60])

@@ -61,6 +61,7 @@ class Knobs:
     queued_calls_max: int = 10_000  # waiting for a worker, per Python environment; beyond it callers hear Overloaded
     actions_running_max: int = 1000  # per Python environment
     worker_idle_bytes: int = 10_000_000  # of its own, beyond what it shares; a larger one that idles gives way to a fresh one
+    action_processes_max: int = 8  # per Python environment; that many actions at once have a process each, more share
     workers_are_forked: bool = True  # from a parent that has all loaded, where that is safe; else each starts by itself
     worker_deaths_max: int = 3  # how often a call is run again because a worker died under another one
     worker_start_s: float = 60.0  # importing pandas on a cold disk takes a while
@@ -73,10 +74,10 @@ class Knobs:
     scheduled_per_call_max: int = 1000
     jobs_running_max: int = 8  # due jobs beyond it wait, so that a backlog does not hurt live queries
 
-    # Environment variables of functions
     # Files
     file_size_bytes: int = 64 << 30  # one upload; it lies on the disk beside the store
 
+    # Environment variables of functions
     variables_max: int = 1000
     variable_name_chars: int = 40
     variable_value_bytes: int = 8192

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from runtime_harness import Stage, play, value_of
 
+from cellstore.runtime import actions as actions_module
+
 SOURCE = """
     import asyncio, os, time
 
@@ -173,6 +175,13 @@ BLOCKING = (
         return os.getpid()
 
     @cs.action
+    async def meet_pid(ctx, n: int):
+        await add(n=n)
+        while await ctx.run_query(count) < n:  # 5 from before, 20 of these
+            await asyncio.sleep(0.01)
+        return os.getpid()
+
+    @cs.action
     async def leave_behind(ctx):
         asyncio.create_task(asyncio.sleep(3600))
         asyncio.get_running_loop().run_in_executor(None, time.sleep, 2)
@@ -191,7 +200,7 @@ def test_an_async_action_that_blocks_holds_up_nobody(tmp_path: Path, inline: boo
         assert not blocking.done()
         assert pids == {value_of(await blocking)}, "they share the process"
 
-    play(tmp_path, BLOCKING, scenario, inline=inline)
+    play(tmp_path, BLOCKING, scenario, inline=inline, action_processes_max=1)
 
 
 def test_an_async_action_without_end_is_stopped_at_its_line_and_its_process_lives_on(tmp_path: Path) -> None:
@@ -214,6 +223,38 @@ def test_what_an_action_leaves_behind_does_not_hold_it_up(tmp_path: Path) -> Non
         assert time.monotonic() - began < 1.5
 
     play(tmp_path, BLOCKING, scenario)
+
+
+def test_an_action_that_takes_its_process_down_takes_no_other_with_it(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        waiting = [asyncio.ensure_future(stage.runner.action("m:wait", {"s": 0.8})) for _ in range(3)]
+        await asyncio.sleep(0)
+        dead = await stage.runner.action("m:die", {})
+        assert dead.error is not None
+        assert dead.error.code == "WorkerDied"
+        assert all(outcome.ok for outcome in await asyncio.gather(*waiting))
+        assert await stage.query("count") == 3
+
+    play(tmp_path, SOURCE, scenario)
+
+
+def test_one_action_after_another_has_one_process_and_many_at_once_share_a_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions_module, "_IDLE_S", 0.3)
+
+    async def scenario(stage: Stage) -> None:
+        one_by_one = {value_of(await stage.runner.action("m:pid", {})) for _ in range(5)}
+        assert len(one_by_one) == 1
+        outcomes = await asyncio.gather(*[stage.runner.action("m:meet_pid", {"n": 25}) for _ in range(20)])
+        assert len({value_of(outcome) for outcome in outcomes}) == 3
+        [team] = stage.runner._actions.values()
+        async with asyncio.timeout(20):
+            while len(team._links) > 1:
+                await asyncio.sleep(0.02)
+        assert value_of(await stage.runner.action("m:pid", {})) in {value_of(outcome) for outcome in outcomes}
+
+    play(tmp_path, BLOCKING, scenario, action_processes_max=3)
 
 
 def test_an_action_beyond_the_limit_is_told_so_at_once(tmp_path: Path) -> None:

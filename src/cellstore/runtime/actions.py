@@ -1,4 +1,8 @@
-"""The host's side of actions: a process per environment that runs them, and the answers to their nested calls.
+"""The host's side of actions: the processes of an environment that run them, and the answers to their nested calls.
+
+An action has a process to itself as long as there are few at once, so that one which crashes, or eats all memory, takes
+nobody with it; beyond `action_processes_max` they share. A process that is idle serves the next one; of several that idle
+for long one is kept.
 
 An action runs at most once: whatever happens to its process, it is never started again. A process whose action would
 not stop gets no new ones and is ended when its other actions are over.
@@ -26,6 +30,7 @@ from cellstore.values.json import decode
 from cellstore.web import Arriving, Head, Request
 
 _CANCEL_GRACE_S = 1.0
+_IDLE_S = 30.0  # then a process that others can stand in for is ended
 _PIECES_MAX = 8  # of a request's body that its function has not taken
 
 Nested = Callable[[str, str, dict[str, Any], Identity | None, str | None], Awaitable[Outcome]]
@@ -79,8 +84,10 @@ class ActionTeam:
         self._nested = nested
         self._spawn_process = spawn
         self._variables = variables  # the environment variables that are set now
-        self._link: Link | None = None
         self._links: list[Link] = []
+        self._load: dict[Link, int] = {}  # how many actions a process runs
+        self._idle_since: dict[Link, float] = {}  # of those that run none
+        self._sweeping: asyncio.TimerHandle | None = None
         self._running: dict[int, Running] = {}
         self._last = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -139,7 +146,8 @@ class ActionTeam:
         return Outcome.failed(Overloaded(f"{len(self._running)} actions are running", queue="actions"))
 
     def _begin(self, path: str, identity: Identity | None, on_log: LogSink | None) -> Running:
-        link = self._open_link()
+        link = self._link()
+        self._load[link] += 1
         self._last += 1
         run = Running(self._last, path, identity, self._loop.create_future(), on_log, link)
         self._running[run.number] = run
@@ -150,13 +158,42 @@ class ActionTeam:
         run.link.send(["cancel", run.number])
         self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
 
-    def _open_link(self) -> Link:
-        if self._link is None or self._link.dead or self._link.is_retiring:
-            self._link = Link(self.environment, self._settings, self._on_messages, self._on_death, self._spawn_process)
-            self._links.append(self._link)
-            for unit in self.units.values():
-                self._link.send(["unit", unit])
-        return self._link
+    def _link(self) -> Link:
+        """The process for one more action: an idle one, a new one, or the one with the least to do."""
+        open_links = [link for link in self._links if not (link.dead or link.is_retiring)]
+        best = min(open_links, key=self._load.__getitem__, default=None)
+        if best is None or (self._load[best] and len(open_links) < self._knobs.action_processes_max):
+            return self._start()
+        return best
+
+    def _start(self) -> Link:
+        link = Link(self.environment, self._settings, self._on_messages, self._on_death, self._spawn_process)
+        self._links.append(link)
+        self._load[link] = 0
+        for unit in self.units.values():
+            link.send(["unit", unit])
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(_IDLE_S, self._sweep)
+        return link
+
+    def _taken(self, number: int) -> Running | None:
+        """The run, which is over for its process."""
+        run = self._running.pop(number, None)
+        if run is not None:
+            self._load[run.link] -= 1
+            if not self._load[run.link]:
+                self._idle_since[run.link] = self._loop.time()
+        return run
+
+    def _sweep(self) -> None:
+        """End processes that have been idle for long, but for one."""
+        idle = [link for link in self._links if not self._load[link] and not link.is_retiring]
+        for link in idle[1:]:
+            if self._loop.time() - self._idle_since.get(link, 0.0) > _IDLE_S:
+                link.is_retiring = True
+                self._end_if_retired(link)
+        again = len(self._links) > 1
+        self._sweeping = self._loop.call_later(_IDLE_S, self._sweep) if again else None
 
     def broadcast(self, message: Message) -> None:
         """Send `message` to every process."""
@@ -167,7 +204,7 @@ class ActionTeam:
         for message in messages:
             match message[0]:
                 case "done":
-                    run = self._running.pop(message[1], None)
+                    run = self._taken(message[1])
                     if run is not None:
                         run.resolve(_with_reason(run, calls.outcome_from_wire(message[2])))
                         self._end_if_retired(link)
@@ -216,23 +253,25 @@ class ActionTeam:
 
     def _abandon(self, run: Running) -> None:
         """It was told to stop and did not: its process gets no new work and ends with its last other action."""
-        if self._running.pop(run.number, None) is not None:
+        if self._taken(run.number) is not None:
             run.link.is_retiring = True
             if run.late is not None:
                 run.resolve(Outcome.failed(run.late, function=run.path))
             self._end_if_retired(run.link)
 
     def _end_if_retired(self, link: Link) -> None:
-        if link.is_retiring and not any(run.link is link for run in self._running.values()):
-            self._spawn(link.kill("its last action would not stop"))
+        if link.is_retiring and not self._load[link]:
+            self._spawn(link.kill("nobody needs it any more"))
 
     def _on_death(self, link: Link) -> None:
         self._links.remove(link)
         for run in [run for run in self._running.values() if run.link is link]:
-            del self._running[run.number]
+            self._taken(run.number)
             text = f"the process died while {run.path} ran: {link.exit_text()}. It may have done part of its work"
             info = ErrorInfo("WorkerDied", text, function=run.path, traceback=link.dump().strip() or text)
             run.resolve(Outcome(False, error=info))
+        del self._load[link]
+        self._idle_since.pop(link, None)
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -245,6 +284,8 @@ class ActionTeam:
             info = ErrorInfo("Stopping", f"the store closed while {run.path} ran", function=run.path)
             run.resolve(Outcome(False, error=info))
         self._running.clear()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for task in self._tasks:
             task.cancel()
         for link in self._links:

@@ -1,14 +1,12 @@
 """An engine killed at every fault point and at random, under a mix of all it does: reopened, it is what a dict would be."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
 import pytest
+from mortal import defined, start
 
 from cellstore.storage.check import check
 from cellstore.transaction.database import Engine
@@ -105,19 +103,7 @@ POINTS = [
 
 @pytest.fixture
 def story(tmp_path):
-    (tmp_path / "story.py").write_text(STORY)
-    scope: dict = {}
-    exec(STORY, scope)
-    return scope
-
-
-def start(tmp_path, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "store.db")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), **environment},
-    )
+    return defined(STORY, tmp_path / "story.py")
 
 
 def survives(tmp_path, acknowledged, story):
@@ -143,7 +129,7 @@ def survives(tmp_path, acknowledged, story):
 @pytest.mark.parametrize("count", [1, 8, 45])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(point, count, tmp_path, story):
-    writer = start(tmp_path, CELLSTORE_FAULT=f"{point}=kill@{count}")
+    writer = start(WRITER, tmp_path, CELLSTORE_FAULT=f"{point}=kill@{count}")
     lines = writer.communicate(timeout=60)[0].split()
     assert writer.returncode == -signal.SIGKILL
     survives(tmp_path, int(lines[-1]), story)
@@ -151,7 +137,7 @@ def test_killed_at(point, count, tmp_path, story):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_at_random_again_and_again(seed, tmp_path, story):
-    writer = start(tmp_path)
+    writer = start(WRITER, tmp_path)
     assert writer.stdout.readline() == "0\n"
     time.sleep(random.Random(seed).uniform(0.05, 0.6))
     writer.kill()

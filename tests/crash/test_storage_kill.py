@@ -1,6 +1,5 @@
 """Killed at every fault point and at random: nothing acknowledged is lost, nothing is half there, reopening just works."""
 
-import os
 import random
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+from mortal import defined, start
 
 from cellstore.storage.check import check
 from cellstore.storage.sqlite import SqliteStorage
@@ -50,19 +50,7 @@ CHANGES = textwrap.dedent(
 
 @pytest.fixture
 def changes_of(tmp_path):
-    (tmp_path / "tests_changes.py").write_text(CHANGES)
-    scope: dict = {}
-    exec(CHANGES, scope)
-    return scope["changes_of"]
-
-
-def start(tmp_path, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "store.db")],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), **environment},
-    )
+    return defined(CHANGES, tmp_path / "tests_changes.py")["changes_of"]
 
 
 def survives(tmp_path, acknowledged, changes_of):
@@ -95,7 +83,7 @@ def survives(tmp_path, acknowledged, changes_of):
 @pytest.mark.parametrize("count", [1, 9, 30])
 @pytest.mark.parametrize("point", ["storage.begin", "storage.written", "storage.committed"])
 def test_killed_at(point, count, tmp_path, changes_of):
-    writer = start(tmp_path, CELLSTORE_FAULT=f"{point}=kill@{count}")
+    writer = start(WRITER, tmp_path, CELLSTORE_FAULT=f"{point}=kill@{count}")
     lines = writer.communicate(timeout=60)[0].split()
     assert writer.returncode == -signal.SIGKILL
     survives(tmp_path, int(lines[-1]) if len(lines) > 1 else 0, changes_of)
@@ -103,7 +91,7 @@ def test_killed_at(point, count, tmp_path, changes_of):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_at_random(seed, tmp_path, changes_of):
-    writer = start(tmp_path)
+    writer = start(WRITER, tmp_path)
     assert writer.stdout.readline() == "open\n"
     time.sleep(random.Random(seed).uniform(0.02, 0.5))
     writer.kill()
@@ -113,7 +101,7 @@ def test_killed_at_random(seed, tmp_path, changes_of):
 
 
 def test_killed_again_and_again_while_recovering(tmp_path, changes_of):
-    writer = start(tmp_path, CELLSTORE_FAULT="storage.written=kill@20")
+    writer = start(WRITER, tmp_path, CELLSTORE_FAULT="storage.written=kill@20")
     lines = writer.communicate(timeout=60)[0].split()
     opener = """if True:
         import os, sys

@@ -262,14 +262,29 @@ def kernel(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> I
     started.stop()
 
 
+FROM_SOURCE = """
+from dataclasses import replace as _replace
+from cellstore.deploy.pack import pack as _pack
+from cellstore.functions import registry as _registry
+_handles = [each for each in _registry.handles('tasks') if each.name in ('shape', 'other', 'taken')]
+_unit = _replace(_pack('tasks', _handles, []), stamp='2.7', session='of another Python')
+assert _unit.source_missing == [], _unit.source_missing
+cs.current()._deploy_unit(_unit)['changed']
+"""
+
+
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_definition_works_where_functions_run(kernel: Kernel, name: str) -> None:
+def test_a_definition_works_where_functions_run_as_pickle_and_as_source(kernel: Kernel, name: str) -> None:
     cells, expected = SHAPES[name]
     for cell in cells:
         assert kernel.run(cell).errors == []
     called = kernel.run("cs.current().query('tasks:shape')")
     assert called.errors == []
     assert called.text == expected
+    assert kernel.run(FROM_SOURCE).errors == []
+    again = kernel.run("cs.current().query('tasks:shape')")
+    assert again.errors == []
+    assert again.text == expected
 
 
 @pytest.mark.parametrize("name", REFUSALS)

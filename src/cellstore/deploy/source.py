@@ -6,6 +6,7 @@
     def helper(x): ...                              the user's functions and classes, as they stand in their cells
     def open_tasks(ctx, limit=LIMIT): ...           without our decorators
     __cellstore_functions__['open_tasks'] = open_tasks
+    open_tasks = __cellstore_function__(…)          if a function calls it: through the store, as it did there
 
 Names are those of the notebook. A statement that runs code (a class body, a default, a decorator) comes after what it
 reads; the bodies of functions look names up later, so functions may call each other.
@@ -19,10 +20,10 @@ from __future__ import annotations
 import ast
 import base64
 import functools
+import io
 import linecache
 import math
 import pickle
-import pickletools
 import re
 import symtable
 import sys
@@ -30,7 +31,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from cellstore import functions as decorators
 from cellstore.deploy.captures import CACHED, closure_reads, innermost, is_reference, is_table
@@ -79,7 +80,7 @@ class _Writer:
     def __init__(self, files: dict[str, str]) -> None:
         self._files = files
         self._lines: list[str] = []
-        self._exports: list[str] = []
+        self._references: dict[str, str] = {}  # names of functions of the store, with their expression
         self._values: dict[str, Any] = {}  # names that are defined, or about to be
         self._written: dict[int, tuple[str, Any]] = {}  # functions and classes with their expression
         self._later: list[tuple[str, Any, str]] = []  # names that bodies read: (name, value, whose)
@@ -88,9 +89,14 @@ class _Writer:
 
     def deploy(self, name: str, function: Any) -> None:
         try:
-            self._exports.append(f"__cellstore_functions__[{name!r}] = {self._expression(name, function)}")
+            expression = self._expression(name, function)
+            self._lines.append(f"__cellstore_functions__[{name!r}] = {expression}")
         except NoSource as reason:
             self._missing.append(f"{name}: {reason}")
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Define what bodies written so far read."""
         while self._later:
             wanted, value, owner = self._later.pop(0)
             try:
@@ -100,7 +106,8 @@ class _Writer:
 
     def finish(self) -> Source:
         head = ["from __future__ import annotations"] if self._future else []
-        text = "\n".join([*head, *self._lines, *self._exports]) + "\n"
+        calls = [f"{name} = {expression}" for name, expression in self._references.items()]  # not the plain functions
+        text = "\n".join([*head, *self._lines, *calls]) + "\n"
         if not self._missing:
             try:
                 compile(text, "<source>", "exec", dont_inherit=True)
@@ -112,6 +119,10 @@ class _Writer:
 
     def _define(self, name: str, value: Any) -> None:
         """Have `name` mean `value` in the text."""
+        if is_reference(value) and not isinstance(value, type):
+            self._references[name] = _reference(value)
+            if name in self._values:
+                return
         if name in self._values:
             if self._values[name] is not value:
                 raise NoSource(f"two different things have the name {name}")
@@ -161,7 +172,36 @@ class _Writer:
             if home is not None and getattr(home, "__file__", None) in self._files and value.__module__ != "__main__":
                 return f"{self._local_module(home)}.{value.__qualname__}"
             return self._write_function(name, value) if isinstance(value, FunctionType) else self._write_class(value)
+        if type(value) in (list, tuple, dict) and not _is_literal(value):
+            return self._container(name, value)
+        if isinstance(value, TypeVar):
+            return f"__import__('typing').TypeVar({value.__name__!r})"
+        if _is_plain_instance(value):
+            return self._instance(name, value)
         return _literal(value)
+
+    def _container(self, name: str, value: Any) -> str:
+        """A list, tuple or dict of what has no literal form by itself: functions, say."""
+        if isinstance(value, dict):
+            items = [(self._part(name, key), self._part(name, each)) for key, each in value.items()]
+            return f"{{{', '.join(f'{key}: {each}' for key, each in items)}}}"
+        parts = [self._part(name, each) for each in value]
+        return f"[{', '.join(parts)}]" if isinstance(value, list) else f"({''.join(f'{part}, ' for part in parts)})"
+
+    def _part(self, name: str, value: Any) -> str:
+        """An expression for a part of something named; what has a name of its own is defined under that."""
+        if isinstance(value, FunctionType | type | ModuleType) or (callable(value) and is_named(value)):
+            own = getattr(value, "__name__", name).rpartition(".")[2]
+            own = own if own.isidentifier() else f"{name}_{len(self._values)}_"
+            self._define(own, value)
+            return own
+        return self._expression(f"{name}_{len(self._values)}_", value)
+
+    def _instance(self, name: str, value: Any) -> str:
+        """An instance of the user's class: its class, and its attributes."""
+        made = self._expression(type(value).__name__, type(value))
+        self._catch_up()
+        return f"__cellstore_instance__({made}, {self._container(name, dict(vars(value)))})"
 
     def _write_function(self, name: str, function: FunctionType) -> str:
         inner = innermost(function)
@@ -209,7 +249,8 @@ class _Writer:
         return self._write(cls, node.name, _segment(text, node, decorators=True), scope, node)
 
     def _write(self, value: Any, name: str, statement: str, scope: dict[str, Any], node: _Node) -> str:
-        if name in self._values and self._values[name] is not value and not _stands_for(self._values[name], value):
+        taken = name in self._values and self._values[name] is not value and name not in self._references
+        if taken and not _stands_for(self._values[name], value):
             raise NoSource(f"two different things have the name {name}")
         self._values.setdefault(name, value)
         self._written[id(value)] = (name, value)
@@ -222,12 +263,18 @@ class _Writer:
     ) -> None:
         """Define what the statement reads: at once what it reads while it runs, later what bodies read."""
         at_once = _names_at_once(node) if node is not None else set()
-        for name in _global_names(statement) | at_once:
-            if name in scope and name not in but:
-                if name in at_once or isinstance(node, ast.ClassDef):
-                    self._define(name, scope[name])
-                else:
-                    self._later.append((name, scope[name], owner))
+        for name in sorted(but):
+            if is_reference(scope.get(name)) and not isinstance(
+                scope[name], type
+            ):  # it calls itself, through the store
+                self._references[name] = _reference(scope[name])
+        names = [name for name in sorted(_global_names(statement) | at_once) if name in scope and name not in but]
+        now = [name for name in names if name in at_once or isinstance(node, ast.ClassDef)]
+        for name in now:
+            self._define(name, scope[name])
+        if now:
+            self._catch_up()  # a decorator, a default or a base may call what was written
+        self._later += [(name, scope[name], owner) for name in names if name not in now]
 
     def _note_future(self, code: CodeType) -> None:
         self._future = self._future or bool(code.co_flags & _FUTURE_ANNOTATIONS)
@@ -395,6 +442,15 @@ def _literal(value: Any) -> str:
     return f"__cellstore_value__({_pickled(value)!r})"
 
 
+def _is_plain_instance(value: Any) -> bool:
+    """Whether a value of the user's class is what its attributes say, and nothing else."""
+    kind: Any = type(value)
+    special = ("__getnewargs__", "__getnewargs_ex__", "__setstate__", "__slots__")
+    if is_named(kind) or not hasattr(value, "__dict__") or any(hasattr(kind, name) for name in special):
+        return False
+    return bool(kind.__reduce_ex__ == object.__reduce_ex__ and kind.__reduce__ == object.__reduce__)
+
+
 def _is_literal(value: Any) -> bool:
     if type(value) in (list, tuple, set, frozenset):
         return all(_is_literal(each) for each in value)
@@ -426,10 +482,18 @@ def _pickled(value: Any) -> str:
         data = pickle.dumps(value, 4)
     except Exception as error:  # noqa: BLE001 — any class may refuse, in its own way
         raise NoSource(f"{kind.__qualname__} has no literal form ({type(error).__name__}: {error})") from None
-    texts: list[Any] = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name == "STACK_GLOBAL" and not is_installed_module(str(texts[-2])):
-            raise NoSource(f"{kind.__qualname__} holds a {texts[-1]} of this notebook, which has no literal form")
-        if isinstance(argument, str):
-            texts.append(argument)
+    _Named(data).load()
     return base64.b64encode(data).decode()
+
+
+class _Named(pickle.Unpickler):
+    """Opens a pickle of this process again, to see whose classes and functions it names."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Errors: NoSource for one of the user's."""
+        if not is_installed_module(module):
+            raise NoSource(f"it holds a {name} of this notebook, which has no literal form")
+        return super().find_class(module, name)

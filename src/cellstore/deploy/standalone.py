@@ -3,6 +3,7 @@
 __cellstore_function__(path, kind, positional)   a reference to another function of the store
 __cellstore_table__(name, text)                  a table's class, from its definition
 __cellstore_module__(name, file)                 a module next to the notebook, from the text that was shipped
+__cellstore_instance__(class, state)             an instance of the user's class, with its attributes
 __cellstore_value__(text)                        a value of library classes, pickled: data only, no code of the user's
 """
 
@@ -36,6 +37,7 @@ def namespace_for(unit: Unit) -> dict[str, Any]:
         "__cellstore_function__": function,
         "__cellstore_table__": table,
         "__cellstore_module__": module,
+        "__cellstore_instance__": instance,
         "__cellstore_value__": value,
         "__cellstore_functions__": {},
     }
@@ -64,6 +66,13 @@ def function(path: str, kind: Any, positional: tuple[str, ...]) -> FunctionRefer
 def table(name: str, text: str) -> type:
     """A table's class."""
     return table_class(name, loads(text.encode()))
+
+
+def instance(cls: type, state: dict[str, Any]) -> Any:
+    """An instance as it was, without its `__init__`."""
+    made: Any = object.__new__(cls)
+    made.__dict__.update(state)
+    return made
 
 
 def value(text: str) -> Any:

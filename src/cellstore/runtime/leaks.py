@@ -124,6 +124,9 @@ class State:
     caches: list[Any] = field(default_factory=list)
     dice: list[Callable[[], None]] = field(default_factory=list)  # put captured generators of chance back
     codes: list[CodeType] = field(default_factory=list)
+    clock: tuple[CodeType, int] | None = (
+        None  # where NumPy is asked for the machine's time, past the one that stands still
+    )
 
     def settle(self, cells: Mapping[str, str]) -> None:
         """A call is over: everything as before. Errors: NotDeterministic naming what it had changed, and where."""
@@ -131,7 +134,14 @@ class State:
         for kept in self.kept:
             if not kept.is_intact():
                 self._refuse(cells)
-                return
+                break
+        if self.clock is not None:
+            error = NotDeterministic(
+                "np.datetime64('now') reads the machine's clock, which is another one whenever this is run again. Use "
+                "np.datetime64(ctx.now.replace(tzinfo=None)), or do this in an action (@cs.action)"
+            )
+            error.traceback = _as_traceback(*self.clock, cells, error)
+            raise error
 
     def undo(self) -> None:
         """A call failed; nothing of it stays."""
@@ -223,7 +233,9 @@ class Watch:
         yield from ((name, root, each) for each in [*space.values(), type(value)])
 
     def _function(self, state: State, function: FunctionType) -> Iterator[tuple[str, str, Any]]:
-        state.codes += _codes(function.__code__)
+        codes = list(_codes(function.__code__))
+        state.codes += codes
+        state.clock = state.clock or next(_clocks_of_numpy(codes), None)
         space = function.__globals__
         if id(space) not in self._kept:
             space.setdefault("__builtins__", __builtins__)
@@ -317,6 +329,17 @@ def _lines_that_change(codes: Iterable[CodeType], name: str) -> Iterator[tuple[C
             else:
                 uses.append((code, line))
     yield from (*rebinds, *writes, *uses)
+
+
+def _clocks_of_numpy(codes: Iterable[CodeType]) -> Iterator[tuple[CodeType, int]]:
+    """(code, line) of `np.datetime64("now")`: written in C, it cannot be told another time."""
+    for code in codes:
+        if "datetime64" not in code.co_names or not {"now", "today"} & set(code.co_consts):
+            continue
+        for line, instructions in _by_line(code):
+            values = {each.argval for each in instructions if isinstance(each.argval, str)}
+            if "datetime64" in values and values & {"now", "today"}:
+                yield code, line
 
 
 def _by_line(code: CodeType) -> Iterator[tuple[int, list[dis.Instruction]]]:

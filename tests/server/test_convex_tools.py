@@ -51,6 +51,7 @@ async def test_a_snapshot_and_then_every_change_is_the_whole_store(chat: Served)
 
 
 async def test_large_tables_come_in_pages_without_gaps(chat: Served) -> None:
+    begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
     rows = "\n".join(json.dumps({"n": number}) for number in range(2500)).encode()
     headers = {**chat.kernel_header, "X-Cellstore-Params": json.dumps({"table": "numbers"})}
     assert (await chat.fetch("x/insert", rows, headers)).status == 200
@@ -64,7 +65,7 @@ async def test_large_tables_come_in_pages_without_gaps(chat: Served) -> None:
         assert ids == sorted(ids)  # by table, then id
         seen += [row["n"] for row in page["values"]]
     assert sorted(seen) == list(range(2500))
-    seen, commits, delta = [], [], {"hasMore": True, "cursor": 0}
+    seen, commits, delta = [], [], {"hasMore": True, "cursor": begin}
     while delta["hasMore"]:
         delta = await ask(chat, "/api/document_deltas", {"cursor": delta["cursor"], "tableName": "numbers"})
         seen += [row["n"] for row in delta["values"]]
@@ -74,6 +75,7 @@ async def test_large_tables_come_in_pages_without_gaps(chat: Served) -> None:
 
 
 async def test_tables_and_fields_may_be_selected(chat: Served) -> None:
+    begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
     await send(chat, "one")
     await chat.fetch("x/insert", b'{"n": 1}', {**chat.kernel_header, "X-Cellstore-Params": '{"table": "numbers"}'})
     for selection, seen in [
@@ -82,7 +84,7 @@ async def test_tables_and_fields_may_be_selected(chat: Served) -> None:
         ({"": {"messages": {"_other": "excluded", "body": "included"}, "_other": "excluded"}}, {"messages": {"body"}}),
         ({"_other": "excluded"}, {}),
     ]:
-        for path, more in (("/api/list_snapshot", {}), ("/api/document_deltas", {"cursor": 0})):
+        for path, more in (("/api/list_snapshot", {}), ("/api/document_deltas", {"cursor": begin})):
             rows = (await ask(chat, path, {"selection": selection, **more}))["values"]
             assert {row["_table"]: {name for name in row if name[0] != "_"} for row in rows} == seen
             assert all({"_id", "_ts", "_component"} <= row.keys() for row in rows)

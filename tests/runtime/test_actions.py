@@ -238,6 +238,21 @@ def test_an_action_that_takes_its_process_down_takes_no_other_with_it(tmp_path: 
     play(tmp_path, SOURCE, scenario)
 
 
+def test_an_action_that_wants_too_much_memory_is_told_so(tmp_path: Path) -> None:
+    source = SOURCE + "\n    @cs.action\n    def hog(ctx):\n        return len(bytearray(3 << 30))\n"
+
+    async def scenario(stage: Stage) -> None:
+        waiting = asyncio.ensure_future(stage.runner.action("m:wait", {"s": 0.3}))
+        hog = await stage.runner.action("m:hog", {})
+        assert hog.error is not None
+        assert hog.error.code == "LimitExceeded"
+        assert "memory_bytes" in hog.error.message
+        assert "in hog" in hog.error.traceback
+        assert (await waiting).ok
+
+    play(tmp_path, source, scenario, memory_bytes=2 << 30)
+
+
 def test_one_action_after_another_has_one_process_and_many_at_once_share_a_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,24 +13,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientError
-from cellstore.runtime import capture, files, variables
+from cellstore.runtime import capture
 from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, run_action
 from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext
-from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.execute import Call, Executor, replayed
 from cellstore.runtime.loaded import LoadedModules
-from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome, cancelled
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
-from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.runtime.scheduler import Scheduler
+from cellstore.runtime.serving import Serving
 from cellstore.runtime.watchdog import LOOK_EVERY_S, Watchdog
 from cellstore.transaction.bulk import parts_of
 from cellstore.transaction.database import Engine
@@ -40,7 +39,7 @@ from cellstore.web import Head, Request
 _RETRIES_MAX = 100
 
 
-class InlineRunner:
+class InlineRunner(Serving):
     """Runs functions in this process. See `Runner` for what each method promises."""
 
     scheduler_class: type[Scheduler] = Scheduler
@@ -48,19 +47,14 @@ class InlineRunner:
     def __init__(
         self, engine: Engine, *, modules: LoadedModules | None = None, registry: Registry | None = None
     ) -> None:
-        self._engine = engine
-        self._registry = registry or Registry()
+        super().__init__(engine, registry)
         self._modules = modules or LoadedModules()
         self._watchdog = Watchdog(self._modules, engine.knobs)
         self._executor = Executor(self._modules, self._watchdog, engine.knobs, os.urandom, self._stored, engine.path)
         self._running = 0  # calls in the functions' thread or waiting for it
         self._looking: asyncio.TimerHandle | None = None
-        self._deploying = Deploying(engine, self._registry)
         self._thread: ThreadPoolExecutor | None = None
         self._actions: set[asyncio.Task[Outcome]] = set()
-        self.logs = LogStream(engine.knobs, engine.path)
-        self._loop: asyncio.AbstractEventLoop
-        self.scheduler: Scheduler
 
     async def start(self) -> None:
         """Load the deployed functions."""
@@ -197,22 +191,12 @@ class InlineRunner:
         outcome = await self._run_action(HttpRun(loaded, request, context, lines, over, limit))
         return self.logs.note("http", loaded.path, outcome, request_id, said=True)
 
-    def _variables(self) -> dict[str, str]:
-        with self._engine.begin() as transaction:
-            return variables.everything(transaction)
-
     def _now_ms(self) -> float:
         return self._engine.clock.now_ns() / 1e6
 
     def _lines(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogLines, str]:
         """Where an action writes, from its thread, and its request id."""
-        request_id = self.logs.request_id()
-
-        def sink(line: str) -> None:
-            self.logs.line(kind, path, request_id, line)
-            if on_log is not None:
-                on_log(line)
-
+        sink, request_id = self._sink(kind, path, on_log)
         return LogLines(self._engine.knobs, functools.partial(self._tell, sink)), request_id
 
     async def _run_action(self, run: ActionRun) -> Outcome:
@@ -238,21 +222,6 @@ class InlineRunner:
 
         return ask
 
-    async def _nested(
-        self, kind: str, path: str, args: dict[str, Any], identity: Identity | None, job: str | None
-    ) -> Outcome:
-        match kind:
-            case "query":
-                return await self.query(path, args, identity=identity, internal=True)
-            case "mutation":
-                return await self.mutation(path, args, identity=identity, internal=True, parent=job)
-            case "action":
-                return await self.action(path, args, identity=identity, internal=True, job=job)
-            case "storage":
-                return files.answer(self._engine, path, args)
-            case _:
-                return schedule(self._engine, kind, path, args, job)
-
     async def bulk(self, table: str, ndjson: bytes) -> tuple[int, int]:
         """See `Runner.bulk`."""
         thread = self._check_running()
@@ -267,22 +236,6 @@ class InlineRunner:
         return count, ts
 
     # Deploying
-
-    async def deploy(self, unit: Unit) -> dict[str, Any]:
-        """See `Runner.deploy`."""
-        self._check_running()
-        report = await self._deploying.deploy(unit, self._try, self._install)
-        if "took_over" in report:
-            self.logs.say("WARN", taken_over_text(report), unit.module)
-        self.scheduler.plan_crons()
-        return report
-
-    async def drop(self, paths: Sequence[str]) -> dict[str, Any]:
-        """See `Runner.drop`."""
-        self._check_running()
-        report = await self._deploying.drop(paths, self._install)
-        self.scheduler.plan_crons()
-        return report
 
     async def _try(self, unit: Unit) -> str | None:
         try:
@@ -302,14 +255,6 @@ class InlineRunner:
         for unit in units:
             if not any(unit is each for each in before):
                 self._modules.install(unit)
-
-    def has_route(self, method: str, path: str) -> bool:
-        """See `Runner.has_route`."""
-        return self._registry.has_route(method, path)
-
-    def functions(self) -> list[dict[str, Any]]:
-        """See `Runner.functions`."""
-        return [each | self.logs.last_error(each["path"]) for each in self._registry.listing()]
 
     # Inside
 

@@ -21,17 +21,16 @@ from typing import Any
 
 from cellstore.deploy.unit import Unit
 from cellstore.errors import CellstoreError, ConflictError, FatalError, NotFound, Overloaded, TransientError
-from cellstore.runtime import calls, files, variables
+from cellstore.runtime import calls
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
-from cellstore.runtime.deploying import Deploying, taken_over_text
-from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome, cancelled
 from cellstore.runtime.pending import Pending
 from cellstore.runtime.process import Link
-from cellstore.runtime.registry import Deployed, Environment, Registry
+from cellstore.runtime.registry import Deployed, Environment
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
-from cellstore.runtime.scheduler import Scheduler, schedule
+from cellstore.runtime.scheduler import Scheduler
+from cellstore.runtime.serving import Serving
 from cellstore.runtime.spawning import Spawner
 from cellstore.runtime.team import Team, Tenancy
 from cellstore.transaction.database import Engine
@@ -47,7 +46,7 @@ _RETRIES_MAX = 100  # of one call; a bound against a livelock nobody has seen
 _Item = tuple[Pending, Tenancy | None, list[Any] | None, CommitRequest | None]
 
 
-class PoolRunner:
+class PoolRunner(Serving):
     """Runs functions in worker processes that read the store's file by themselves.
 
     Order      start, calls, stop; all on one event loop
@@ -55,11 +54,10 @@ class PoolRunner:
     """
 
     def __init__(self, engine: Engine, *, on_fatal: Callable[[FatalError], None] | None = None) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._knobs = engine.knobs
         self._on_fatal = on_fatal
         self._fatal: FatalError | None = None
-        self._registry = Registry()
         self._teams: dict[Environment, Team] = {}
         self._actions: dict[Environment, ActionTeam] = {}
         self._arrived: list[_Item] = []
@@ -68,12 +66,8 @@ class PoolRunner:
         self._requests: dict[tuple[str, int], Pending] = {}  # of clients: the mutations that are under way
         self._trying: dict[int, asyncio.Future[Any]] = {}  # by link: a worker that tries a unit
         self._spawner = Spawner(forks=engine.knobs.workers_are_forked)
-        self._deploying = Deploying(engine, self._registry)
         self._watching: asyncio.TimerHandle | None = None
         self._running = False
-        self.logs = LogStream(engine.knobs, engine.path)
-        self._loop: asyncio.AbstractEventLoop
-        self.scheduler: Scheduler
 
     # Life
 
@@ -135,10 +129,6 @@ class PoolRunner:
             )
             team.units.update(self._team(environment).units)
         return team
-
-    def _variables(self) -> dict[str, str]:
-        with self._engine.begin() as transaction:
-            return variables.everything(transaction)
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -247,17 +237,6 @@ class PoolRunner:
         outcome = await team.http(function.path, request, identity, sink, send)
         return self.logs.note("http", function.path, outcome, request_id, said=True)
 
-    def _sink(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogSink, str]:
-        """Where the lines of an action go while it runs, and its request id."""
-        request_id = self.logs.request_id()
-
-        def sink(line: str) -> None:
-            self.logs.line(kind, path, request_id, line)
-            if on_log is not None:
-                on_log(line)
-
-        return sink, request_id
-
     def _refused(self, kind: str, path: str, error: CellstoreError) -> Outcome:
         return self.logs.note(kind, path, Outcome.failed(error, function=path))
 
@@ -273,14 +252,6 @@ class PoolRunner:
             refusal.inserted = call.inserted
             raise refusal
         return int(outcome.value), outcome.ts
-
-    def has_route(self, method: str, path: str) -> bool:
-        """See `Runner.has_route`."""
-        return self._registry.has_route(method, path)
-
-    def functions(self) -> list[dict[str, Any]]:
-        """See `Runner.functions`."""
-        return [each | self.logs.last_error(each["path"]) for each in self._registry.listing()]
 
     def find(self, path: str) -> Deployed:
         """The deployed function at `path`. Errors: NotFound."""
@@ -309,22 +280,6 @@ class PoolRunner:
             call.team = team
             team.submit(call)
         return call.answer
-
-    async def _nested(
-        self, kind: str, path: str, args: dict[str, Any], identity: Identity | None, job: str | None
-    ) -> Outcome:
-        """What a running action asks for."""
-        match kind:
-            case "query":
-                return await self.query(path, args, identity=identity, internal=True)
-            case "mutation":
-                return await self.mutation(path, args, identity=identity, internal=True, parent=job)
-            case "action":
-                return await self.action(path, args, identity=identity, internal=True, job=job)
-            case "storage":
-                return files.answer(self._engine, path, args)
-            case _:
-                return schedule(self._engine, kind, path, args, job)
 
     # A turn of the loop
 
@@ -406,22 +361,6 @@ class PoolRunner:
             self._on_fatal(error)
 
     # Deploying
-
-    async def deploy(self, unit: Unit) -> dict[str, Any]:
-        """See `Runner.deploy`."""
-        self._check_running()
-        report = await self._deploying.deploy(unit, self._try, self._install)
-        if "took_over" in report:
-            self.logs.say("WARN", taken_over_text(report), unit.module)
-        self.scheduler.plan_crons()
-        return report
-
-    async def drop(self, paths: Sequence[str]) -> dict[str, Any]:
-        """See `Runner.drop`."""
-        self._check_running()
-        report = await self._deploying.drop(paths, self._install)
-        self.scheduler.plan_crons()
-        return report
 
     async def _try(self, unit: Unit, again: bool = True) -> str | None:
         """Load `unit` in a worker without keeping it: what is wrong with it, if anything.

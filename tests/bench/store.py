@@ -320,12 +320,12 @@ def scan_served(server: ServerProcess, documents: int, place: Path) -> None:
     print(f"{'':>26}{'seconds':>10}{'documents':>12}{'server':>16}{'largest worker':>18}")
     with cs.connect(server.url, token=TOKEN) as db:
         ways: dict[str, Callable[[], int]] = {
-            "pages of 10,000": lambda: pages(db),
-            "a hundredth at a time": lambda: sum(hundredth(db, n) for n in range(100)),
+            "pages of 2,000": lambda: pages(db),
+            "parts of an index": lambda: sum(part(db, n, 500) for n in range(500)),
             "exported as JSON lines": lambda: lines(db.export(place / "out.jsonl", ["items"])),
             "exported as Parquet": lambda: db.export(place / "out.parquet", ["items"]).stat().st_size and documents,
             "counted by SQL": lambda: int(db.sql("select count(*) as n from items").rows()[0]["n"]),
-            "pages of 10,000 again": lambda: pages(db),
+            "pages of 2,000 again": lambda: pages(db),
         }
         for label, way in ways.items():
             before, *_ = [reset_peak(each) for each in (pid, *children_of(pid))]
@@ -341,15 +341,15 @@ def scan_served(server: ServerProcess, documents: int, place: Path) -> None:
 def pages(db: Any) -> int:
     count, cursor = 0, None
     while True:
-        page = db.query("shelf:page", cursor=cursor, size=10_000)
+        page = db.query("shelf:page", cursor=cursor, size=2_000)
         count, cursor = count + len(page["page"]), page["continueCursor"]
         if page["isDone"]:
             return count
 
 
-def hundredth(db: Any, n: int) -> int:
+def part(db: Any, n: int, of: int) -> int:
     """Goes through it in a worker; how many documents there were."""
-    return int(db.query("shelf:last_of", low=n / 100, high=(n + 1) / 100)[0])
+    return int(db.query("shelf:last_of", low=n / of, high=(n + 1) / of)[0])
 
 
 def lines(path: Path) -> int:

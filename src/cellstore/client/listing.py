@@ -70,7 +70,7 @@ class Functions(Listing):
 
     @property
     def shown(self) -> list[Row]:
-        """Path, kind, arguments, version, and the first line of the docstring or of the latest error."""
+        """Path, kind, arguments, version, notebook or file, and the first line of the docstring or of the latest error."""
         return [
             {
                 "path": each["path"],
@@ -78,6 +78,7 @@ class Functions(Listing):
                 "visibility": each["visibility"],
                 "arguments": _names((each.get("args") or {}).get("fields")),
                 "version": each["hash"][:8],
+                "from": str(each.get("origin") or "").rpartition("/")[2],
                 "says": _says(each),
             }
             for each in self

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError
@@ -64,10 +65,14 @@ class Run:
     job: str | None = None  # the scheduled job this call is, if any
     parent: str | None = None  # the scheduled job of the action that called it, if any
     store: str = ""  # the path of the store; empty in memory
-    env: Variables = field(init=False)
+    variables: Variables | None = None  # once somebody asked
 
-    def __post_init__(self) -> None:
-        self.env = Variables(self.transaction)
+    @property
+    def env(self) -> Variables:
+        """The deployment's environment variables."""
+        if self.variables is None:
+            self.variables = Variables(self.transaction)
+        return self.variables
 
 
 class Auth:
@@ -118,7 +123,7 @@ def arguments(args: Mapping[str, Any] | None, named: dict[str, Any]) -> dict[str
 
 
 class QueryContext:
-    """`ctx` of a query."""
+    """`ctx` of a query. Most calls need little of it: what they ask for is made then."""
 
     kind = "query"
 
@@ -126,9 +131,18 @@ class QueryContext:
         self._run = run
         self._loaded = loaded
         self.db: Any = self._database()
-        self.auth = Auth(run.identity, self._identity_was_used)
-        self.scheduler: Any = _NO_SCHEDULER
-        self.storage: Any = QueryStorage(run.transaction, run.store)
+
+    scheduler: Any = _NO_SCHEDULER
+
+    @cached_property
+    def auth(self) -> Auth:
+        """Who calls."""
+        return Auth(self._run.identity, self._identity_was_used)
+
+    @cached_property
+    def storage(self) -> Any:
+        """Files."""
+        return QueryStorage(self._run.transaction, self._run.store)
 
     def _database(self) -> Any:
         return DatabaseReader(self._run.transaction)
@@ -190,10 +204,15 @@ class MutationContext(QueryContext):
 
     kind = "mutation"
 
-    def __init__(self, run: Run, loaded: Loaded) -> None:
-        super().__init__(run, loaded)
-        self.scheduler = MutationScheduler(run)
-        self.storage = MutationStorage(run.transaction, run.store)
+    @cached_property
+    def scheduler(self) -> Any:
+        """What is to run later."""
+        return MutationScheduler(self._run)
+
+    @cached_property
+    def storage(self) -> Any:
+        """Files."""
+        return MutationStorage(self._run.transaction, self._run.store)
 
     def _database(self) -> Any:
         return DatabaseWriter(self._run.transaction)

@@ -18,7 +18,7 @@ import json as plain_json
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -36,13 +36,17 @@ _LOOK_UP_S = 0.1
 
 
 def waited(future: Future[T]) -> T:
-    """The result of `future`. Looks up now and then: what is raised into a thread is met between two waits only."""
-    while True:
-        try:
-            return future.result(_LOOK_UP_S)
-        except TimeoutError:
-            if future.done():
-                return future.result()
+    """The result of `future`. Looks up now and then: what is raised into a thread is met between two waits only.
+
+    Whoever is interrupted so does not want it any more: the future is cancelled.
+    """
+    try:
+        while not future.done():
+            wait((future,), _LOOK_UP_S)
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
 
 
 class Headers(MutableMapping[str, str]):

@@ -253,6 +253,52 @@ def test_an_action_that_wants_too_much_memory_is_told_so(tmp_path: Path) -> None
     play(tmp_path, source, scenario, memory_bytes=2 << 30)
 
 
+NESTING = (
+    SOURCE
+    + """
+    @cs.action
+    def outer(ctx):
+        ctx.run_action(wait, s=0.8)
+
+    @cs.action
+    async def outer_async(ctx):
+        await ctx.run_action(wait, s=0.8)
+
+    @cs.action
+    async def impatient(ctx):
+        try:
+            await asyncio.wait_for(ctx.run_action(wait, s=0.5), 0.1)
+        except asyncio.TimeoutError:
+            pass
+        await asyncio.sleep(0.8)  # the answer comes meanwhile
+        return "went on"
+    """
+)
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+@pytest.mark.parametrize("path", ["m:outer", "m:outer_async"])
+def test_what_a_cancelled_action_runs_is_cancelled_with_it(tmp_path: Path, path: str, inline: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.action("m:wait", {"s": 0.0})
+        task = asyncio.ensure_future(stage.runner.action(path, {}))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await asyncio.sleep(1.2)
+        assert await stage.query("count") == 1, "the inner one never came to its mutation"
+
+    play(tmp_path, NESTING, scenario, inline=inline)
+
+
+def test_an_answer_that_nobody_waits_for_any_more_harms_nobody(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        others = asyncio.ensure_future(stage.runner.action("m:wait", {"s": 1.2}))
+        assert value_of(await stage.runner.action("m:impatient", {})) == "went on"
+        assert (await others).ok
+
+    play(tmp_path, NESTING, scenario, action_processes_max=1)
+
+
 def test_one_action_after_another_has_one_process_and_many_at_once_share_a_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

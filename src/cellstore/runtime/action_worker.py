@@ -355,7 +355,9 @@ class ActionWorker:
                 if message[1] in self._runs:
                     self._runs[message[1]].cancel()
             case "reply":
-                self._asked.pop(message[1]).set_result(calls.outcome_from_wire(message[2]))
+                answer = self._asked.pop(message[1])
+                if answer.set_running_or_notify_cancel():  # else nobody waits for it any more
+                    answer.set_result(calls.outcome_from_wire(message[2]))
             case "unit":
                 self._load(message[1])
             case "forget":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class Running:
         default_factory=asyncio.Queue
     )  # of an HTTP response; None ends it
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PIECES_MAX))  # for the request's body
+    nested: set[asyncio.Task[None]] = field(default_factory=set)  # actions that it runs
     timer: asyncio.TimerHandle | None = None
     late: LimitExceeded | None = None  # its time is up, and it has been told
 
@@ -156,6 +157,8 @@ class ActionTeam:
 
     def _cancel(self, run: Running) -> None:
         run.link.send(["cancel", run.number])
+        for task in run.nested:
+            task.cancel()
         self._loop.call_later(_CANCEL_GRACE_S, self._abandon, run)
 
     def _link(self) -> Link:
@@ -223,7 +226,7 @@ class ActionTeam:
                     if run is not None:
                         run.room.release()
                 case "ask":
-                    self._spawn(self._answer(link, message))
+                    self._ask(link, message)
                 case "hello":
                     link.is_ready = True
                 case _:
@@ -238,6 +241,13 @@ class ActionTeam:
         else:
             _, _, status, fields, length = message
             run.pieces.put_nowait(Head(status, [(name, value) for name, value in fields], length))
+
+    def _ask(self, link: Link, message: Message) -> None:
+        task = self._spawn(self._answer(link, message))
+        run = self._running.get(message[2])
+        if run is not None and message[3] == "action":  # it ends with the one that wants it
+            run.nested.add(task)
+            task.add_done_callback(run.nested.discard)
 
     async def _answer(self, link: Link, message: Message) -> None:
         _, ask_id, number, kind, path, args, [wrapped] = message
@@ -273,10 +283,11 @@ class ActionTeam:
         del self._load[link]
         self._idle_since.pop(link, None)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def stop(self) -> list[Link]:
         """End every process; running actions get an error. Returns whom to join."""

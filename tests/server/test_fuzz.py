@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
+import struct
 from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served_harness import Served
 
 from cellstore.knobs import Knobs
 from cellstore.reactivity.principal import ANONYMOUS, EMBEDDED
@@ -161,6 +164,28 @@ async def test_deep_nesting_is_refused_and_nothing_else_happens(served: Any, dep
     code, reason = await wire.closed()
     assert (code, bool(reason)) == (1008, True)
     assert (await served.fetch("x/hello", {}, served.token_header)).status == 200
+
+
+async def test_clients_that_leave_during_the_upgrade_leave_nothing_behind(
+    chat: Served, jp_http_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reset at once after asking: the server notices before, while or after it answers."""
+    upgrade = (
+        f"GET {chat.base_url}cellstore/api/sync HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: token {chat.token}\r\n\r\n"
+    ).encode()
+    for number in range(60):
+        with socket.create_connection(("localhost", jp_http_port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a farewell
+            client.sendall(upgrade)
+            await asyncio.sleep(0.001 * (number % 6))
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "chat:count")
+    assert (await wire.result(0))["value"] == 0.0
+    while chat.app.current_activity() != {"default": {"connections": 1, "calls": 0}}:
+        await asyncio.sleep(0.01)
+    assert "Uncaught" not in caplog.text
+    assert "exception" not in caplog.text.lower()
 
 
 async def test_half_open_connections_cost_nothing_and_hurt_nobody(served: Any, jp_http_port: int) -> None:

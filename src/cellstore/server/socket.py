@@ -114,8 +114,11 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
             chunked=self._knows_chunks,
         )
         wire.client_terminated = wire.server_terminated = True  # as far as tornado is concerned
-        await wire.stream.write(b"")  # the answer to the upgrade has left
-        ours, early = takeover(wire.stream)
+        try:
+            await wire.stream.write(b"")  # the answer to the upgrade has left
+            ours, early = takeover(wire.stream)
+        except StreamClosedError:  # so has the client
+            return
         await asyncio.get_running_loop().connect_accepted_socket(lambda: framer, ours)
         await over
 

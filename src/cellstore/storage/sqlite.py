@@ -50,8 +50,8 @@ SQLITE_MIN = (3, 51, 3)  # older ones can lose committed pages when a reader and
 _WAL_KEPT_BYTES = 64 << 20  # what is left of the log file after a large import
 _WAL_MAX_BYTES = 256 << 20  # beyond this the log is begun again although readers always look at some of it
 _READERS_WAIT_MS = (50, 1000)  # how long writers are held up for that, at first and at most
-_WRITER_CACHE_KIB = 128 << 10  # the upper levels of every tree, and the leaves a bulk load keeps coming back to
-_READER_CACHE_KIB = 64 << 10
+# the upper levels of every tree, and what one group touches; a larger one costs every commit a quarter more
+_WRITER_CACHE_KIB = _READER_CACHE_KIB = 16 << 10
 _CHECKPOINT_CACHE_KIB = 64  # it reads the log, not pages
 _BUSY_MS = 10_000
 _ALL = -1  # SQL's "no limit"
@@ -438,7 +438,11 @@ class SqliteStorage:
 
     def _put_group(self, cursor: apsw.Cursor, records: Sequence[CommitRecord]) -> int:
         rows = plan(records, self._seq, _current(cursor, must_exist(records)))
-        many = cursor.executemany
+
+        def many(statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+            if rows:
+                cursor.executemany(statement, rows)
+
         many(sql.LOG, rows.log)
         many(sql.DOC_DEAD, rows.docs_dead)
         many(sql.DOC_GONE, rows.docs_gone)

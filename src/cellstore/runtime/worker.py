@@ -139,7 +139,9 @@ class Worker:
         self._store = WorkerStore(settings["store"], random=_real_urandom, knobs=knobs)
         self._envelope = sandbox.install()
         self._stopwatch = Stopwatch(self, self._envelope, knobs)
-        self._executor = Executor(self.modules, self._stopwatch, knobs, _real_urandom, self._store.request, settings["store"])
+        self._executor = Executor(
+            self.modules, self._stopwatch, knobs, _real_urandom, self._store.request, settings["store"]
+        )
         self._overlay: Overlay | None = None  # while this worker is the lane
         self._warm_up()
 

@@ -1,7 +1,8 @@
 """The kernel half of cellstore: what happens in a notebook.
 
     extension   %load_ext cellstore: find the server, connect, hook the cells
-    autodeploy  after every cell, what changed is shipped
+    autodeploy  after every cell, what changed is shipped; removals  what the cell has taken away
+    cells       what a cell made ends when the cell runs again
     magics      %cellstore, %%cellstore sql
     bridge      from subscriptions to widgets: thread hops, one step per commit, relays
     display     static HTML and text of live values, for readers without us

@@ -60,9 +60,7 @@ class Knobs:
     worker_pipeline_max: int = 32  # queries sent ahead to one worker
     queued_calls_max: int = 10_000  # waiting for a worker, per Python environment; beyond it callers hear Overloaded
     actions_running_max: int = 1000  # per Python environment
-    worker_idle_bytes: int = (
-        10_000_000  # of its own, beyond what it shares; a larger one that idles gives way to a fresh one
-    )
+    worker_idle_bytes: int = 10_000_000  # of its own; a larger one that idles gives way to a fresh one
     action_processes_max: int = 8  # per Python environment; that many actions at once have a process each, more share
     workers_are_forked: bool = True  # from a parent that has all loaded, where that is safe; else each starts by itself
     worker_deaths_max: int = 3  # how often a call is run again because a worker died under another one

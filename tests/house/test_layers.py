@@ -9,6 +9,7 @@ client does (`client.files`). Imports inside functions count as well: lazy is no
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,15 @@ def test_a_worker_never_imports_the_committer() -> None:
         if file.exists() and file != SOURCES / "__init__.py":
             todo.extend(imports(file))
     assert "cellstore.transaction.committer" not in seen
+
+
+PACKAGES = sorted(
+    path.parent for root in (SOURCES, KERNEL) for path in root.glob("**/__init__.py") if path.parent != SOURCES
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_the_docstring_of_a_package_names_every_module_in_it(package: Path) -> None:
+    told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    words = set(re.findall(r"\w+", told))
+    assert {path.stem for path in package.glob("*.py")} - {"__init__"} - words == set()

@@ -2,4 +2,5 @@
 
 base   what they share: where the store is, static fallbacks, messages        live   `live` and `grid`: one query
 view   a block of the user's own, run again when its queries change           form   `form` and `button`: one mutation
+sql    the result of a statement, live
 """

@@ -10,6 +10,8 @@ declares no types; then each is looked at once. A table is loaded when a stateme
 document log; rows keep the span of time they were true in, so that one mirror answers at any moment since it was
 loaded. An earlier moment is read from the storage.
 
+Exports (`archive`, `exports`) are files made from the same moment by a process of their own.
+
 The work is done by an `Analyst`, in a process of its own (`worker`) for a store in a file, or in threads for one in
 memory; `service.Analytics` is the asynchronous face of either. DuckDB cannot reach files or the network from SQL: only
 the analyst's own scratch directory, where results wait to be fetched.

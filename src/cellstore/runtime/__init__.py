@@ -13,8 +13,13 @@ the same in both.
     worker.py     the process of queries and mutations           action_worker.py    the process of actions
     nursery.py    their parent, which has all loaded             spawning.py         how the host comes by processes
     team.py       who runs what, and the lane      actions.py    the host's side of actions and HTTP actions
-    pool.py, inline.py                             the two runners
+    process.py    a process as the host sees it    pending.py    a call that is not answered yet
+    pool.py, inline.py   the two runners; serving.py             what they do alike
+    deploying.py  how a unit becomes current       loaded.py     functions ready to be called
     scheduler.py  jobs and crons                   jobs.py       their rows
+    instant.py    coroutines that never wait       watchdog.py   the end of an endless call, inline
+    traces.py     the user's own lines             log_file.py   the log stream's tail on disk
+    files.py      `ctx.storage`                    variables.py  `ctx.env`
 
 Only the host writes: a worker hands back one commit request and the host's committer gives it a place in history.
 """

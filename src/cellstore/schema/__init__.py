@@ -4,6 +4,7 @@
     hints        Python annotations to type expressions, read once, where they were written
     types        the compiled form that checks values; the slow twin in `explain` words the error
     rebuild      plain values back to the classes a function's annotations name
+    moments      dates and datetimes as text that sorts by time
     definition   `Table` and `Index`: a table as a class
     arguments    a function's signature as plain data
     registry     the functions and tables this process has defined, by module

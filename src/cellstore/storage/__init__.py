@@ -1,10 +1,12 @@
 """Revisions on disk: one append-only document log is the truth, index entries point into it.
 
     contract    what every storage promises, spelt out; the shapes that cross the wall
+    sql         the tables of a store file, and every statement over them
     plan        which rows a group of commits writes: pure
     counts      how many entries lie between two keys, without walking them
     trim        giving up history, a slice at a time
     sqlite      one writing connection, any number of readers in any process; WAL, synchronous=FULL
+    checkpoint  copies the log back into the file, beside the writer
     lease       one process owns a store; a second is told who
     memory      the shortest storage that keeps every promise
     check       walks everything and yields each broken invariant

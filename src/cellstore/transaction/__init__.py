@@ -4,10 +4,21 @@
                                                                                    │
               the committer: validate ▸ assign a timestamp ▸ persist the group ▸ publish, in order
 
-Two halves that meet in one message. The reading half runs anywhere, also in worker processes, and needs a storage reader
-only: `catalog`, `read_set`, `write_set`, `scan`, `overlay`, `transaction`, `access` (what users call `ctx.db`) and
-`worker_store`. The committing half runs once per store: `write_log`, `committer`, `backfill` and the façade `database`.
-The reading half never imports the committing half.
+Two halves that meet in one message, a `CommitRequest` (`requests`). The reading half runs anywhere, also in worker
+processes, and needs a storage reader only; it never imports the committing half, which runs once per store.
+
+    reading       one moment, every look recorded          transaction   writes held back, and the request they become
+    snapshot      storage view under the lane's overlay    overlay       what the lane has written and may build on
+    read_set      what was looked at                       write_set     what is to be written
+    scan, ranges  walking an index, and what was asked     pages         pieces of a query with edges that stay
+    catalog       tables and indexes of a moment           rules         what a table's documents must be
+    access        `ctx.db` as users see it                 upsert        by a unique index
+    worker_store  how a transaction begins                 files         bytes beside the store
+
+    committer     one order for all writes                 write_log     recent commits: did anybody write what I read?
+    database      the façade                               retention     giving up history in the background
+    backfill      definitions brought in behind traffic    importing     documents that come back with their ids
+    bulk, packed  many documents in one commit
 
 Reads are recorded as intervals of index keys, for what was found and what was not; a commit is refused when another
 commit since its beginning wrote a key inside one of them. That alone gives serializability: a transaction is equivalent

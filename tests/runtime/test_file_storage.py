@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -9,9 +12,11 @@ from urllib.request import url2pathname
 import pytest
 from runtime_harness import Stage, play, value_of
 
-from cellstore.errors import CallerError
+from cellstore.errors import CallerError, ConflictError, StorageError
+from cellstore.runtime.files import answer
 from cellstore.transaction import files
 from cellstore.transaction.database import Engine
+from cellstore.transaction.requests import CommitRequest, CommitResult
 
 FUNCTIONS = """
     @cs.action
@@ -72,3 +77,51 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, kind: str, name: str, said:
 def test_a_store_in_memory_keeps_no_files() -> None:
     with Engine.memory() as engine, pytest.raises(CallerError, match="open one in a file"):
         files.Incoming(engine.path)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file of this process grows beyond a megabyte."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_keeps_nothing_of_the_file_that_filled_it(tmp_path: Path) -> None:
+    incoming = files.Incoming(str(tmp_path / "store.db"))
+    incoming.write(b"x" * (1 << 20))
+    incoming.write(b"some more")  # held back in memory: there is room for it nowhere else
+    with pytest.raises(StorageError, match="could not be kept"):
+        incoming.finish()
+    incoming.drop()
+    assert list(files.directory(str(tmp_path / "store.db")).iterdir()) == []
+
+
+def test_a_sweep_does_not_mind_an_upload_that_ends_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.open(tmp_path / "store.db")
+    home = files.directory(engine.path)
+    home.mkdir()
+    (home / "old").touch()
+    os.utime(home / "old", (0, 0))
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([self / "upload.part", self / "old"]))
+    assert files.sweep(engine) == 1
+    engine.close()
+
+
+def test_an_actions_file_is_kept_after_a_conflict_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.open(tmp_path / "store.db")
+    commit, refused = engine.commit, []
+
+    def refuse_once(requests: Sequence[CommitRequest]) -> list[CommitResult]:
+        if refused:
+            return commit(requests)
+        refused.append(requests)
+        return [ConflictError("somebody was faster")]
+
+    monkeypatch.setattr(engine, "commit", refuse_once)
+    arrived = files.Incoming(engine.path).finish()
+    outcome = answer(engine, "keep", {**arrived, "content_type": "text/plain"})
+    assert (outcome.ok, len(refused)) == (True, 1)
+    engine.close()

@@ -204,6 +204,19 @@ async def test_an_upload_that_breaks_off_leaves_nothing(stored: Store, jp_http_p
             await asyncio.sleep(0.01)
 
 
+async def test_bytes_that_are_gone_or_torn_are_an_error_that_nobody_caches(stored: Store) -> None:
+    _, url = await stored.uploaded()
+    [path] = stored.home.iterdir()
+    path.write_bytes(TEXT[:100])
+    async with asyncio.timeout(5):
+        torn = await stored.fetch(url)
+    assert (torn.status, torn.json["code"]) == (500, "Corruption")
+    path.unlink()
+    gone = await stored.fetch(url)
+    assert (gone.status, gone.json["code"]) == (404, "FileNotFound")
+    assert "max-age" not in gone.headers.get("Cache-Control", "")
+
+
 async def test_an_action_stores_and_reads_bytes(stored: Store) -> None:
     assert await stored.call("action", "round_trip", text="äöü") == ["äöü", True, 6.0, None, None]
     id = await stored.call("action", "keep", text="kept")

@@ -131,8 +131,7 @@ def answer(engine: Engine, what: str, args: dict[str, Any]) -> Outcome:
     def work(transaction: Transaction) -> Any:
         match what:
             case "keep":
-                content_type = args.pop("content_type")
-                return files.keep(transaction, args, content_type)
+                return files.keep(transaction, args, args["content_type"])
             case "name":
                 return files.name_of(transaction, args["id"])
             case "url":

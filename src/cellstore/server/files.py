@@ -10,15 +10,16 @@ told to keep scripts in it away from the login of who looks at it.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from cellstore.errors import CellstoreError, LimitExceeded, NotFound, ValidationError
+from cellstore.errors import CellstoreError, Corruption, LimitExceeded, NotFound, ValidationError
 from cellstore.server.actions import SANDBOX
 from cellstore.server.handlers import PIECE_BYTES, HttpHandler
 from cellstore.transaction.files import Incoming
@@ -103,16 +104,16 @@ class FileHandler(HttpHandler):
         with self.refusing():
             deployment = await self.deployment(self.app.doorkeeper(self.deployment_name).stranger)
             path, known = deployment.file(name)
-            size = int(known["size"])
-            begin, end = self._range(size)
-            self.set_header("Content-Type", known.get("contentType") or "application/octet-stream")
-            self.set_header("Content-Length", str(end - begin))
-            self.set_header("Content-Security-Policy", SANDBOX)
-            self.set_header("X-Content-Type-Options", "nosniff")
-            self.set_header("Digest", f"sha-256={known['sha256']}")
-            self.set_header("Cache-Control", f"private, max-age={CACHED_S}")
-            self.set_header("Accept-Ranges", "bytes")
-            await self._pass_on(path, begin, end)
+            with await asyncio.to_thread(_opened, path, int(known["size"])) as file:
+                begin, end = self._range(int(known["size"]))
+                self.set_header("Content-Type", known.get("contentType") or "application/octet-stream")
+                self.set_header("Content-Length", str(end - begin))
+                self.set_header("Content-Security-Policy", SANDBOX)
+                self.set_header("X-Content-Type-Options", "nosniff")
+                self.set_header("Digest", f"sha-256={known['sha256']}")
+                self.set_header("Cache-Control", f"private, max-age={CACHED_S}")
+                self.set_header("Accept-Ranges", "bytes")
+                await self._pass_on(file, begin, end)
 
     head = get
 
@@ -134,23 +135,34 @@ class FileHandler(HttpHandler):
         self.set_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
         return begin, end
 
-    async def _pass_on(self, path: Path, begin: int, end: int) -> None:
+    async def _pass_on(self, file: IO[bytes], begin: int, end: int) -> None:
         if self.request.method == "HEAD":
             self.finish()
             return
+        file.seek(begin)
         try:
-            with path.open("rb") as file:
-                file.seek(begin)
-                while begin < end:
-                    piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - begin))
-                    begin += len(piece)
-                    self.write(piece)
-                    await self.flush()
+            while piece := await asyncio.to_thread(file.read, min(PIECE_BYTES, end - begin)):
+                begin += len(piece)
+                self.write(piece)
+                await self.flush()
         except StreamClosedError:
             return  # the other side has enough
-        except FileNotFoundError as gone:
-            raise NotFound("this file was deleted a moment ago", kind="file") from gone
         self.finish()
+
+
+def _opened(path: Path, size: int) -> IO[bytes]:
+    """The bytes of a file, before anything is said of them. Errors: NotFound; Corruption when they are not all there."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as gone:
+        raise NotFound("the bytes of this file are not there, or no longer", kind="file", code="FileNotFound") from gone
+    there = os.fstat(file.fileno()).st_size
+    if there != size:
+        file.close()
+        raise Corruption(
+            f"of the {size:,} bytes of this file {there:,} are on the disk: bring {path.name} back from a copy"
+        )
+    return file
 
 
 class RangeNotSatisfiable(ValidationError):

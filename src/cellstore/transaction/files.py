@@ -20,6 +20,7 @@ import hmac
 import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -62,27 +63,36 @@ class Incoming:
         try:
             self._file.write(piece)
         except OSError as error:
-            raise StorageError(f"the file could not be kept: {error.strerror or error}") from error
+            raise _not_kept(error) from error
         self._hash.update(piece)
         self.size += len(piece)
 
     def finish(self, sha256: str | None = None) -> dict[str, Any]:
-        """That was all of it: what `keep` wants to know. Errors: ValidationError when `sha256` (base64) is another."""
+        """That was all of it: what `keep` wants to know. Errors: ValidationError when `sha256` (base64) is another;
+        StorageError."""
         digest = base64.b64encode(self._hash.digest()).decode()
         if sha256 is not None and sha256 != digest:
             self.drop()
             raise ValidationError(path="Digest", expected=f"sha-256={digest}", got=sha256[:60], code="Sha256Mismatch")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.rename(self._whole)
-        _sync(self._whole.parent)
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.rename(self._whole)
+            _sync(self._whole.parent)
+        except OSError as error:
+            raise _not_kept(error) from error
         return {"file": self.name, "sha256": digest, "size": self.size}
 
     def drop(self) -> None:
         """Nothing is left of it. Again is fine."""
-        self._file.close()
+        with suppress(OSError):  # a full disk does not even take what was held back
+            self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def _not_kept(error: OSError) -> StorageError:
+    return StorageError(f"the file could not be kept: {error.strerror or error}")
 
 
 def _sync(home: Path) -> None:
@@ -206,7 +216,7 @@ def sweep(engine: Engine) -> int:
         return 0
     swept, before_s = 0, time.time() - SWEEP_S
     for path in home.iterdir():
-        with engine.begin() as transaction:
+        with engine.begin() as transaction, suppress(FileNotFoundError):  # an upload that has just ended is renamed
             if path.stat().st_mtime < before_s and found(transaction, path.name) is None:
                 path.unlink(missing_ok=True)
                 swept += 1

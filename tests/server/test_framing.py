@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -176,6 +177,39 @@ def test_more_at_once_than_allowed_is_refused_before_it_is_held() -> None:
         [close] = await pair.hear()
         assert Close.parse(bytes(close.data)).code == 1009
         assert pair.texts == []
+
+    play(scenario)
+
+
+def test_pings_of_a_client_that_reads_nothing_are_not_answered_for_ever() -> None:
+    async def scenario(pair: Pair) -> None:
+        for _ in range(1000):
+            pair.client.send_ping(b"x" * 125)
+        pings = b"".join(pair.client.data_to_send())
+        for _ in range(100):
+            if pair.closed.is_set():
+                break
+            pair.framer.data_received(pings)
+            await asyncio.sleep(0)
+        await pair.closed.wait()
+
+    play(scenario)
+
+
+def test_a_message_in_crumbs_takes_no_more_memory_than_its_bytes() -> None:
+    async def scenario(pair: Pair) -> None:
+        pair.client.send_text(b"", fin=False)
+        for _ in range(50_000):
+            pair.client.send_continuation(b"", fin=False)
+        crumbs = b"".join(pair.client.data_to_send())
+        tracemalloc.start()
+        pair.framer.data_received(crumbs)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 100_000
+        pair.client.send_continuation(b"whole", fin=True)
+        pair.framer.data_received(b"".join(pair.client.data_to_send()))
+        assert pair.texts == [b"whole"]
 
     play(scenario)
 

@@ -351,8 +351,8 @@ class Connection:
                 self._acting[effect.call.request_id] = self._hub.start(self._action(effect.call, effect.who))
             case machine.StopAction():
                 running = self._acting.pop(effect.request_id, None)
-                if running is not None:
-                    running.cancel()
+                if running is not None:  # soon: a task that is cancelled before it began would never answer
+                    asyncio.get_running_loop().call_soon(running.cancel)
             case machine.Release():
                 for query_id in effect.query_ids:
                     self._unfollow(query_id)

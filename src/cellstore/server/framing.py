@@ -30,6 +30,7 @@ from cellstore.protocol.codec import CHUNK_CHARS, chunks, encode_frame
 FRAGMENT_BYTES = CHUNK_CHARS  # of a frame; Rust's client takes 16 MiB
 TRANSITION = b'{"type":"Transition",'
 CLOSE_WAIT_S = 5.0  # how long the other side may take to agree that it is over
+UNHEARD_BYTES_MAX = 1 << 20  # of answers to pings, for a client that takes nothing
 
 
 def on_wire(text: bytes, chunked: bool) -> bytes:
@@ -77,7 +78,8 @@ class Framer(asyncio.Protocol):
 
     `put(text)` sends; false when it has to wait for a slow reader, and then `on_sent` is called as it leaves. `on_open()`
     is told that it may begin, `on_text(text)` what came, `on_closed()` once that it is over. A client that breaks the
-    protocol, sends more than `size_max` bytes at once, or is not heard of for two intervals is cut off.
+    protocol, sends more than `size_max` bytes at once, pings without taking the answers, or is not heard of for two
+    intervals is cut off.
 
     Order: all on the loop's thread.
     """
@@ -99,10 +101,11 @@ class Framer(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._parts: list[bytes] = []  # of a message that comes in fragments
+        self._begun = bytearray()  # a message that comes in fragments, so far
         self._heard = True  # since the last ping
         self._turn: list[bytes] = []  # frames to be written at the end of this turn
-        self._full = False  # the transport holds what the other side has not taken
+        self._full = False  # the transport holds what the other side has not taken,
+        self._unheard = 0  # and so many bytes of answers behind it
         self._waiting: deque[bytes] = deque()  # texts for when it has,
         self._is_leaving = False  # and whether the transport holds one of those
 
@@ -138,8 +141,11 @@ class Framer(asyncio.Protocol):
             self._flush()
             if data != SEND_EOF:
                 self._transport.write(data)
+                self._unheard = self._unheard + len(data) if self._full else 0
             elif self._transport.can_write_eof():
                 self._transport.write_eof()
+        if self._unheard > UNHEARD_BYTES_MAX:
+            self._transport.abort()
         if self._protocol.close_expected():
             self._plan(CLOSE_WAIT_S, self._transport.abort)
 
@@ -180,12 +186,12 @@ class Framer(asyncio.Protocol):
 
     def _received(self, frame: Frame) -> None:
         if frame.opcode in (Opcode.TEXT, Opcode.CONT):
-            if frame.fin and not self._parts:
+            if frame.fin and not self._begun:
                 self._on_text(bytes(frame.data))
                 return
-            self._parts.append(bytes(frame.data))
+            self._begun += frame.data
             if frame.fin:
-                text, self._parts = b"".join(self._parts), []
+                text, self._begun = bytes(self._begun), bytearray()
                 self._on_text(text)
         elif frame.opcode is Opcode.BINARY:
             self.close(1003, "BadRequest: frames are text")

@@ -83,6 +83,8 @@ class FakeStore:
         self, path: str, args: dict[str, Any], *, identity: Any, on_progress: Any = None, internal: bool = False
     ) -> Outcome:
         self.runs.append(path)
+        if self.gate is not None:
+            await self.gate.wait()
         return Outcome(True, b'"done"', ts=self.ts)
 
 

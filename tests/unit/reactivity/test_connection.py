@@ -96,6 +96,18 @@ async def test_a_mutation_that_touches_no_query_is_still_followed_by_a_transitio
 
 
 @with_hub
+async def test_an_action_that_is_cancelled_in_the_same_breath_is_answered(store: FakeStore, hub: Hub) -> None:
+    store.gate = asyncio.Event()  # it would never end
+    client = Client(hub)
+    client.say("Action", requestId=3, udfPath="m:work", args=[{}])
+    client.say("CancelAction", requestId=3)
+    await settle()
+    [answer] = [frame for frame in client.frames if frame["type"] == "ActionResponse"]
+    assert (answer["requestId"], answer["success"]) == (3, False)
+    assert hub.running_calls == 0
+
+
+@with_hub
 async def test_one_commit_is_one_frame_per_client_and_one_run_per_query(store: FakeStore, hub: Hub) -> None:
     clients = [Client(hub) for _ in range(100)]
     for client in clients:

@@ -48,14 +48,21 @@ class Checkpoints:
         writer.set_wal_hook(self._on_commit)
 
     def noticed(self) -> None:
-        """After a commit: begin to copy if it is time to. The writer's guard is held."""
+        """After a commit: begin to copy if it is time to. Raises nothing. The writer's guard is held."""
         if self._pages < self._copied:
             self._copied = 0  # the log has begun again
         if self._pages >= PAGES_AT_ONCE and self._pages - self._copied >= PAGES_AGAIN:
             self._copy(self._writer)
         elif self._pages - self._copied >= (PAGES_AGAIN if self._copied else PAGES) and self._is_idle():
-            self._thread = threading.Thread(target=self._run, name="cellstore checkpoint", daemon=True)
-            self._thread.start()
+            self._begin()
+
+    def _begin(self) -> None:
+        self._thread = thread = threading.Thread(target=self._run, name="cellstore checkpoint", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more to be had; the commit has happened all the same
+            self._thread = None
+            self._copy(self._writer)
 
     def begin_again(self) -> bool:
         """Empty the log, waiting for readers as long as the writer's connection does. The writer's guard is held."""
@@ -64,12 +71,16 @@ class Checkpoints:
                 self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except apsw.BusyError:
                 return False
+            except apsw.Error as error:
+                self._note(error)
+                raise
         return True
 
     def close(self) -> None:
         """Copy no more. Not while holding the guard."""
-        self._closed = True
-        thread = self._thread
+        with self._guard:  # nobody begins to copy at this moment
+            self._closed = True
+            thread = self._thread
         if thread is not None:
             thread.join()
 

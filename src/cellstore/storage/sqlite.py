@@ -353,17 +353,19 @@ class SqliteStorage:
     def _transact(self, work: Callable[[apsw.Cursor], T], durable: bool = True) -> T:
         """Run `work` in one durable transaction, or leave no trace of it.
 
-        Not `durable` is for what may be lost with the power because it would just be done again: it waits for no disk;
-        the next commit's fsync covers it.
+        Not `durable` is for what may be lost with the power because it would just be done again: it waits for no disk,
+        but where it made the log very long; the next commit's fsync covers it, or the one before the log is copied.
         """
         self._may_write()
         if durable:
             return self._in_transaction(work)
         self._cursor.execute("PRAGMA synchronous = NORMAL")
         try:
-            return self._in_transaction(work)
+            result = self._in_transaction(work)
         finally:
             self._cursor.execute("PRAGMA synchronous = FULL")
+        self._checkpoints.noticed()
+        return result
 
     def _in_transaction(self, work: Callable[[apsw.Cursor], T]) -> T:
         cursor = self._cursor

@@ -133,3 +133,39 @@ def test_closing_lets_copying_end_first(stand: Stand, monkeypatch: pytest.Monkey
     stand.storage.close()
     assert copied
     assert not stand.path.with_name("store.db-wal").exists(), "SQLite takes the log away when the last one leaves"
+
+
+def test_the_log_of_a_long_backfill_begins_again_too(stand: Stand) -> None:
+    stand.write(1)
+    longest = 0
+    for batch in range(60):
+        stand.storage.put_entries(77, [(b"%03d%05d" % (batch, n), stand.scribe.ts) for n in range(500)])
+        stand.wait()
+        longest = max(longest, stand.checkpoints._pages)
+    assert longest < 150, "sixty batches are some four hundred pages"
+
+
+def test_where_no_thread_is_to_be_had_the_writer_copies_itself(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert stand.write(100) < 150
+    stand.write(10)
+    assert list(stand.storage.check(keys_of)) == []
+
+
+def test_a_log_that_cannot_be_synced_stops_the_store_when_it_is_emptied_too(stand: Stand) -> None:
+    class Failing:
+        def wal_checkpoint(self, **_mode: int) -> None:
+            error = apsw.IOError("disk I/O error")
+            error.extendedresult = apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
+            raise error
+
+    stand.write(1)
+    stand.checkpoints._writer = Failing()  # type: ignore[assignment]
+    with pytest.raises(apsw.IOError):
+        stand.checkpoints.begin_again()
+    with pytest.raises(FatalError, match="was acknowledged is in the log"):
+        stand.write(1)

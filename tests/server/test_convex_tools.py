@@ -7,12 +7,16 @@ import base64
 import io
 import itertools
 import json
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from served_harness import Served
+
+from cellstore.server.uploads import Uploads
+from cellstore.transaction.importing import Import
 
 
 def admin(served: Served) -> dict[str, str]:
@@ -240,6 +244,30 @@ class TestImport:
         assert (await self.state(chat, key))["error_message"] == "the import was cancelled"
         assert self.scratch(chat) == []
         assert (await chat.fetch("/api/perform_import", {"importId": key}, admin(chat))).status == 400
+
+    @pytest.mark.parametrize(("owner", "late"), [(Import, "finish"), (Uploads, "_discard")])
+    async def test_one_that_is_cancelled_too_late_is_complete(
+        self, chat: Served, monkeypatch: pytest.MonkeyPatch, owner: type, late: str
+    ) -> None:
+        reached, go_on, work = threading.Event(), threading.Event(), getattr(owner, late)
+
+        def slowly(*args: Any) -> Any:
+            reached.set()
+            assert go_on.wait(10)
+            return work(*args)
+
+        monkeypatch.setattr(owner, late, slowly)
+        key = await self.begun(chat)
+        await ask(chat, "/api/perform_import", {"importId": key})
+        assert await asyncio.to_thread(reached.wait, 10)
+        task = (await chat.app.deployment("default")).uploads()._running[key]
+        cancelling = asyncio.ensure_future(chat.fetch("/api/cancel_import", {"importId": key}, admin(chat)))
+        while not task.cancelling():
+            await asyncio.sleep(0.001)
+        go_on.set()
+        assert (await cancelling).json["code"] == "ImportOver"
+        assert (await self.state(chat, key))["state"] == "completed"
+        assert len((await ask(chat, "/api/list_snapshot"))["values"]) == 2
 
     async def test_one_that_a_stop_ended_has_failed(self, chat: Served) -> None:
         key = await self.begun(chat)

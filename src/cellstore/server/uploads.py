@@ -22,9 +22,10 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cellstore.errors import CallerError, CellstoreError, Overloaded, ValidationError
 from cellstore.reactivity.principal import EMBEDDED
@@ -48,6 +49,7 @@ REPORT_EVERY_S = 0.5  # each is a commit
 _PREFIX = ".cellstore-upload-"
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -174,7 +176,7 @@ class Uploads:
         return task
 
     async def cancel(self, key: str) -> None:
-        """Give it up; nothing of a replacement is visible then. Errors: CallerError."""
+        """Give it up; nothing of a replacement is visible then. Errors: CallerError, also when it was complete first."""
         upload, task = self._waiting.pop(key, None), self._running.get(key)
         if upload is None and task is None:
             raise CallerError(f"there is no import {key!r} to cancel", code="ImportOver")
@@ -183,6 +185,8 @@ class Uploads:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        if self.state(key)["state"] in ENDED:
+            raise CallerError(f"the import {key!r} had ended before it could be cancelled", code="ImportOver")
         self._fail(key, "the import was cancelled")
 
     async def single(self, body: bytes, wanted: dict[str, Any]) -> int:
@@ -228,7 +232,7 @@ class Uploads:
                 await self._imports.take_file(file.about, file.pieces())
             for source in opened.sources:
                 await self._load_table(key, begun["import"], source)
-            report, _ = await self._imports.end({"import": begun["import"]}, b"", EMBEDDED)
+            report, _ = await _to_its_end(self._imports.end({"import": begun["import"]}, b"", EMBEDDED))
         except BaseException:
             with contextlib.suppress(CellstoreError):
                 await self._imports.abort({"import": begun["import"]}, b"", EMBEDDED)
@@ -278,6 +282,16 @@ class Uploads:
 
     def _discard(self, upload: Upload) -> None:
         shutil.rmtree(upload.scratch, ignore_errors=True)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What cannot be taken back once it has begun: whoever is cancelled meanwhile has come too late."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        return task.result()
 
 
 def _describe(upload: Upload, wanted: Any) -> None:

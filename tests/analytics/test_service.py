@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cellstore.analytics import service
+from cellstore.analytics.analyst import Analyst, Call, GivenUp
 from cellstore.analytics.service import Analytics, ProcessHost
 from cellstore.errors import LimitExceeded, NotFound, OutOfRetention, TransientError, ValidationError
 from cellstore.knobs import Knobs
@@ -98,6 +100,27 @@ def test_a_quick_statement_does_not_wait_for_a_slow_one(serve):
             await slow
 
     serve(work)
+
+
+def test_a_question_given_up_before_it_began_is_not_asked(tmp_path):
+    with Engine.memory() as engine:
+        analyst = Analyst(engine.storage.reader, tmp_path)
+        analyst.cancel(7)
+        with pytest.raises(GivenUp):
+            analyst.run("sql", {"statement": SLOW, "ts": engine.published_ts, "format": "csv"}, 7)
+        assert analyst.run("sql", {"statement": "select 1", "ts": engine.published_ts, "format": "csv"}, 7).exists()
+        analyst.close()
+
+
+def test_an_interrupt_that_came_too_early_comes_again():
+    heard = []
+    call = Call(SimpleNamespace(interrupt=lambda: heard.append(1), close=lambda: None))
+    call.cancel()
+    while len(heard) < 3:
+        time.sleep(0.01)
+    call.close()
+    with pytest.raises(GivenUp):
+        call.check()
 
 
 def test_a_statement_ends_when_its_time_is_up(serve):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from cellstore.transaction.catalog import Catalog, TableMeta
 
 READABLE_SYSTEM_TABLES = frozenset({"_scheduled_functions", "_storage"})
+INTERRUPT_AGAIN_S = 0.05
 LOCK_WAIT_S = 0.2  # how soon a call that waits for the mirror notices that it was given up
 
 
@@ -52,6 +53,7 @@ class Call:
     def __init__(self, duck: duckdb.DuckDBPyConnection) -> None:
         self.duck = duck
         self._is_cancelled = False
+        self._is_over = threading.Event()
 
     def check(self) -> None:
         """Raise if the call was given up."""
@@ -61,7 +63,21 @@ class Call:
     def cancel(self) -> None:
         """Give it up: what runs on its connection is interrupted."""
         self._is_cancelled = True
-        self.duck.interrupt()
+        threading.Thread(target=self._interrupt, name="cellstore interrupt", daemon=True).start()
+
+    def _interrupt(self) -> None:
+        """Until it is over: DuckDB forgets an interrupt that comes a moment before the statement it was meant for."""
+        import duckdb
+
+        while not self._is_over.is_set():
+            with suppress(duckdb.Error):  # it may be over by now
+                self.duck.interrupt()
+            self._is_over.wait(INTERRUPT_AGAIN_S)
+
+    def close(self) -> None:
+        """It is over."""
+        self._is_over.set()
+        self.duck.close()
 
 
 class Analyst:
@@ -76,7 +92,9 @@ class Analyst:
         self._mirror = Mirror(self._duck.cursor(), reader, scratch, retention_s=knobs.retention_s)
         self._catalogs = Catalogs()
         self._lock = threading.Lock()
+        self._begins = threading.Lock()
         self._calls: dict[int, Call] = {}
+        self._given_up: set[int] = set()  # before they began
         self._files = itertools.count(1)
         self._operations: dict[str, Callable[..., Path]] = {
             "table_parquet": self.table_parquet,
@@ -89,22 +107,32 @@ class Analyst:
         """Answer one question; `number` is what `cancel` calls it. Errors: GivenUp, the operation's own."""
         import duckdb
 
-        call = self._calls[number] = Call(self._duck.cursor())
+        call = Call(self._duck.cursor())
+        with self._begins:
+            self._calls[number] = call
+            if number in self._given_up:
+                call.cancel()
         try:
+            call.check()
             path = self._operations[op](call, **params)
             self._check_size(path)
             return path
         except duckdb.Error as error:
             raise sql_error(error, ours=True) from error
         finally:
-            del self._calls[number]
-            call.duck.close()
+            with self._begins:
+                del self._calls[number]
+                self._given_up.discard(number)
+            call.close()
 
     def cancel(self, number: int) -> None:
         """Give up a question, if it is still under way."""
-        call = self._calls.get(number)
-        if call is not None:
-            call.cancel()
+        with self._begins:
+            call = self._calls.get(number)
+            if call is None:  # it has not begun yet
+                self._given_up.add(number)
+            else:
+                call.cancel()
 
     def close(self) -> None:
         """Let go of the store and of DuckDB. No question may be under way."""

@@ -73,3 +73,19 @@ def test_a_store_of_before_there_were_several_units_keeps_its_functions(tmp_path
 
     for part in (scenario, again, once_more):
         play(tmp_path, None, part, inline=True)
+
+
+def test_what_such_a_store_holds_stays_when_others_join_it(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        old = unit_row(replace(cells("", "f"), cwd=str(tmp_path)), 1 << 20)
+        del old["key"]
+        stage.engine.run(lambda transaction: transaction.insert("_modules", old), source="")
+
+    async def again(stage: Stage) -> None:
+        await stage.runner.deploy(cells("k2", "h", cwd=str(tmp_path)))
+
+    async def once_more(stage: Stage) -> None:
+        assert (await stage.mutate("f"), await stage.mutate("h")) == ("", "k2")
+
+    for part in (scenario, again, once_more):
+        play(tmp_path, None, part, inline=True)

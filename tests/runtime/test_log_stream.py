@@ -113,3 +113,13 @@ def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
         stream.stop()
 
     asyncio.run(scenario())
+
+
+def test_who_waited_in_vain_leaves_nothing_behind() -> None:
+    async def scenario() -> None:
+        stream = LogStream(DEFAULTS)
+        for _ in range(3):
+            await stream.more(0, 0.001)
+        assert stream._waiting == []
+
+    asyncio.run(scenario())

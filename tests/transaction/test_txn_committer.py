@@ -12,6 +12,7 @@ import pytest
 
 from cellstore.errors import ConflictError, FatalError, OutOfRetention, StorageError
 from cellstore.knobs import Knobs
+from cellstore.transaction import committer
 from cellstore.transaction.catalog import membership
 from cellstore.transaction.database import Engine
 from cellstore.transaction.overlay import Overlay
@@ -207,6 +208,17 @@ def add(engine: Engine, overlay: Overlay, id: str, amount: int) -> CommitRequest
         request = tx.freeze("lane")
     overlay.apply(request)
     return request
+
+
+def test_lanes_that_are_over_are_not_remembered_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "_LANES_KNOWN_MAX", 10)
+    id = engine.run(lambda tx: tx.insert("t", {"n": 0}))[0]
+    for number in range(1, 30):
+        overlay = Overlay(f"L{number}")
+        late = [add(engine, overlay, id, 1) for _ in range(2)]
+        engine.run(lambda tx, number=number: tx.patch(id, {"n": number}))
+        assert [type(result) for result in engine.commit(late)] == [ConflictError] * 2
+    assert len(engine.committer._refused) == 10
 
 
 def test_a_lane_conflicts_with_nothing_of_its_own_however_far_behind(engine: Engine) -> None:

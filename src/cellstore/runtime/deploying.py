@@ -126,7 +126,8 @@ def _taken_over(before: Iterable[Unit], unit: Unit) -> dict[str, Any] | None:
 def _write_rows(transaction: Transaction, module: str, units: list[Unit], rows: dict[str, dict[str, Any]]) -> None:
     """Have the module's rows be those of `units`; `rows` are those that are new, by key."""
     prefix = encode_value(module)
-    found = {row.get("key"): row["_id"] for _, row in transaction.scan("_modules", "by_path", prefix, prefix + END)}
+    standing = (row for _, row in transaction.scan("_modules", "by_path", prefix, prefix + END))
+    found = {row.get("key") or unit_of_row(dict(row)).key: row["_id"] for row in standing}  # an older store knew no key
     for key in found.keys() - {unit.key for unit in units}:
         transaction.delete(found[key])
     for key, row in rows.items():

@@ -148,6 +148,9 @@ class LogStream:
                 await future
         except TimeoutError:
             pass  # then there is nothing new
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
 
     def _plain(self, entry: Entry) -> dict[str, Any]:
         number, at, kind, path, request_id, lines, ok, error, duration_ms = entry

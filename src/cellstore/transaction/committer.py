@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cellstore.storage.contract import Storage
 
 _SESSIONS_KNOWN_MAX = 20_000  # whose newest request is remembered; of others it is looked up
+_LANES_KNOWN_MAX = 1000  # that something was refused in; a lane ends soon after that
 
 Listener = Callable[[Sequence[Commit]], None]
 
@@ -85,7 +86,7 @@ class Committer:
         self.write_log = WriteLog(self._last_ts, knobs, lambda index: self.catalog.describe(index))
         self.listeners: list[Listener] = []
         self._definitions: dict[int, Commit] = {}  # table number to the newest change of its definition
-        self._refused: dict[str, int] = {}  # lane to the highest position refused
+        self._refused: dict[str, int] = {}  # lane to the highest position refused, the latest last
         self._newest_request: OrderedDict[str, int] = OrderedDict()  # of the sessions heard of last; never too low
         self._stopped: FatalError | None = None
 
@@ -208,7 +209,9 @@ class Committer:
     def _refuse(self, request: CommitRequest) -> None:
         lane = request.lane
         if lane is not None and request.writes:
-            self._refused[lane.id] = max(lane.position, self._refused.get(lane.id, 0))
+            self._refused[lane.id] = max(lane.position, self._refused.pop(lane.id, 0))
+            if len(self._refused) > _LANES_KNOWN_MAX:
+                del self._refused[next(iter(self._refused))]
 
     def _accept(self, request: CommitRequest, group: _Group) -> int:
         """Give a request its place. From here on later requests are validated against it."""

@@ -95,8 +95,9 @@ def test_import_says_what_to_do_in_its_own_options(tasks: Any, tmp_path: Path) -
     tasks("run", "tasks:add", '{"text": "there"}')
     (tmp_path / "tasks.jsonl").write_text('{"text": "more"}\n')
     refused = tasks("import", str(tmp_path / "tasks.jsonl"))
-    assert "import with --mode append" in refused.output
-    assert "mode='" not in refused.output
+    told = " ".join(refused.output.split())  # lines are broken where the path happens to end
+    assert "import with --mode append" in told
+    assert "mode='" not in told
     assert tasks("import", str(tmp_path / "tasks.jsonl"), "--mode", "append").exit_code == 0
 
 

@@ -31,17 +31,19 @@ class Mirror:
         self.path = path
         self.scribe = Scribe()
         self.memory, self.sqlite = MemoryStorage(), SqliteStorage.open(path)
-        self.floor = 0
+        self.floor, self.began = 0, None
 
     def step(self, what, how):
         if what == "append":
             records = [self.scribe.record(changes) for changes in how]
+            self.began = self.began or (records[0].ts if records else None)
             self.memory.append(records)
             self.sqlite.append(records)
         elif what == "trim":
             share, budget = how
             before = self.scribe.ts * share // 100
-            self.floor = max(self.floor, before)
+            if self.began is not None and self.began <= before:  # of a store younger than it all is kept
+                self.floor = max(self.floor, before)
             self.memory.trim(before, budget)
             self.sqlite.trim(before, budget)
         else:

@@ -132,8 +132,8 @@ def test_a_library_that_starts_threads_is_not_shared_and_works_all_the_same(tmp_
         assert await stage.query("who")
         died = await stage.runner.mutation("m:die", {})
         assert died.error is not None
-        _, above = await stage.query("who")
-        assert above in (parent_of(stage), os.getpid())
+        while (await stage.query("who"))[1] not in (parent_of(stage), os.getpid()):  # one of before, its parent gone
+            assert await stage.runner.mutation("m:die", {})
 
     os.environ["PYTHONPATH"] = str(library)
     try:
@@ -159,7 +159,8 @@ def test_every_forked_action_process_has_chances_of_its_own(tmp_path: Path) -> N
     async def scenario(stage: Stage) -> None:
         first = value_of(await stage.runner.action("m:chance", {}))
         [team] = stage.runner._actions.values()
-        await team._link.kill("another, please")
+        [link] = team._links
+        await link.kill("another, please")
         while team._links:
             await asyncio.sleep(0.01)
         second = value_of(await stage.runner.action("m:chance", {}))

@@ -63,6 +63,7 @@ class Exports:
         self._home = Path(engine.path).resolve().parent if engine.path else None  # where there is room for a copy
         self._running: set[asyncio.Task[Export]] = set()
         self._swept = False
+        self._sweeping = threading.Lock()
 
     async def make(self, tables: list[str] | None, format: str, ts: int, files: bool = True) -> Export:
         """The named tables, all for None, as of `ts`, in one of `FORMATS`; a ZIP of all with the files, if wanted."""
@@ -100,10 +101,11 @@ class Exports:
             raise
 
     def _scratch(self) -> Path:
-        if self._home is not None and not self._swept:
-            self._swept = True
-            for left in self._home.glob(_PREFIX + "*"):  # of a server that was killed: this one owns the store now
-                shutil.rmtree(left, ignore_errors=True)
+        with self._sweeping:  # nobody may make a directory that somebody else is about to find there
+            if self._home is not None and not self._swept:
+                self._swept = True
+                for left in self._home.glob(_PREFIX + "*"):  # of a server that was killed: this one owns the store now
+                    shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._home))
 
     async def _in_thread(

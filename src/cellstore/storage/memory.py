@@ -180,6 +180,7 @@ class MemoryStorage:
         self._log: dict[int, LogEntry] = {}  # by seq, in order
         self._requests: dict[tuple[str, int], tuple[int, bytes]] = {}
         self._views: WeakKeyDictionary[MemoryReader, int] = WeakKeyDictionary()
+        self._first_ts = _FOREVER  # of the first commit
         self._seq = self._last_ts = self._catalog_ts = self._min_snapshot_ts = self._trimmed_seq = 0
         self._closed = False
 
@@ -204,6 +205,7 @@ class MemoryStorage:
                     self._requests[record.request.session, record.request.request] = record.ts, record.request.result
                 if record.catalog:
                     self._catalog_ts = record.ts
+                self._first_ts = min(self._first_ts, record.ts)
                 self._last_ts = record.ts
 
     def put_entries(self, index: int, entries: Sequence[tuple[bytes, int]]) -> None:
@@ -232,7 +234,8 @@ class MemoryStorage:
             self._trim_requests(
                 before_ts, before_ts if requests_before_ts is None else requests_before_ts, requests_kept
             )
-            self._min_snapshot_ts = max(self._min_snapshot_ts, before_ts)
+            if self._first_ts <= before_ts:
+                self._min_snapshot_ts = max(self._min_snapshot_ts, before_ts)
             looked = 0
             while looked < budget and self._trimmed_seq < self._seq:
                 seq = self._trimmed_seq + 1

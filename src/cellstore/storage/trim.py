@@ -5,7 +5,7 @@
     commits     by time, and with each the outcome of the request it answered, if its client cannot ask again
 
 How far the log and the commits have been looked through is stored, so no slice looks twice. The floor under which nobody
-may read is raised before anything goes.
+may read is raised before anything goes; of a store that is younger than it everything can be read, its beginning too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Trim:
 
     def run(self, cursor: apsw.Cursor) -> int:
         """At how many rows it looked. Fewer than the budget: nothing is left to do."""
-        if self.before_ts > _global(cursor, "min_snapshot_ts"):
+        began = cursor.execute(sql.NEWEST_COMMIT_AT, (self.before_ts,)).get is not None
+        if began and self.before_ts > _global(cursor, "min_snapshot_ts"):
             cursor.execute(sql.SET_GLOBAL, (self.before_ts, "min_snapshot_ts"))
         looked = self._log(cursor)
         if looked < self.budget:

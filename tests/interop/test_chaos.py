@@ -124,9 +124,11 @@ def test_the_pypi_clients_on_such_a_network(server: ServerProcess, proxy: RoughP
     assert seen["states"] > 5
     counted = Counter((entry["who"], entry["n"]) for entry in entries)
     for n in range(MUTATIONS):
-        assert counted["pypi", n] >= 1
-        assert answers[n] in [entry["total"] for entry in entries if (entry["who"], entry["n"]) == ("pypi", n)]
+        assert counted["pypi", n] >= 1  # also where the client lost the answer
+        totals = [entry["total"] for entry in entries if (entry["who"], entry["n"]) == ("pypi", n)]
+        assert answers[n] is None or answers[n] in totals
         assert counted["http", n] <= 1
+    assert any(answers)
     assert all(counted["http", n] == 1 for n in answered)
 
 

@@ -48,7 +48,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def tasks(server: ServerProcess) -> Any:
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the command line finds it: nothing is defined, not even what other test files define at their top."""
+    from cellstore.functions import registry
+
+    monkeypatch.setattr(registry, "_handles", {})
+    monkeypatch.setattr(registry, "_tables", {})
+
+
+@pytest.fixture
+def tasks(server: ServerProcess, fresh_process: None) -> Any:
     """`command(…)` against the server, with the functions of TASKS deployed by the command itself."""
     file = server.root / "tasks.py"
     file.write_text(TASKS)

@@ -33,7 +33,7 @@ def watch(url: str) -> None:
 def write(url: str, count: int) -> None:
     """So many mutations, one after the other: their answers, None where the client lost one.
 
-    It does so when the connection is cut between an answer and the transition that shows it.
+    It then raises "channel closed", perhaps because the connection was cut between an answer and the transition after it.
     """
     client, answers = ConvexClient(url), []
     for n in range(count):

@@ -86,6 +86,24 @@ async def test_the_admin_key_is_for_its_owner_only(served: Served) -> None:
     assert ":" not in key.partition("|")[2]
 
 
+@pytest.mark.parametrize("name", ["nosuch", "..", "../../outside", "a" * 300])
+async def test_who_knocks_makes_nothing_on_the_disk_by_the_name_they_give(served: Served, name: str) -> None:
+    root = served.app.directory("default").parent
+    before = {path for path in root.parent.rglob("*") if not path.name.startswith("store.db")}
+    for key in ("Convex x|y", "Bearer y"):
+        answer = await served.fetch("api/query", QUERY, {"X-Cellstore-Deployment": name, "Authorization": key})
+        assert (answer.status, answer.json["code"]) == (401, "Unauthenticated")
+    assert {path for path in root.parent.rglob("*") if not path.name.startswith("store.db")} == before
+    assert not (root / "../../outside").exists()
+
+
+async def test_a_key_that_lies_elsewhere_opens_nothing(served: Served) -> None:
+    root = served.app.directory("default").parent
+    (root.parent / "admin.key").write_text("mine|1\n")
+    answer = await served.fetch("x/hello", b"", {"X-Cellstore-Deployment": "..", "Authorization": "Convex mine|1"})
+    assert answer.status == 401
+
+
 async def test_only_admin_keys_reach_internal_functions(chat: Served) -> None:
     body = {"path": "chat:secret", "args": {}}
     for headers in (chat.token_header, chat.kernel_header):
@@ -219,6 +237,12 @@ class TestHub:
         assert "may not write here" in said
         for op, wanted in (("tables", 200), ("insert", 403), ("deploy", 403), ("sql", 403), ("env", 403)):
             assert (await chat.fetch(f"x/{op}", b"", {**chat.token_header, **bo})).status == wanted, op
+
+    async def test_who_only_reads_makes_no_store(self, served: Served) -> None:
+        named = {**served.token_header, "X-Cellstore-Deployment": "fresh"}
+        assert (await served.fetch("x/hello", b"", {**named, "X-Person": "bo"})).status == 404
+        assert not served.app.directory("fresh").exists()
+        assert (await served.fetch("x/hello", b"", {**named, "X-Person": "ann"})).status == 200
 
     async def test_a_socket_asks_for_each_message(self, chat: Served) -> None:
         wire = await chat.socket(headers={**chat.token_header, "X-Person": "bo"})

@@ -75,7 +75,7 @@ class Door:
 
     async def deployment(self, who: Principal) -> Deployment:
         """The deployment meant. Errors: those of opening it."""
-        return await self.app.deployment(self.deployment_name, may_create=who.owner)
+        return await self.app.deployment(self.deployment_name, may_create=who.owner and "write" in who.permissions)
 
 
 class HttpHandler(Door, JupyterHandler):

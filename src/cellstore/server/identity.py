@@ -43,16 +43,22 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def known_admin_key(directory: Path) -> str:
+    """The admin key kept in `directory`; empty while there is none."""
+    try:
+        return (directory / KEY_FILE).read_text("ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
 def admin_key(directory: Path, name: str) -> str:
     """The admin key of the deployment whose data lie in `directory`: `name|hex`. Made on first use.
 
     Kept in a file only its owner may read. Whoever holds the key may do everything.
     """
+    if known := known_admin_key(directory):
+        return known
     path = directory / KEY_FILE
-    try:
-        return path.read_text("ascii").strip()
-    except FileNotFoundError:
-        pass
     directory.mkdir(parents=True, exist_ok=True)
     key = f"{name}|{secrets.token_hex(32)}"
     path.touch(mode=0o600)
@@ -67,7 +73,7 @@ def same_secret(given: str, expected: str) -> bool:
 
 
 class Doorkeeper:
-    """Decides who a request comes from. `admin_key()` gives the deployment's key."""
+    """Decides who a request comes from. `admin_key()` gives the deployment's key; empty when it has none."""
 
     def __init__(
         self,

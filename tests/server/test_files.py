@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from served_harness import Answer, Served
 
+from cellstore.errors import StorageError
 from cellstore.transaction import files
 
 FUNCTIONS = """
@@ -51,8 +52,8 @@ def delete_in_query(ctx, id: str):
     return ctx.storage.delete(id)
 
 @cs.action
-def keep(ctx, text: str):
-    return ctx.storage.store(text.encode(), "text/plain")
+def keep(ctx, text: str, content_type: str = "text/plain"):
+    return ctx.storage.store(text.encode(), content_type)
 
 @cs.action
 async def round_trip(ctx, text: str):
@@ -128,6 +129,10 @@ async def test_what_was_uploaded_is_served_to_whoever_knows_where(stored: Store)
         ("bytes=10000-", 416, None, "bytes */10000"),
         ("bytes=0-1,5-6", 200, TEXT, None),
         ("lines=1-2", 200, TEXT, None),
+        ("bytes=5-3", 200, TEXT, None),
+        ("bytes=-0", 416, None, "bytes */10000"),
+        ("bytes=" + "9" * 5000 + "-", 200, TEXT, None),
+        ("bytes=-" + "9" * 5000, 200, TEXT, None),
     ],
 )
 async def test_one_range_may_be_asked_for(stored: Store, asked: str, status: int, body: Any, told: str | None) -> None:
@@ -135,6 +140,58 @@ async def test_one_range_may_be_asked_for(stored: Store, asked: str, status: int
     got = await stored.fetch(url, None, {"Range": asked})
     assert (got.status, got.headers.get("Content-Range")) == (status, told)
     assert body is None or got.body == body
+
+
+async def test_a_copy_that_is_still_good_is_not_sent_again_and_a_torn_one_goes_on(stored: Store) -> None:
+    _, url = await stored.uploaded()
+    etag = (await stored.fetch(url)).headers["Etag"]
+    kept = await stored.fetch(url, None, {"If-None-Match": etag})
+    assert (kept.status, kept.body, kept.headers["Cache-Control"]) == (304, b"", "private, max-age=2592000")
+    for known, status, body in ((etag, 206, TEXT[9990:]), ('"another"', 200, TEXT)):
+        got = await stored.fetch(url, None, {"Range": "bytes=9990-", "If-Range": known})
+        assert (got.status, got.body) == (status, body)
+    head = await stored.fetch(url, None, {"Range": "bytes=0-9"}, method="HEAD")
+    assert (head.status, head.headers["Content-Length"]) == (200, "10000")
+
+
+async def test_what_cannot_be_a_content_type_is_refused_wherever_it_comes_from(stored: Store) -> None:
+    id, _ = await stored.uploaded()
+    await stored.call("mutation", "delete", id=id)
+    for about in (
+        {"content_type": 5},
+        {"content_type": "a\r\nSet-Cookie: b"},
+        {"content_type": "text/€"},
+        {"sha256": 5},
+    ):
+        headers = {**stored.served.kernel_header, "X-Cellstore-Params": json.dumps({"id": id, **about})}
+        refused = await stored.served.fetch("x/import_file", b"abc", headers)
+        assert (refused.status, refused.json["code"]) == (400, "ValidationError"), about
+    body = {"path": "store:keep", "args": {"text": "", "content_type": "a\nb"}}
+    said = await stored.served.fetch("/api/action", body, stored.served.token_header)
+    assert "content_type" in said.json["errorMessage"]
+    assert len(list(stored.home.iterdir())) == 1  # the bytes of the deleted one, until the next sweep
+    assert await stored.call("query", "listed") == []
+
+
+async def test_an_upload_nobody_feeds_is_given_up(
+    stored: Store, jp_http_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellstore.server.files.IDLE_S", 0.1)
+    url = await stored.call("mutation", "address")
+    reader, writer = await asyncio.open_connection("localhost", jp_http_port)
+    path = url.partition("://")[2].partition("/")[2]
+    writer.write(f"POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc".encode())
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""  # it is hung up on
+    assert list(stored.home.iterdir()) == []
+    writer.close()
+
+
+def test_a_piece_that_comes_after_an_upload_was_given_up_is_an_error_of_ours(tmp_path: Path) -> None:
+    incoming = files.Incoming(str(tmp_path / "store.db"))
+    incoming.drop()
+    with pytest.raises(StorageError, match="given up"):
+        incoming.write(b"x")
 
 
 async def test_functions_see_it_and_live_queries_hear_of_it(stored: Store) -> None:
@@ -273,3 +330,8 @@ class TestLimit:
     async def test_pages_of_configured_origins_may_upload(self, stored: Store) -> None:
         answer = await stored.upload(b"x", Origin="http://app.example")
         assert answer.headers["Access-Control-Allow-Origin"] == "http://app.example"
+
+    async def test_a_copy_cached_for_one_origin_is_not_taken_for_another(self, stored: Store) -> None:
+        _, url = await stored.uploaded(b"x")
+        for headers in ({}, {"Origin": "http://app.example"}, {"Origin": "http://evil.example"}):
+            assert (await stored.fetch(url, None, headers)).headers["Vary"] == "Origin"

@@ -70,7 +70,7 @@ class ActionStorage:
 
     def store(self, data: bytes | IO[bytes] | Path, content_type: str | None = None, sha256: str | None = None) -> Any:
         """Keep a file: bytes, an open file, or the path of one. Its id. Errors: ValidationError when `sha256` differs."""
-        incoming = files.Incoming(self._store)
+        incoming = files.Incoming(self._store, content_type)
         try:
             for piece in _pieces(data):
                 incoming.write(piece)
@@ -78,7 +78,7 @@ class ActionStorage:
         except BaseException:
             incoming.drop()
             raise
-        return self._ask("storage", "keep", {**arrived, "content_type": content_type})
+        return self._ask("storage", "keep", arrived)
 
     def get(self, id: str) -> Any:
         """The bytes of a file; None when there is no such file."""
@@ -131,7 +131,7 @@ def answer(engine: Engine, what: str, args: dict[str, Any]) -> Outcome:
     def work(transaction: Transaction) -> Any:
         match what:
             case "keep":
-                return files.keep(transaction, args, args["content_type"])
+                return files.keep(transaction, args)
             case "name":
                 return files.name_of(transaction, args["id"])
             case "url":

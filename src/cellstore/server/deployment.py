@@ -221,19 +221,20 @@ class Deployment:
         assert self._control is not None
         return self._control.uploads
 
-    def incoming(self, token: str) -> files.Incoming:
-        """A file that comes to an upload address. Errors: ValidationError for a token that is none, or over."""
+    def incoming(self, token: str, content_type: str | None) -> files.Incoming:
+        """A file that comes to an upload address. Errors: ValidationError for a token that is none, or over, and for what
+        is no content type."""
         self._serving()
         assert self._engine is not None
         with self._engine.begin() as transaction:
             files.check_token(transaction, token)
-        return files.Incoming(self._engine.path)
+        return files.Incoming(self._engine.path, content_type)
 
-    def keep_file(self, arrived: dict[str, Any], content_type: str | None) -> str:
+    def keep_file(self, arrived: dict[str, Any]) -> str:
         """Make a finished file known; its id."""
         self._serving()
         assert self._engine is not None
-        return self._engine.run(lambda tx: files.keep(tx, arrived, content_type), files.STORAGE)[0]
+        return self._engine.run(lambda tx: files.keep(tx, arrived), files.STORAGE)[0]
 
     def file(self, name: str) -> tuple[Path, dict[str, Any]]:
         """Where a file lies, and what is known of it. Errors: NotFound."""

@@ -1,10 +1,12 @@
 """Files over HTTP: the address is the permission.
 
     POST api/storage/upload?token=…     the body as it is, with Content-Type, perhaps Digest: sha-256=…   → {"storageId"}
-    GET  api/storage/<uuid>             the file; one Range of it
+    GET  api/storage/<uuid>             the file; one Range of it; nothing, if the copy at the other end is still good
 
-Neither holds more than a piece of a file in memory. What a file holds is not a page of this Jupyter server: browsers are
-told to keep scripts in it away from the login of who looks at it.
+Neither holds more than a piece of a file in memory. An upload that nobody feeds for IDLE_S is given up.
+
+What a file holds is not a page of this Jupyter server: browsers are told to keep scripts in it away from the login of who
+looks at it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from cellstore.server.handlers import PIECE_BYTES, HttpHandler
 from cellstore.transaction.files import Incoming
 
 CACHED_S = 30 * 86_400
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+IDLE_S = 120.0  # between two pieces of an upload: a computer that fell asleep does not hang up
+_LAST = 10**18  # no file has so many bytes
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 
 
 @web.stream_request_body
@@ -34,6 +38,7 @@ class UploadHandler(HttpHandler):
 
     _incoming: Incoming | None = None
     _refused: CellstoreError | None = None
+    _patience: asyncio.TimerHandle | None = None
 
     async def prepare(self, **options: Any) -> None:
         """Before the body: whether it is wanted."""
@@ -47,14 +52,18 @@ class UploadHandler(HttpHandler):
                 raise LimitExceeded(f"the file is more than {limit:,} bytes (knob file_size_bytes)")
             stranger = self.app.doorkeeper(self.deployment_name).stranger
             deployment = await self.deployment(stranger)
-            self._incoming = deployment.incoming(self.get_query_argument("token", ""))
+            self._incoming = deployment.incoming(
+                self.get_query_argument("token", ""), self.request.headers.get("Content-Type")
+            )
             connection.set_max_body_size(limit)
+            self._wait_for_more()
         except CellstoreError as error:
             self.set_header("Connection", "close")  # the body is not waited for
             self.refuse(error.http_status, {"code": error.code, "message": error.message})
 
     async def data_received(self, chunk: bytes) -> None:
         """A piece of it."""
+        self._wait_for_more()
         if self._incoming is not None and self._refused is None:
             try:
                 await asyncio.to_thread(self._incoming.write, chunk)
@@ -64,6 +73,7 @@ class UploadHandler(HttpHandler):
     @allow_unauthenticated
     async def post(self, **_named: str) -> None:
         """All of it is here."""
+        self._stop_waiting()
         with self.refusing():
             incoming, self._incoming = self._incoming, None
             assert incoming is not None
@@ -75,7 +85,16 @@ class UploadHandler(HttpHandler):
                 incoming.drop()
                 raise
             deployment = await self.deployment(self.app.doorkeeper(self.deployment_name).stranger)
-            self.answer({"storageId": deployment.keep_file(arrived, self.request.headers.get("Content-Type"))})
+            self.answer({"storageId": deployment.keep_file(arrived)})
+
+    def _wait_for_more(self) -> None:
+        connection: Any = self.request.connection
+        self._stop_waiting()
+        self._patience = asyncio.get_running_loop().call_later(IDLE_S, connection.stream.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
 
     def on_finish(self) -> None:
         """It has been answered."""
@@ -88,6 +107,7 @@ class UploadHandler(HttpHandler):
         super().on_connection_close()
 
     def _drop(self) -> None:
+        self._stop_waiting()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.drop()
@@ -105,35 +125,54 @@ class FileHandler(HttpHandler):
             deployment = await self.deployment(self.app.doorkeeper(self.deployment_name).stranger)
             path, known = deployment.file(name)
             with await asyncio.to_thread(_opened, path, int(known["size"])) as file:
+                self._describe(known)
+                if self.check_etag_header():
+                    self.set_status(304)
+                    self.finish()
+                    return
                 begin, end = self._range(int(known["size"]))
-                self.set_header("Content-Type", known.get("contentType") or "application/octet-stream")
                 self.set_header("Content-Length", str(end - begin))
-                self.set_header("Content-Security-Policy", SANDBOX)
-                self.set_header("X-Content-Type-Options", "nosniff")
-                self.set_header("Digest", f"sha-256={known['sha256']}")
-                self.set_header("Cache-Control", f"private, max-age={CACHED_S}")
-                self.set_header("Accept-Ranges", "bytes")
                 await self._pass_on(file, begin, end)
 
     head = get
 
     def compute_etag(self) -> None:
-        """None: the address names these bytes and no others."""
+        """None: `_describe` says it, without looking at the bytes."""
+
+    def _describe(self, known: dict[str, Any]) -> None:
+        self.set_header("Content-Type", known.get("contentType") or "application/octet-stream")
+        self.set_header("Content-Security-Policy", SANDBOX)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Digest", f"sha-256={known['sha256']}")
+        self.set_header("Etag", f'"{known["sha256"]}"')
+        self.set_header("Cache-Control", f"private, max-age={CACHED_S}")
+        self.set_header("Accept-Ranges", "bytes")
 
     def _range(self, size: int) -> tuple[int, int]:
         """Begin and end of what was asked for; all of it where no range makes sense of what was said."""
-        asked = _RANGE.match(self.request.headers.get("Range", ""))
-        if asked is None or asked[0] == "bytes=-":
+        asked = self._asked_range()
+        if asked is None:
             return 0, size
-        first, last = asked[1], asked[2]
-        begin = int(first) if first else max(0, size - int(last))
-        end = min(size, int(last) + 1) if first and last else size
+        first, last = asked
+        begin = max(0, size - last) if first is None else first
+        end = size if first is None else min(size, last + 1)
         if begin >= end:
             self.set_header("Content-Range", f"bytes */{size}")
             raise RangeNotSatisfiable(f"the file has {size:,} bytes and none in the range that was asked for")
         self.set_status(206)
         self.set_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
         return begin, end
+
+    def _asked_range(self) -> tuple[int | None, int] | None:
+        """First and last byte, or None and how many of the end; None for all of it."""
+        headers = self.request.headers
+        asked = _RANGE.match(headers.get("Range", ""))
+        is_same = headers.get("If-Range") in (None, self._headers["Etag"])
+        if asked is None or asked[0] == "bytes=-" or self.request.method != "GET" or not is_same:
+            return None
+        first = int(asked[1]) if asked[1] else None
+        last = int(asked[2]) if asked[2] else _LAST
+        return None if first is not None and last < first else (first, last)
 
     async def _pass_on(self, file: IO[bytes], begin: int, end: int) -> None:
         if self.request.method == "HEAD":

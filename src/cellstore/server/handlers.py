@@ -98,11 +98,14 @@ class HttpHandler(Door, JupyterHandler):
         """Let pages of the configured origins call us."""
         super().set_cors_headers()
         origin, allowed = self.request.headers.get("Origin"), self.app.cors_allow_origins
+        if allowed:
+            self.set_header(
+                "Vary", "Origin"
+            )  # also what is answered to none: it may be kept, and then shown to another
         if origin and (origin in allowed or "*" in allowed):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
             self.set_header("Access-Control-Max-Age", "86400")
-            self.set_header("Vary", "Origin")
             asked = self.request.headers.get("Access-Control-Request-Headers")
             if asked:
                 self.set_header("Access-Control-Allow-Headers", asked)

@@ -154,25 +154,25 @@ class Imports:
 
 
 def _take_file(engine: Engine, known: dict[str, Any], pieces: Iterable[bytes]) -> bool:
-    id, created = known.get("id"), known.get("creation_time")
+    id, created, digest = known.get("id"), known.get("creation_time"), known.get("sha256")
     if not isinstance(id, str):
         raise ValidationError(path="id", expected="an id of _storage", got=repr(id)[:60])
-    if not (created is None or isinstance(created, int | float)):
+    if not (created is None or type(created) in (int, float)):
         raise ValidationError(path="creation_time", expected="milliseconds, a number", got=repr(created)[:60])
+    if not (digest is None or isinstance(digest, str)):
+        raise ValidationError(path="sha256", expected="a digest in base64, or null", got=repr(digest)[:60])
     with engine.begin() as transaction:
         if files.metadata(transaction, id) is not None:
             return False
-    incoming = files.Incoming(engine.path)
+    incoming = files.Incoming(engine.path, known.get("content_type"))
     try:
         for piece in pieces:
             incoming.write(piece)
-        arrived = incoming.finish(known.get("sha256"))
+        arrived = incoming.finish(digest)
     except BaseException:
         incoming.drop()
         raise
-    engine.run(
-        lambda tx: files.keep(tx, arrived, known.get("content_type"), id=id, creation_time=created), files.STORAGE
-    )
+    engine.run(lambda tx: files.keep(tx, arrived, id=id, creation_time=created), files.STORAGE)
     return True
 
 

@@ -9,7 +9,8 @@ Whoever knows the URL may read the file, until the transaction commits that dele
 after that, and so do those of uploads that came to nothing.
 
 Errors     NotFound (StorageIdNotFound) for a file that is not there; ValidationError for what is no id of `_storage`, for
-           a digest that does not match (Sha256Mismatch), a token that is over (StorageTokenExpired)
+           a digest that does not match (Sha256Mismatch), a token that is over (StorageTokenExpired), a content type that
+           could not be sent as one
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import time
 import uuid
 from contextlib import suppress
@@ -37,6 +39,7 @@ TOKEN_S = 3600.0
 SWEEP_S = 3600.0  # a file without a row may be one whose transaction is under way
 PIECE_BYTES = 1 << 20
 _PART = ".part"
+_CONTENT_TYPE = re.compile(r"[ -~]{1,255}")
 
 
 def directory(store: str) -> Path:
@@ -49,7 +52,9 @@ def directory(store: str) -> Path:
 class Incoming:
     """A file that arrives: `write` its pieces, then `finish`; or `drop` it."""
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, content_type: str | None = None) -> None:
+        """Errors: ValidationError for what is no content type."""
+        self._content_type = _checked(content_type) if content_type else None
         home = directory(store)
         home.mkdir(mode=0o700, exist_ok=True)
         self.name, self.size = str(uuid.uuid4()), 0
@@ -59,11 +64,13 @@ class Incoming:
         self._file: IO[bytes] = self._part.open("xb")
 
     def write(self, piece: bytes) -> None:
-        """Some more of it. Errors: StorageError when the disk is full."""
+        """Some more of it. Errors: StorageError when the disk is full, or another thread dropped it meanwhile."""
         try:
             self._file.write(piece)
         except OSError as error:
             raise _not_kept(error) from error
+        except ValueError as closed:
+            raise StorageError("the file was given up while it arrived: send it again") from closed
         self._hash.update(piece)
         self.size += len(piece)
 
@@ -82,13 +89,21 @@ class Incoming:
             _sync(self._whole.parent)
         except OSError as error:
             raise _not_kept(error) from error
-        return {"file": self.name, "sha256": digest, "size": self.size}
+        return {"file": self.name, "sha256": digest, "size": self.size, "content_type": self._content_type}
 
     def drop(self) -> None:
         """Nothing is left of it. Again is fine."""
         with suppress(OSError):  # a full disk does not even take what was held back
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def _checked(content_type: Any) -> str:
+    """What can be sent in a header when the file is served. Errors: ValidationError."""
+    if not isinstance(content_type, str) or not _CONTENT_TYPE.fullmatch(content_type):
+        expected = "up to 255 printable ASCII characters, like image/png"
+        raise ValidationError(path="content_type", expected=expected, got=repr(content_type)[:60])
+    return content_type
 
 
 def _not_kept(error: OSError) -> StorageError:
@@ -109,14 +124,13 @@ def _sync(home: Path) -> None:
 def keep(
     transaction: Transaction,
     arrived: dict[str, Any],
-    content_type: str | None,
     *,
     id: str | None = None,
     creation_time: float | None = None,
 ) -> str:
     """Make a finished file known; its id."""
     fields = {"sha256": arrived["sha256"], "size": arrived["size"]}
-    fields |= {} if content_type is None else {"contentType": content_type}
+    fields |= {"contentType": arrived["content_type"]} if arrived["content_type"] else {}
     key = str(transaction.insert(STORAGE, fields, id=id, creation_time=creation_time))
     transaction.insert(NAMES, {"storageId": key, "file": arrived["file"]})
     return key
@@ -175,8 +189,8 @@ def check_token(transaction: Transaction, token: str) -> None:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except ValueError:
         raw = b""
-    signed = hmac.compare_digest(raw[16:], _signature(_deployment(transaction).get("secret", ""), raw[:16]))
-    if len(raw) != 48 or not signed:
+    secret = _deployment(transaction).get("secret", "")
+    if not secret or len(raw) != 48 or not hmac.compare_digest(raw[16:], _signature(secret, raw[:16])):
         raise ValidationError("this is no upload address of this store", path="token", code="StorageTokenInvalid")
     if int.from_bytes(raw[:8], "big") < time.time():
         raise ValidationError("the hour of this upload address is over: make another", code="StorageTokenExpired")

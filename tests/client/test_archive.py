@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cellstore as cs
+from cellstore.analytics.archive import write_archive
 from cellstore.client import files
 from cellstore.client.database import Database
 from cellstore.errors import CallerError, NotFound, StorageError, ValidationError
+from cellstore.storage.sqlite import SqliteReader
 from cellstore.testing.strategies import VALUES
 from cellstore.values.ids import encode_id
 from cellstore.values.value import same
@@ -327,6 +329,51 @@ def test_the_files_of_a_store_travel_with_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "again.zip") as archive:
         (again,) = archive.read("_storage/documents.jsonl").splitlines()
     assert {**json.loads(again), "internalId": ""} == {**json.loads(row), "internalId": ""}
+
+
+def test_a_file_that_comes_back_is_in_memory_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bytes(range(256)) * 40
+    monkeypatch.setattr(files, "_READ_CHARS", 1000)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("t/documents.jsonl", b"")
+        archive.writestr(f"_storage/{FILE}.bin", whole)
+    with cs.open(tmp_path / "store.db") as db:
+        sizes: list[int] = []
+        control = db._control
+        monkeypatch.setattr(
+            db, "_control", lambda op, params, body=b"": sizes.append(len(body)) or control(op, params, body)
+        )
+        assert db.import_(tmp_path / "all.zip")["files"] == 1
+        assert max(sizes) == 1000
+        (kept,) = (tmp_path / "store.db.files").iterdir()
+        assert kept.read_bytes() == whole
+        sizes.clear()
+        assert db.import_(tmp_path / "all.zip", mode="append")["files"] == 1  # there already: that is known at once
+        assert sum(sizes) == 1000
+
+
+def test_a_file_that_is_swept_while_it_is_exported_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cs.open(tmp_path / "one.db") as one:
+        one._control("import_file", {"id": FILE, "content_type": "text/plain"}, b"bytes")
+        ts = one.snapshot().ts
+    (place,) = (tmp_path / "one.db.files").iterdir()
+    monkeypatch.setattr("mimetypes.guess_extension", lambda _type: place.unlink())
+    path, _ = write_archive(
+        lambda: SqliteReader(str(tmp_path / "one.db")), None, "zip", ts, tmp_path, files=tmp_path / "one.db.files"
+    )
+    with zipfile.ZipFile(path) as archive:
+        assert [name for name in archive.namelist() if "_storage" in name] == []
+
+
+def test_what_another_store_beside_it_writes_is_left_alone(tmp_path: Path) -> None:
+    left = [
+        tmp_path / f".cellstore-{what}-{of}-abcdefgh" for what in ("export", "upload") for of in ("a.db", "a.db-b.db")
+    ]
+    for scratch in left:
+        scratch.mkdir()
+    with cs.open(tmp_path / "a.db") as db:
+        db.export(tmp_path / "all.zip")
+    assert [scratch.exists() for scratch in left] == [False, True, False, True]
 
 
 def test_a_snapshot_of_convex_is_read(db: Database, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ Errors     NotFound naming the tables there are; OutOfRetention; StorageError wh
 from __future__ import annotations
 
 import mimetypes
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -173,13 +174,22 @@ def _add_files(source: _Source, catalog: Catalog, home: Path, path: Path) -> Non
         for batch in source.batches(known, by_age=False):
             for id, row in zip(encode_ids(known.number, [row.id for row in batch]), batch, strict=True):
                 place, about = places.get(id.decode()), loads(row.body)
-                if place is None or not place.exists():
-                    continue
-                lines.append(dumps({"_id": id.decode(), **about, "internalId": place.name}) + b"\n")
                 suffix = mimetypes.guess_extension(about.get("contentType", "").partition(";")[0]) or ""
-                archive.write(place, f"_storage/{id.decode()}{suffix}")
+                if place is not None and _add_file(archive, f"_storage/{id.decode()}{suffix}", place):
+                    lines.append(dumps({"_id": id.decode(), **about, "internalId": place.name}) + b"\n")
         if lines:
             archive.writestr("_storage/documents.jsonl", b"".join(lines))
+
+
+def _add_file(archive: zipfile.ZipFile, entry: str, place: Path) -> bool:
+    """Copy it, a piece at a time. Whether it is still there: what was deleted is swept at any moment."""
+    try:
+        file = place.open("rb")
+    except FileNotFoundError:
+        return False
+    with file, archive.open(entry, "w", force_zip64=True) as sink:
+        shutil.copyfileobj(file, sink, BATCH_BYTES)
+    return True
 
 
 def _readme(source: _Source, tables: Sequence[TableMeta]) -> str:

@@ -15,7 +15,6 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -27,12 +26,12 @@ from cellstore.analytics.archive import FORMATS, write_archive
 from cellstore.analytics.worker import pack_error, unpack_error
 from cellstore.errors import CellstoreError, Overloaded, StorageError, TransientError, ValidationError
 from cellstore.knobs import Knobs
+from cellstore.transaction.files import directory, scratch_directories_left, scratch_directory
 
 if TYPE_CHECKING:
     from cellstore.transaction.database import Engine
 
 RUNNING_MAX = 2  # each takes a core and half a gigabyte for as long as it runs
-_PREFIX = ".cellstore-export-"
 _WORDS_MAX = 2000
 
 
@@ -60,7 +59,6 @@ class Exports:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._home = Path(engine.path).resolve().parent if engine.path else None  # where there is room for a copy
         self._running: set[asyncio.Task[Export]] = set()
         self._swept = False
         self._sweeping = threading.Lock()
@@ -92,7 +90,7 @@ class Exports:
     async def _make(self, tables: list[str] | None, format: str, ts: int, files: bool) -> Export:
         scratch = await asyncio.to_thread(self._scratch)
         try:
-            name, counts = await (self._in_process if self._home else self._in_thread)(
+            name, counts = await (self._in_process if self._engine.path else self._in_thread)(
                 tables, format, ts, scratch, files
             )
             return Export(scratch / name, scratch, counts)
@@ -102,11 +100,11 @@ class Exports:
 
     def _scratch(self) -> Path:
         with self._sweeping:  # nobody may make a directory that somebody else is about to find there
-            if self._home is not None and not self._swept:
+            if not self._swept:
                 self._swept = True
-                for left in self._home.glob(_PREFIX + "*"):  # of a server that was killed: this one owns the store now
+                for left in scratch_directories_left(self._engine.path, "export"):  # of a server that was killed
                     shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._home))
+        return scratch_directory(self._engine.path, "export")
 
     async def _in_thread(
         self, tables: list[str] | None, format: str, ts: int, scratch: Path, _files: bool
@@ -172,7 +170,6 @@ def _answer(answer: bytes, words: bytes) -> tuple[str, dict[str, int]]:
 def main() -> None:
     """The process: an order on the first line of standard input, one answer on standard output."""
     from cellstore.storage.sqlite import SqliteReader
-    from cellstore.transaction.files import directory
 
     order = orjson.loads(sys.stdin.buffer.readline())
     scratch = Path(order["scratch"])

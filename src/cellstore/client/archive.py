@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from cellstore.client.files import SUFFIXES, Line, Source, batches, format_of, name_place, open_path
+from cellstore.client.files import SUFFIXES, Line, Source, StoredFile, batches, format_of, name_place, open_path
 from cellstore.client.progress import Progress
 from cellstore.client.rows import Fields
 from cellstore.errors import CallerError, CellstoreError, NotFound, StorageError, ValidationError
@@ -109,7 +109,7 @@ def import_(database: Database, path: Path, table: str | None, mode: str, progre
     try:
         declared = {known["name"]: known.get("fields") or {} for known in database.tables()}
         for file in opened.files:  # first, so that no document names one that is not there
-            database._control("import_file", file.about, b"".join(file.pieces()))
+            _send_file(database, key, file)
         loader = _Loader(database, key, mode)
         for source in sources:
             loader.load(source, declared.get(source.table, {}), progress)
@@ -122,6 +122,18 @@ def import_(database: Database, path: Path, table: str | None, mode: str, progre
     if opened.files:
         report["files"] = len(opened.files)
     return {"documents": documents, "mode": mode, **report, **({"ignored": opened.ignored} if opened.ignored else {})}
+
+
+def _send_file(database: Database, key: str, file: StoredFile) -> None:
+    """A file of `ctx.storage`, a piece at a time; of one that is there already only the first."""
+    pieces = file.pieces()
+    piece, params = next(pieces, b""), {**file.about, "import": key}
+    for following in pieces:
+        answer, _ = database._control("import_file", {**params, "more": True}, piece)
+        if "part" not in answer:
+            return
+        piece, params = following, answer
+    database._control("import_file", params, piece)
 
 
 class _Loader:

@@ -15,7 +15,7 @@ CSV cells without quotation marks are read as what they look like, unless the ta
 
 A field declared as text is text whatever it looks like; one declared as a number or bool may stand in quotation marks.
 
-Everything streams: memory does not grow with the file.
+Everything streams: memory does not grow with the file, nor with what a small ZIP file says is in it.
 Errors     ValidationError naming the file, the line or row, and what is wrong with it
 """
 
@@ -26,8 +26,9 @@ import io
 import mimetypes
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -47,6 +48,13 @@ _BOM = b"\xef\xbb\xbf"
 _READ_CHARS = 1 << 20
 _RECORD_CHARS_MAX = 64 << 20
 _ROWS = 1000
+_UNIFORM = b'"uniform"'  # the mark of exact values in a snapshot
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+)  # the last: encrypted, or packed in a way unknown here
 _INT64 = range(-(1 << 63), 1 << 63)
 _ROW = re.compile(r"row (\d+): ")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?\Z")
@@ -155,12 +163,22 @@ def _file_source(path: Path, table: str) -> Source:
 def _jsonl(open_it: Callable[[], IO[bytes]], where: str, convert: Callable[[Any], Any] | None = None) -> Iterator[Line]:
     """The lines that are not blank. Only those that may mean something else in native JSON are parsed."""
     with open_it() as file:
-        for place, raw in enumerate(file, 1):
+        for place, raw in _lines_of(file, where):
             text = (raw.removeprefix(_BOM) if place == 1 else raw).strip()
             if text and (convert is not None or b'"$integer"' in text):
                 text = _converted(text, convert or _exact, f"{where}, line {place}")
             if text:
                 yield Line(place, text)
+
+
+def _lines_of(file: IO[bytes], where: str) -> Iterator[tuple[int, bytes]]:
+    """(place, line) of each. Errors: ValidationError for one that fills the memory."""
+    place = 0
+    while raw := file.readline(_RECORD_CHARS_MAX):
+        place += 1
+        if len(raw) == _RECORD_CHARS_MAX and not raw.endswith(b"\n"):
+            raise ValidationError(f"{where}, line {place}: this line does not end; write one document a line")
+        yield place, raw
 
 
 def _array(path: Path) -> Iterator[Line]:
@@ -234,7 +252,7 @@ def _open_zip(path: Path, table: str | None) -> Opened:
             numbers = _numbers(archive, f"{root}_tables/documents.jsonl", names)
             tables = sorted({*numbers, *_tables_of(names, root)})
             exact = {name: _is_uniform(archive, f"{root}{name}/generated_schema.jsonl", names) for name in tables}
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*_BROKEN, OSError) as error:
         raise ValidationError(f"{path.name} cannot be read as a ZIP file: {error}", code="BadZip") from None
     sources = [
         _zip_source(path, f"{root}{name}/documents.jsonl", name, numbers.get(name), exact[name], names)
@@ -252,6 +270,10 @@ def _stored(path: Path, root: str, names: set[str]) -> list[StoredFile]:
     if listed in names:
         for line in _jsonl(lambda: io.BufferedReader(_Entry(path, listed)), f"{path.name}/{listed}"):
             row = native.loads(line.text)
+            if not isinstance(row, dict):
+                raise ValidationError(
+                    f"{path.name}/{listed}, line {line.place}: expected an object that tells of a file, got {row!r:.60}"
+                )
             known[str(row.get("_id"))] = row
     entries = sorted(name for name in names if name.startswith(home) and name not in (home, listed))
     return [_stored_file(path, entry, known) for entry in entries]
@@ -292,18 +314,26 @@ def _numbers(archive: zipfile.ZipFile, entry: str, names: set[str]) -> dict[str,
         return {}
     numbers: dict[str, int] = {}
     with archive.open(entry) as file:
-        for line in file:
+        for _, line in _lines_of(file, entry):
             if line.strip():
-                row = native.loads(line)
-                if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-                    raise ValidationError(path=entry, expected='lines like {"name": …, "id": …}', got=repr(row)[:60])
-                if not row["name"].startswith("_"):
-                    numbers[row["name"]] = int(row["id"])
+                name, number = _numbered(native.loads(line), entry)
+                if not name.startswith("_"):
+                    numbers[name] = number
     return numbers
 
 
+def _numbered(row: Any, entry: str) -> tuple[str, int]:
+    match row:
+        case {"name": str(name), "id": int() | float() as number} if number == number // 1:
+            return name, int(number)
+    raise ValidationError(path=entry, expected='lines like {"name": "t", "id": 10001}', got=repr(row)[:60])
+
+
 def _is_uniform(archive: zipfile.ZipFile, entry: str, names: set[str]) -> bool:
-    return entry in names and archive.read(entry).strip() == b'"uniform"'
+    if entry not in names:
+        return False
+    with archive.open(entry) as file:
+        return file.read(2 * len(_UNIFORM)).strip() == _UNIFORM
 
 
 def _zip_source(path: Path, entry: str, table: str, number: int | None, exact: bool, names: set[str]) -> Source:
@@ -320,8 +350,15 @@ class _Entry(io.RawIOBase):
     """One file inside a ZIP, which is closed with it."""
 
     def __init__(self, path: Path, entry: str) -> None:
+        """Errors: ValidationError when the ZIP is broken there."""
+        self._name = path.name
         self._archive = zipfile.ZipFile(path)
-        self._file = self._archive.open(entry)
+        try:
+            with self._telling():
+                self._file = self._archive.open(entry)
+        except BaseException:
+            self._archive.close()
+            raise
 
     def readable(self) -> bool:
         """It is."""
@@ -329,16 +366,21 @@ class _Entry(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer`. Errors: ValidationError when the ZIP is broken here."""
-        try:
+        with self._telling():
             data = self._file.read(len(buffer))
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise ValidationError(f"{self._archive.filename} is broken: {error}", code="BadZip") from None
         buffer[: len(data)] = data
         return len(data)
 
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except _BROKEN as error:
+            raise ValidationError(f"{self._name} is broken: {error}", code="BadZip") from None
+
     def close(self) -> None:
         """Close both."""
-        if not self.closed:
+        if not self.closed and hasattr(self, "_file"):
             self._file.close()
             self._archive.close()
         super().close()

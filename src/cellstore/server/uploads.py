@@ -20,15 +20,15 @@ import contextlib
 import logging
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cellstore.errors import CallerError, CellstoreError, Overloaded, ValidationError
+from cellstore.errors import CallerError, CellstoreError, Overloaded, StorageError, ValidationError
 from cellstore.reactivity.principal import EMBEDDED
+from cellstore.transaction import files
 from cellstore.transaction.access import QueryBuilder
 from cellstore.transaction.catalog import check_name
 
@@ -43,10 +43,10 @@ MODES = {"requireEmpty": "fail", "append": "append", "replace": "replace", "repl
 SUFFIXES = {"zip": ".zip", "jsonLines": ".jsonl", "csv": ".csv", "jsonArray": ".json"}
 ENDED = ("completed", "failed")
 IDLE_S = 3600.0
+PARTS_MAX = 100_000
 UPLOADS_MAX = 16  # open at once
 KEPT_MAX = 50  # imports that are remembered
 REPORT_EVERY_S = 0.5  # each is a commit
-_PREFIX = ".cellstore-upload-"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -72,14 +72,13 @@ class Uploads:
 
     def __init__(self, engine: Engine, imports: Imports) -> None:
         self._engine, self._imports = engine, imports
-        self._home = Path(engine.path).resolve().parent if engine.path else None
         self._open: dict[str, Upload] = {}  # by upload token
         self._waiting: dict[str, Upload] = {}  # by import id: for a yes
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def clean_up(self) -> None:
         """Remove what an earlier run left, and say of its imports that they failed."""
-        for left in self._home.glob(_PREFIX + "*") if self._home else ():
+        for left in files.scratch_directories_left(self._engine.path, "upload"):
             shutil.rmtree(left, ignore_errors=True)
         with self._engine.begin() as transaction:
             rows = QueryBuilder(transaction, TABLE).collect()
@@ -103,18 +102,24 @@ class Uploads:
         for held in (self._open, self._waiting):
             for key in [key for key, upload in held.items() if now_s - upload.used_s > IDLE_S]:
                 self._discard(held.pop(key))
+                if held is self._waiting:
+                    self._fail(key, f"nobody said yes or no to it for {IDLE_S / 60:g} minutes: import again")
         if len(self._open) + len(self._waiting) >= UPLOADS_MAX:
             raise Overloaded(f"{UPLOADS_MAX} uploads are under way already; finish or cancel one", queue="uploads")
         token = secrets.token_hex(16)
-        self._open[token] = Upload(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._home)), now_s)
+        self._open[token] = Upload(files.scratch_directory(self._engine.path, "upload"), now_s)
         return token
 
     async def part(self, token: str, number: int, body: bytes) -> str:
         """One part of the file; what it is called. The same part may come again. Errors: CallerError, ValidationError."""
         upload = self._find(token)
-        if number < 1:
-            raise ValidationError(path="partNumber", expected="1 or more", got=str(number))
-        await asyncio.to_thread((upload.scratch / f"part-{number}").write_bytes, body)
+        if not 1 <= number <= PARTS_MAX:
+            raise ValidationError(path="partNumber", expected=f"1 to {PARTS_MAX:,}", got=str(number)[:60])
+        try:
+            await asyncio.to_thread((upload.scratch / f"part-{number}").write_bytes, body)
+        except OSError as error:
+            self._find(token)  # it may have been finished, or given up, meanwhile
+            raise _not_kept(error) from error
         upload.parts[number] = len(body)
         return f"{token}.{number}"
 
@@ -127,8 +132,10 @@ class Uploads:
         del self._open[token]
         try:
             numbers = [_number_of_part(part, token) for part in parts] if isinstance(parts, list) else []
-            if not numbers or any(number not in upload.parts for number in numbers):
-                raise ValidationError(path="partTokens", expected="what the parts were called", got=repr(parts)[:60])
+            if not numbers or len(set(numbers)) < len(numbers) or any(each not in upload.parts for each in numbers):
+                raise ValidationError(
+                    path="partTokens", expected="what the parts were called, each once", got=repr(parts)[:60]
+                )
             _describe(upload, wanted)
             await asyncio.to_thread(_join, upload, numbers)
             message, is_loss = await asyncio.to_thread(self._outlook, upload)
@@ -192,7 +199,12 @@ class Uploads:
     async def single(self, body: bytes, wanted: dict[str, Any]) -> int:
         """All of it at once; how many documents. Errors: those of the import."""
         token = self.start()
-        key = await self.finish(token, [await self.part(token, 1, body)], wanted)
+        try:
+            key = await self.finish(token, [await self.part(token, 1, body)], wanted)
+        except BaseException:
+            if token in self._open:
+                self._discard(self._open.pop(token))
+            raise
         await self.perform(key)
         state = self.state(key)
         if state["state"] != "completed":
@@ -314,17 +326,24 @@ def _describe(upload: Upload, wanted: Any) -> None:
 
 def _number_of_part(part: Any, token: str) -> int:
     of, _, number = part.partition(".") if isinstance(part, str) else ("", "", "")
-    return int(number) if of == token and number.isdecimal() else 0
+    return int(number) if of == token and number.isdecimal() and len(number) < 10 else 0
 
 
 def _join(upload: Upload, numbers: list[int]) -> None:
     assert upload.file is not None
-    with upload.file.open("xb") as whole:
-        for number in numbers:
-            part = upload.scratch / f"part-{number}"
-            with part.open("rb") as piece:
-                shutil.copyfileobj(piece, whole)
-            part.unlink()
+    try:
+        with upload.file.open("xb") as whole:
+            for number in numbers:
+                part = upload.scratch / f"part-{number}"
+                with part.open("rb") as piece:
+                    shutil.copyfileobj(piece, whole)
+                part.unlink()
+    except OSError as error:
+        raise _not_kept(error) from error
+
+
+def _not_kept(error: OSError) -> StorageError:
+    return StorageError(f"the upload could not be kept: {error.strerror or error}; make room on the disk, begin again")
 
 
 def _opened(upload: Upload) -> Opened:

@@ -16,10 +16,12 @@ Errors     NotFound (StorageIdNotFound) for a file that is not there; Validation
 from __future__ import annotations
 
 import base64
+import glob
 import hashlib
 import hmac
 import os
 import re
+import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -39,6 +41,7 @@ TOKEN_S = 3600.0
 SWEEP_S = 3600.0  # a file without a row may be one whose transaction is under way
 PIECE_BYTES = 1 << 20
 _PART = ".part"
+_RANDOM_CHARS = 8  # at the end of what `tempfile` makes
 _CONTENT_TYPE = re.compile(r"[ -~]{1,255}")
 
 
@@ -47,6 +50,23 @@ def directory(store: str) -> Path:
     if not store:
         raise CallerError("this store is in memory and keeps no files: open one in a file", code="NotAvailable")
     return Path(f"{store}.files")
+
+
+def scratch_directory(store: str, what: str) -> Path:
+    """A new directory for what becomes of a store, or is to become part of it: beside it, where there is room for a copy."""
+    home = Path(store).resolve().parent if store else None
+    return Path(tempfile.mkdtemp(prefix=_scratch_prefix(store, what), dir=home))
+
+
+def scratch_directories_left(store: str, what: str) -> list[Path]:
+    """Those of this store, and no other beside it, that are there."""
+    if not store:
+        return []
+    return list(Path(store).resolve().parent.glob(glob.escape(_scratch_prefix(store, what)) + "?" * _RANDOM_CHARS))
+
+
+def _scratch_prefix(store: str, what: str) -> str:
+    return f".cellstore-{what}-{Path(store).name}-"
 
 
 class Incoming:

@@ -217,6 +217,7 @@ class Control:
 
     async def _insert(self, params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
         table = _text(params, "table")
+        _utf8(body)
         created = self._engine.catalog.table(table) is None
         count, ts = await self._runner.bulk(table, body)
         return {"count": count, "ts": ts, "created": created}, b""
@@ -224,7 +225,13 @@ class Control:
     async def _deploy(self, _params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
         from cellstore.deploy.unit import Unit
 
-        return await self._runner.deploy(Unit.from_json(load_json(body, "unit"))), b""
+        try:
+            unit = Unit.from_json(load_json(body, "unit"))
+        except (KeyError, TypeError, AttributeError) as wrong:
+            raise ValidationError(
+                path="unit", expected="a module as `cellstore deploy` sends it", got=f"{type(wrong).__name__}: {wrong}"
+            ) from wrong
+        return await self._runner.deploy(unit), b""
 
     async def _env(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         """Param changes: [{"name", "value" or null}], if any. All that are set then."""

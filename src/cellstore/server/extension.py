@@ -22,7 +22,7 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Dict, List, TraitError, Unicode, default, validate
 
-from cellstore.errors import CellstoreError, NotFound
+from cellstore.errors import CellstoreError, NotFound, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.server.deployment import Deployment
 from cellstore.server.identity import Doorkeeper, admin_key, known_admin_key, new_secret
@@ -152,11 +152,21 @@ class CellstoreApp(ExtensionApp):
             if running is None or not running.running:
                 url = f"{(self.public_url or self._address).rstrip('/')}/cellstore"
                 url += "" if name == self.deployment_name else f"/d/{name}"
-                running = Deployment(self.directory(name) / "store.db", name=name, knobs=self.limits, url=url)
+                running = Deployment(self._place(name) / "store.db", name=name, knobs=self.limits, url=url)
                 await running.start()
                 self._deployments[name] = running
                 self.admin_key(name)
         return running
+
+    def _place(self, name: str) -> Path:
+        """The directory of a deployment, made if need be: for nobody else, as there are secrets among the data."""
+        place = self.directory(name)
+        try:
+            place.mkdir(0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"no store can be kept in {place}: {error.strerror or error}; set CellstoreApp.data_dir"
+            raise StorageError(problem) from error
+        return place
 
     def doorkeeper(self, name: str) -> Doorkeeper:
         """Who decides who is who, for one deployment."""

@@ -47,7 +47,7 @@ def known_admin_key(directory: Path) -> str:
     """The admin key kept in `directory`; empty while there is none."""
     try:
         return (directory / KEY_FILE).read_text("ascii").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
 
 
@@ -59,7 +59,7 @@ def admin_key(directory: Path, name: str) -> str:
     if known := known_admin_key(directory):
         return known
     path = directory / KEY_FILE
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(0o700, parents=True, exist_ok=True)
     key = f"{name}|{secrets.token_hex(32)}"
     path.touch(mode=0o600)
     path.chmod(0o600)

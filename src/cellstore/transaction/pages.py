@@ -52,6 +52,8 @@ def page_options(
     """The options, however they were given. Errors: ValidationError naming one."""
     if isinstance(opts, PageOptions):
         return opts
+    if not (opts is None or isinstance(opts, Mapping)):
+        raise ValidationError(path="paginationOpts", expected='{"numItems", "cursor"}', got=repr(opts)[:60])
     given = {} if opts is None else dict(opts)
     count = _count(given.get("numItems", given.get("num_items", num_items)), "numItems")
     if count is None:

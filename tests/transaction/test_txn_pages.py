@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from cellstore.errors import LimitExceeded, ValidationError
 from cellstore.knobs import Knobs
 from cellstore.transaction.access import DatabaseReader
 from cellstore.transaction.database import Engine
+from cellstore.transaction.files import announce
 from cellstore.values.document import Document
 
 
@@ -99,8 +101,54 @@ def test_a_cursor_that_was_made_up_shows_nothing_of_others(define: Any) -> None:
         mark = ask(engine, {"numItems": 1}, "by_colour", colour="red").continueCursor.partition(".")[0]
         for low, high in (("00", "ff"), ("ff", "00")):
             opts = {"numItems": 50, "cursor": f"{mark}.{low * 20}", "endCursor": f"{mark}.{high * 20}"}
-            page = ask(engine, opts, "by_colour", colour="red")
-            assert all(document["colour"] == "red" for document in page.page)
+            with pytest.raises(ValidationError, match="begin again"):
+                ask(engine, opts, "by_colour", colour="red")
+
+
+def test_a_cursor_tells_nothing_of_what_a_filter_passed_over(define: Any) -> None:
+    with with_ranks(2, define) as engine:
+        announce(engine, "http://here")
+        engine.run(lambda tx: tx.insert("tasks", {"rank": 9, "colour": "unspeakable"}))
+        opts = {"numItems": 1, "cursor": None, "maximumRowsRead": 3}
+        page = ask(engine, opts, "by_colour", passes=lambda _: False)
+        assert (page.page, page.isDone) == ([], False)
+        for cursor in (page.continueCursor, page.splitCursor):
+            sealed = cursor.partition(".")[2]
+            for octets in (
+                sealed.encode(),
+                urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4)),
+                bytes.fromhex(sealed) if is_hex(sealed) else b"",
+            ):
+                assert b"speak" not in octets
+        assert ask(engine, opts, "by_colour", passes=lambda _: False) == page  # the same each time
+        assert ask(engine, {**opts, "cursor": page.continueCursor}, "by_colour").isDone
+
+
+def is_hex(text: str) -> bool:
+    return all(each in "0123456789abcdef" for each in text)
+
+
+def test_a_cursor_is_good_for_its_store_and_as_it_was_given_only(define: Any) -> None:
+    with with_ranks(9, define) as engine, with_ranks(9, define) as other:
+        announce(engine, "http://here")
+        announce(other, "http://here")
+        cursor = ask(engine, {"numItems": 3}).continueCursor
+        for at in range(len(cursor)):
+            changed = cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :]
+            with pytest.raises(ValidationError, match="begin again"):
+                ask(engine, {"numItems": 3, "cursor": changed})
+        for wrong in ("", ".", cursor + "A", cursor[:-4], cursor.upper(), "é" + cursor, 5):
+            with pytest.raises(ValidationError, match="begin again"):
+                ask(engine, {"numItems": 3, "cursor": wrong})
+        with pytest.raises(ValidationError, match="begin again"):
+            ask(other, {"numItems": 3, "cursor": cursor})
+
+
+@pytest.mark.parametrize("journal", ["5", "[5]", "[[1,2,3]]", "{}", "x", '[["a","b"]]', '[["a","b",5]]'])
+def test_a_journal_nobody_wrote_is_no_journal(define: Any, journal: str) -> None:
+    with with_ranks(9, define) as engine, engine.begin() as tx:
+        tx.journal = journal
+        assert ranks(DatabaseReader(tx).query("tasks").with_index("by_rank").paginate({"numItems": 2})) == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["numItems", "maximumRowsRead", "maximumBytesRead"])

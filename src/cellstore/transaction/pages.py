@@ -1,6 +1,6 @@
 """Pages: pieces of a query with edges that stay.
 
-    cursor            a key, so what comes and goes before it moves nothing; None: the start
+    cursor            a key, so what comes and goes before it moves nothing; None: the start. Nobody outside can read it
     continueCursor    where this page ends and the next begins
     endCursor         where it ended before, if that is known, by the client or by the journal of an earlier run: the page
                       is everything up to there, however much that has become
@@ -19,9 +19,11 @@ Invariant  a page shows nothing outside the range of its query, whatever cursor 
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, shake_256
+from hmac import compare_digest
 from typing import Any, NamedTuple
 
 from cellstore.errors import LimitExceeded, ValidationError
@@ -34,6 +36,7 @@ END = "end"
 LONG_ROWS = 6_144  # a page beyond it costs more to send again than a second query does
 RECOMMENDED_FROM = 0.75  # of a limit
 _KEYS_KEPT = 8_192
+_TAG_BYTES = 12  # of a cursor
 
 
 class PageOptions(NamedTuple):
@@ -84,19 +87,19 @@ def read_page(
     transaction: Reading, span: Span, options: PageOptions, passes: Callable[[Document], bool] | None
 ) -> Document:
     """One page of a span; `passes` says which documents are on it, None: all. Errors: ValidationError (InvalidCursor)."""
-    fingerprint = _fingerprint(span)
-    start = _position(options.cursor, fingerprint)
-    end = _position(options.end_cursor or _journaled_end(transaction, fingerprint, options.cursor), fingerprint)
+    seal = _Seal(transaction.secret, span)
+    start = seal.position(options.cursor)
+    end = seal.position(options.end_cursor or _journaled_end(transaction, seal.fingerprint, options.cursor))
     walk = _Walk(transaction, options, end)
     if start == END:
         walk.position = END
     else:
         walk.run(_narrowed(span, start, end if end != END else None), passes)
-    cursor = _cursor(walk.position, fingerprint)
-    transaction.pages.append((fingerprint, options.cursor or "", cursor))
+    cursor = seal.cursor(walk.position)
+    transaction.pages.append((seal.fingerprint, options.cursor or "", cursor))
     found = Document(page=walk.page, isDone=walk.position == END, continueCursor=cursor)
     if walk.rows > 2:
-        found["splitCursor"] = _cursor(walk.middle, fingerprint)
+        found["splitCursor"] = seal.cursor(walk.middle)
         if walk.status is not None:
             found["pageStatus"] = walk.status
     return found
@@ -197,43 +200,56 @@ def _narrowed(span: Span, after: str | None, upto: str | None) -> Span:
 # ── cursors ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fingerprint(span: Span) -> str:
-    """What a cursor belongs to: one index, one range, one direction."""
-    text = repr((span.meta.number, span.lo, span.hi, span.descending))
-    return blake2b(text.encode(), digest_size=6).hexdigest()
+class _Seal:
+    """Positions in one index, one range and one direction as cursors, and back.
 
+    A position is a key: it holds values of a document that a filter may have kept from whoever gets the cursor. So it is
+    enciphered with the store's secret, the same each time: the tag is a keyed hash of the position, and what the position is
+    covered with comes from the tag (as in SIV mode). A cursor opens if sealing what is in it makes the same one.
+    """
 
-def _cursor(position: str, fingerprint: str) -> str:
-    return f"{fingerprint}.{position}"
+    def __init__(self, secret: bytes, span: Span) -> None:
+        self._secret = secret
+        text = repr((span.meta.number, span.lo, span.hi, span.descending))
+        self.fingerprint = blake2b(text.encode(), digest_size=6, key=secret).hexdigest()
 
+    def cursor(self, position: str) -> str:
+        """The cursor of a key in hexadecimal, or of "end"."""
+        raw = b"" if position == END else bytes.fromhex(position)
+        salt = self.fingerprint.encode()
+        tag = blake2b(raw, digest_size=_TAG_BYTES, key=self._secret, salt=salt).digest()
+        return f"{self.fingerprint}.{urlsafe_b64encode(tag + self._covered(tag, raw)).decode()}"
 
-def _position(cursor: str | None, fingerprint: str) -> str | None:
-    if cursor is None:
-        return None
-    if cursor == END:  # a page of a table that did not exist yet
-        return END
-    mark, _, position = cursor.partition(".") if isinstance(cursor, str) else ("", "", "")
-    if mark != fingerprint or not _is_position(position):
-        raise ValidationError(
-            "this cursor belongs to another query: begin again without a cursor", path="cursor", code="InvalidCursor"
-        )
-    return position
+    def position(self, cursor: str | None) -> str | None:
+        """What `cursor` made it of; None of None. Errors: ValidationError (InvalidCursor)."""
+        if cursor is None or cursor == END:  # the end: of a table that did not exist yet
+            return cursor
+        position = self._opened(cursor) if isinstance(cursor, str) else None
+        if position is None or not compare_digest(self.cursor(position).encode(), cursor.encode()):
+            problem = "this cursor belongs to another query: begin again without a cursor"
+            raise ValidationError(problem, path="cursor", code="InvalidCursor")
+        return position
 
+    def _opened(self, cursor: str) -> str | None:
+        try:
+            sealed = urlsafe_b64decode(cursor.partition(".")[2])
+        except ValueError:
+            return None
+        return self._covered(sealed[:_TAG_BYTES], sealed[_TAG_BYTES:]).hex() or END
 
-def _is_position(text: str) -> bool:
-    if text == END:
-        return True
-    try:
-        return len(bytes.fromhex(text)) >= 16
-    except ValueError:
-        return False
+    def _covered(self, tag: bytes, text: bytes) -> bytes:
+        cover = shake_256(self._secret + tag).digest(len(text))
+        return bytes(each ^ other for each, other in zip(text, cover, strict=True))
 
 
 def _journaled_end(transaction: Reading, fingerprint: str, cursor: str | None) -> str | None:
-    """Where this page ended when the query ran before."""
-    if transaction.journal is None:
+    """Where this page ended when the query ran before. Clients keep journals: one that says something else says nothing."""
+    try:
+        pages = None if transaction.journal is None else loads(transaction.journal)
+    except ValidationError:
         return None
-    for of_query, start, end in loads(transaction.journal):
-        if of_query == fingerprint and start == (cursor or ""):
-            return str(end)
+    for page in pages if isinstance(pages, list) else ():
+        match page:
+            case [of_query, start, str(end)] if of_query == fingerprint and start == (cursor or ""):
+                return end
     return None

@@ -194,6 +194,14 @@ class Reading:
         return self._reads.size_bytes
 
     @property
+    def secret(self) -> bytes:
+        """What this store alone knows; nothing while it has no server. It never changes, so nothing depends on it."""
+        index = names.by_creation_time(names.DEPLOYMENT)
+        for row in self._snapshot.reader.scan(index, names.DEPLOYMENT, b"", END, limit=1):
+            return str(loads(row.body)["secret"]).encode()
+        return b""
+
+    @property
     def next_journal(self) -> str | None:
         """What to set as `journal` when this query runs again, so that its pages keep their ends."""
         return dumps([list(page) for page in self.pages]).decode() if self.pages else None

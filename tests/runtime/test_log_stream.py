@@ -6,10 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from runtime_harness import Stage, play
 
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.runtime.log_file import LogFile
+from cellstore.runtime.log_file import Entry, LogFile
 from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Outcome
 
@@ -81,6 +82,26 @@ def test_a_crash_loses_the_last_moment_only_and_a_torn_line_is_passed_over(tmp_p
     assert [entry[5] for entry in LogFile(store, 1 << 20).load()][-1] == ["[LOG] three"], (
         "not lost behind the torn line"
     )
+
+
+def test_what_the_disk_took_half_of_spoils_nothing_that_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entry(number: int) -> Entry:
+        return number, 1.0, "query", "m:f", "", ["said"], True, "", 1.0
+
+    def half(path: Path, mode: str) -> None:
+        with opened(path, mode) as file:
+            file.write(b'[2,1.0,"que')
+        raise OSError(28, "No space left on device")
+
+    file, opened = LogFile(str(tmp_path / "store.db"), 1 << 20), Path.open
+    file.append([entry(1)])
+    with monkeypatch.context() as full:
+        full.setattr(Path, "open", half)
+        file.append([entry(2)])
+    file.append([entry(3)])
+    assert [each[0] for each in file.load()] == [1, 3]
 
 
 def test_the_files_stay_small_and_thousands_of_quiet_calls_leave_the_newest(tmp_path: Path) -> None:

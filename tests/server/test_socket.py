@@ -19,6 +19,7 @@ from tornado.netutil import bind_sockets
 from tornado.websocket import websocket_connect
 
 from cellstore.server import framing
+from cellstore.server.deployment import Deployment
 
 
 async def test_a_live_query_follows_a_mutation_of_another_client(chat: Served) -> None:
@@ -153,6 +154,16 @@ async def test_stopping_the_server_closes_sockets_so_that_clients_come_back(chat
     await wire.result(0)
     await chat.app.stop_extension()
     assert await wire.closed() == (1012, "ServerRestart")
+
+
+async def test_a_server_that_stops_opens_no_store_again_for_clients_that_come_back(chat: Served) -> None:
+    await chat.app.stop_extension()
+    for name in ("default", "fresh"):
+        answer = await chat.fetch("x/hello", b"", {**chat.token_header, "X-Cellstore-Deployment": name})
+        assert (answer.status, "stopping" in answer.json["message"]) == (503, True)
+    again = Deployment(chat.app.directory("default") / "store.db", runner="inline")  # nobody holds it
+    await again.start()
+    await again.stop()
 
 
 async def test_a_second_server_on_the_same_store_says_who_has_it(chat: Served) -> None:

@@ -66,6 +66,7 @@ class LogFile:
                 file.write(data)
             self._size += len(data)
         except OSError as error:
+            self._size = 0  # some of it may be there: the next begins on a line of its own
             log.warning("the log stream is not kept on disk: %s", error)
 
 

@@ -2,7 +2,7 @@
 
     load      settings and routes; nothing is opened
     start     the loop runs and the port is bound: open the default store, tell kernels where we are
-    stop      close every store, take the address back
+    stop      close every store, take the address back; Jupyter answers for a while yet, and we open none again
 
 Kernels find us by two environment variables, which every kernel of this server inherits; the secret is new each run.
 Data lie in `{root_dir}/.cellstore/<deployment>/store.db`. A store that cannot be opened is said loudly in the log, and
@@ -22,7 +22,7 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from traitlets import Bool, Dict, List, TraitError, Unicode, default, validate
 
-from cellstore.errors import CellstoreError, NotFound, StorageError
+from cellstore.errors import CellstoreError, NotFound, Overloaded, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.server.deployment import Deployment
 from cellstore.server.identity import Doorkeeper, admin_key, known_admin_key, new_secret
@@ -98,6 +98,7 @@ class CellstoreApp(ExtensionApp):
         self._verifier = Verifier(self.auth_providers)
         self._deployments: dict[str, Deployment] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._is_stopping = False
         self._admin_keys: dict[str, str] = {}
         self._address = ""
 
@@ -109,6 +110,7 @@ class CellstoreApp(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """The loop runs and the port is known."""
+        self._is_stopping = False
         self._address = address_of(serverapp)
         os.environ[ENV_URL], os.environ[ENV_SECRET] = self._address, self._secret
         try:
@@ -120,6 +122,7 @@ class CellstoreApp(ExtensionApp):
 
     async def stop_extension(self) -> None:
         """The server shuts down: close the stores, then take back the address kernels were told."""
+        self._is_stopping = True
         deployments = list(getattr(self, "_deployments", {}).values())
         self._deployments = {}
         for deployment in deployments:
@@ -138,7 +141,8 @@ class CellstoreApp(ExtensionApp):
     async def deployment(self, name: str, may_create: bool = False) -> Deployment:
         """The deployment `name`, opened when it is not.
 
-        Errors: NotFound when there is none and it may not be made; StoreLocked and others of opening a store.
+        Errors: NotFound when there is none and it may not be made; Overloaded while the server stops; StoreLocked and others
+        of opening a store.
         """
         running = self._deployments.get(name)
         if running is not None and (running.running or running.failure is not None):
@@ -150,13 +154,19 @@ class CellstoreApp(ExtensionApp):
         async with self._opening.setdefault(name, asyncio.Lock()):
             running = self._deployments.get(name)
             if running is None or not running.running:
-                url = f"{(self.public_url or self._address).rstrip('/')}/cellstore"
-                url += "" if name == self.deployment_name else f"/d/{name}"
-                running = Deployment(self._place(name) / "store.db", name=name, knobs=self.limits, url=url)
-                await running.start()
-                self._deployments[name] = running
-                self.admin_key(name)
+                running = await self._opened(name)
         return running
+
+    async def _opened(self, name: str) -> Deployment:
+        if self._is_stopping:
+            raise Overloaded("the server is stopping: ask again when it has started", queue="server")
+        url = f"{(self.public_url or self._address).rstrip('/')}/cellstore"
+        url += "" if name == self.deployment_name else f"/d/{name}"
+        opened = Deployment(self._place(name) / "store.db", name=name, knobs=self.limits, url=url)
+        await opened.start()
+        self._deployments[name] = opened
+        self.admin_key(name)
+        return opened
 
     def _place(self, name: str) -> Path:
         """The directory of a deployment, made if need be: for nobody else, as there are secrets among the data."""

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 from served_harness import Answer, Served
 
+from cellstore.reactivity.principal import EMBEDDED
 from cellstore.server import imports
 from cellstore.transaction import files
+from cellstore.transaction.database import Engine
+from cellstore.transaction.importing import Import
 from cellstore.values.ids import encode_id
 
 FILE = encode_id(540, bytes(range(16)))
@@ -74,6 +78,26 @@ async def test_an_import_ends_once_and_nothing_comes_after(importer: Importer) -
     for op in ("import_rows", "import_abort"):
         late = await importer.ask(op, b'{"a":1}', table="t", **{"import": key})
         assert (late.status, late.json["message"]) == (404, "this import is over, or was given up: begin again")
+
+
+async def test_an_import_that_is_cancelled_while_it_begins_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*args: Any) -> Import:
+        begun.set()
+        assert go_on.wait(10)
+        return Import(*args)
+
+    with Engine.memory() as engine:
+        begun, go_on, every = threading.Event(), threading.Event(), imports.Imports(engine)
+        wanted = {"tables": [{"name": "t"}]}
+        monkeypatch.setattr(imports, "Import", slowly)
+        first = asyncio.create_task(every.begin(wanted, b"", EMBEDDED))
+        await asyncio.to_thread(begun.wait, 10)
+        first.cancel()
+        await asyncio.wait([first])
+        go_on.set()
+        answer, _ = await every.begin(wanted, b"", EMBEDDED)
+        assert answer.keys() == {"import"}
+        await every.close()
 
 
 async def test_a_file_comes_in_pieces(importer: Importer) -> None:

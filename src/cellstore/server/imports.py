@@ -20,6 +20,7 @@ Errors     CallerError when another import fills the same table; NotFound for an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -83,7 +84,12 @@ class Imports:
             self._refuse_busy({each.table for each in wanted})
             self._running[key] = Import(self._engine, params.get("mode", "fail"), wanted), time.monotonic()
 
-        await self._do(start)
+        try:
+            await self._do(start)
+        except asyncio.CancelledError:  # it may have begun all the same, and nobody knows its name
+            with contextlib.suppress(RuntimeError):  # the thread has ended, and everything with it
+                self._thread.submit(self._running.pop, key, None)
+            raise
         self._purge_soon()
         return {"import": key}, b""
 

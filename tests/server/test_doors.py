@@ -78,6 +78,20 @@ async def test_the_kernel_is_told_where_the_server_is_until_it_stops(served: Ser
     assert "CELLSTORE_SERVER_SECRET" not in os.environ
 
 
+async def test_a_store_that_does_not_close_keeps_no_other_open(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails() -> None:
+        raise OSError("no")
+
+    first = await served.app.deployment("default")
+    other = await served.app.deployment("other", may_create=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(first, "stop", fails)
+        await served.app.stop_extension()
+    assert not other.running
+    assert "CELLSTORE_SERVER_SECRET" not in os.environ
+    await first.stop()
+
+
 async def test_the_admin_key_is_for_its_owner_only(served: Served) -> None:
     key = served.app.admin_key("default")
     path = served.app.directory("default") / "admin.key"

@@ -140,6 +140,7 @@ async def test_one_range_may_be_asked_for(stored: Store, asked: str, status: int
     got = await stored.fetch(url, None, {"Range": asked})
     assert (got.status, got.headers.get("Content-Range")) == (status, told)
     assert body is None or got.body == body
+    assert ("max-age" in got.headers.get("Cache-Control", "")) == ("Etag" in got.headers) == (status != 416)
 
 
 async def test_a_copy_that_is_still_good_is_not_sent_again_and_a_torn_one_goes_on(stored: Store) -> None:
@@ -246,6 +247,24 @@ async def test_an_upload_address_is_good_for_an_hour_and_for_its_store(
     later = time.time() + 3601
     monkeypatch.setattr(files.time, "time", lambda: later)
     assert (await stored.fetch(url, TEXT)).json["code"] == "StorageTokenExpired"
+
+
+async def test_an_upload_the_disk_does_not_take_is_hung_up_on_at_once(
+    stored: Store, jp_http_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: Any) -> None:
+        raise StorageError("the file could not be kept: No space left on device")
+
+    monkeypatch.setattr(files.Incoming, "write", full)
+    path = (await stored.call("mutation", "address")).partition("://")[2].partition("/")[2]
+    reader, writer = await asyncio.open_connection("localhost", jp_http_port)
+    writer.write(f"POST /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nabc".encode())
+    async with asyncio.timeout(10):
+        said = await reader.read()  # to its end, though most of the body was never sent
+    assert said.startswith(b"HTTP/1.1 507")
+    assert b"No space left" in said
+    assert list(stored.home.iterdir()) == []
+    writer.close()
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(stored: Store, jp_http_port: int) -> None:

@@ -125,8 +125,9 @@ class CellstoreApp(ExtensionApp):
         self._is_stopping = True
         deployments = list(getattr(self, "_deployments", {}).values())
         self._deployments = {}
-        for deployment in deployments:
-            await deployment.stop()
+        for ended in await asyncio.gather(*(each.stop() for each in deployments), return_exceptions=True):
+            if isinstance(ended, Exception):
+                self.log.error("cellstore could not close a store: %s", ended, exc_info=ended)
         if os.environ.get(ENV_SECRET) == getattr(self, "_secret", None):
             os.environ.pop(ENV_URL, None)
             os.environ.pop(ENV_SECRET, None)

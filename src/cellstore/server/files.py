@@ -23,7 +23,7 @@ from tornado.iostream import StreamClosedError
 
 from cellstore.errors import CellstoreError, Corruption, LimitExceeded, NotFound, ValidationError
 from cellstore.server.actions import SANDBOX
-from cellstore.server.handlers import PIECE_BYTES, HttpHandler
+from cellstore.server.handlers import PIECE_BYTES, HttpHandler, describe
 from cellstore.transaction.files import Incoming
 
 CACHED_S = 30 * 86_400
@@ -37,7 +37,6 @@ class UploadHandler(HttpHandler):
     """One file on its way in."""
 
     _incoming: Incoming | None = None
-    _refused: CellstoreError | None = None
     _patience: asyncio.TimerHandle | None = None
 
     async def prepare(self, **options: Any) -> None:
@@ -58,17 +57,29 @@ class UploadHandler(HttpHandler):
             connection.set_max_body_size(limit)
             self._wait_for_more()
         except CellstoreError as error:
-            self.set_header("Connection", "close")  # the body is not waited for
-            self.refuse(error.http_status, {"code": error.code, "message": error.message})
+            self._hang_up(error)
 
     async def data_received(self, chunk: bytes) -> None:
         """A piece of it."""
-        self._wait_for_more()
-        if self._incoming is not None and self._refused is None:
-            try:
-                await asyncio.to_thread(self._incoming.write, chunk)
-            except CellstoreError as error:
-                self._refused = error
+        self._stop_waiting()
+        if self._incoming is None:
+            return
+        problem: CellstoreError | None = None
+        try:
+            await asyncio.to_thread(self._incoming.write, chunk)
+        except CellstoreError as error:
+            problem = error
+        if self._incoming is None:
+            return  # it was given up meanwhile, and nobody listens
+        if problem is None:
+            self._wait_for_more()
+        else:
+            self._hang_up(problem)
+
+    def _hang_up(self, error: CellstoreError) -> None:
+        """Answer without waiting for the body, or the rest of it."""
+        self.set_header("Connection", "close")
+        self.refuse(error.http_status, describe(error))
 
     @allow_unauthenticated
     async def post(self, **_named: str) -> None:
@@ -78,8 +89,6 @@ class UploadHandler(HttpHandler):
             incoming, self._incoming = self._incoming, None
             assert incoming is not None
             try:
-                if self._refused is not None:
-                    raise self._refused
                 arrived = await asyncio.to_thread(incoming.finish, digest_of(self.request.headers.get("Digest")))
             except BaseException:
                 incoming.drop()
@@ -157,6 +166,8 @@ class FileHandler(HttpHandler):
         begin = max(0, size - last) if first is None else first
         end = size if first is None else min(size, last + 1)
         if begin >= end:
+            for name in ("Cache-Control", "Digest", "Etag"):
+                self.clear_header(name)  # they are the file's, and this is none of it
             self.set_header("Content-Range", f"bytes */{size}")
             raise RangeNotSatisfiable(f"the file has {size:,} bytes and none in the range that was asked for")
         self.set_status(206)

@@ -62,14 +62,14 @@ class UploadHandler(HttpHandler):
     async def data_received(self, chunk: bytes) -> None:
         """A piece of it."""
         self._stop_waiting()
-        if self._incoming is None:
+        incoming, problem = self._incoming, None
+        if incoming is None:
             return
-        problem: CellstoreError | None = None
         try:
-            await asyncio.to_thread(self._incoming.write, chunk)
+            await asyncio.to_thread(incoming.write, chunk)
         except CellstoreError as error:
             problem = error
-        if self._incoming is None:
+        if self._incoming is not incoming:
             return  # it was given up meanwhile, and nobody listens
         if problem is None:
             self._wait_for_more()

@@ -110,6 +110,17 @@ def test_a_sweep_does_not_mind_an_upload_that_ends_meanwhile(tmp_path: Path, mon
     engine.close()
 
 
+def test_a_store_that_closes_does_not_wait_for_a_long_sweep(tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "store.db") as engine:
+        home = files.directory(engine.path)
+        home.mkdir()
+        for number in range(5):
+            (home / str(number)).touch()
+            os.utime(home / str(number), (0, 0))
+        assert files.sweep(engine, lambda: len(list(home.iterdir())) == 3) == 2
+        assert files.sweep(engine) == 3
+
+
 def test_an_actions_file_is_kept_after_a_conflict_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.open(tmp_path / "store.db")
     commit, refused = engine.commit, []

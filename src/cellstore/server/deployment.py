@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -317,11 +318,13 @@ class Deployment:
 
     async def _sweep(self, engine: Engine) -> None:
         """Remove the bytes of files that were deleted, now and then, for as long as the store is open."""
+        is_over = threading.Event()
         while True:
-            sweeping = asyncio.ensure_future(asyncio.to_thread(files.sweep, engine))
+            sweeping = asyncio.ensure_future(asyncio.to_thread(files.sweep, engine, is_over.is_set))
             try:
                 await asyncio.shield(sweeping)
             except asyncio.CancelledError:
+                is_over.set()
                 await asyncio.wait([sweeping])  # the store stays open until nobody reads it any more
                 raise
             except (OSError, CellstoreError) as error:

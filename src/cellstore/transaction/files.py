@@ -24,6 +24,7 @@ import re
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -243,13 +244,15 @@ def announce(engine: Engine, served: str) -> None:
         engine.run(put, DEPLOYMENT)
 
 
-def sweep(engine: Engine) -> int:
-    """Remove the bytes of files that are not known any more, and of what never became one; how many."""
+def sweep(engine: Engine, is_over: Callable[[], bool] = lambda: False) -> int:
+    """Remove the bytes of files that are not known any more, and of what never became one; how many. Until `is_over`."""
     home = directory(engine.path) if engine.path else None
     if home is None or not home.is_dir():
         return 0
     swept, before_s = 0, time.time() - SWEEP_S
     for path in home.iterdir():
+        if is_over():
+            break
         with engine.begin() as transaction, suppress(FileNotFoundError):  # an upload that has just ended is renamed
             if path.stat().st_mtime < before_s and found(transaction, path.name) is None:
                 path.unlink(missing_ok=True)

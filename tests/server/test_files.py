@@ -113,6 +113,8 @@ async def test_what_was_uploaded_is_served_to_whoever_knows_where(stored: Store)
     }
     assert got.headers["Cache-Control"] == "private, max-age=2592000"
     assert got.headers["Content-Security-Policy"].startswith("sandbox")  # no page of this server
+    assert got.headers["Referrer-Policy"] == "no-referrer"  # whom it asks for more is not told the address
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
     assert (await stored.fetch(url.replace(url[-4:], "0000"))).status == 404
     head = await stored.fetch(url, method="HEAD")
     assert (head.headers["Content-Length"], head.body) == ("10000", b"")

@@ -167,6 +167,7 @@ async def test_a_hook_reads_json_and_answers_with_json(site: Any) -> None:
     assert (answer.status, answer.json) == (200, {"seen": ["paid"]})
     assert answer.headers["Content-Type"] == "application/json"
     assert "sandbox" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
     deployment = await site.app.deployment("default")
     said: list[dict[str, Any]] = []
     while len(said) < 2:  # the record of the end follows the response

@@ -6,7 +6,8 @@ nothing are ignored, as in Convex: the function is then called for whoever anony
 unless they are switched on.
 
 Pages that functions make are not pages of this Jupyter server: unless the function says otherwise they are sandboxed, so
-that a script in one cannot act with the login of who looks at it.
+that a script in one cannot act with the login of who looks at it, nor pass for one of this server's own by its Referer,
+which Jupyter goes by.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from cellstore.web import Arriving, Head, Request
 
 TAKEN_FIRST_BYTES = 1 << 18  # a body up to this size is there before its function is called
 PIECES_MAX = 8  # of a larger one between the socket and the function; tornado makes them 64 KiB
-SANDBOX = "sandbox allow-scripts allow-forms allow-popups allow-downloads"
+SANDBOX = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-forms allow-popups allow-downloads",
+    "Referrer-Policy": "no-referrer",
+}
 _NOT_THEIRS = {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
 
 
@@ -180,7 +184,8 @@ class HttpActionHandler(HttpHandler):
         self.set_status(piece.status)
         self.clear_header("Content-Type")
         vars(self).pop("_new_cookie", None)  # a login by token is remembered for our own pages only
-        self.set_header("Content-Security-Policy", SANDBOX)
+        for name, value in SANDBOX.items():
+            self.set_header(name, value)
         if piece.length is not None and piece.status not in (204, 304) and piece.status >= 200:
             self.set_header("Content-Length", str(piece.length))
         seen: set[str] = set()

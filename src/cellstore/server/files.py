@@ -149,8 +149,9 @@ class FileHandler(HttpHandler):
         """None: `_describe` says it, without looking at the bytes."""
 
     def _describe(self, known: dict[str, Any]) -> None:
+        for name, value in SANDBOX.items():
+            self.set_header(name, value)
         self.set_header("Content-Type", known.get("contentType") or "application/octet-stream")
-        self.set_header("Content-Security-Policy", SANDBOX)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Digest", f"sha-256={known['sha256']}")
         self.set_header("Etag", f'"{known["sha256"]}"')

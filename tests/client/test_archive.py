@@ -298,6 +298,23 @@ def test_a_broken_csv_is_named_by_its_line(db: Database, tmp_path: Path, text: s
         db.import_(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_a_document_that_is_nested_too_deep_is_refused_by_its_place(db: Database, tmp_path: Path, name: str) -> None:
+    document = f'{{"a": {"[" * 900}{"]" * 900}, "n": {{"$integer": "AQAAAAAAAAA="}}}}'
+    (tmp_path / name).write_text(f"[{document}]" if name == "t.json" else document)
+    with pytest.raises(ValidationError, match=r"(document|line) 1: .*shallower nesting"):
+        db.import_(tmp_path / name)
+
+
+def test_an_array_that_would_fill_the_memory_is_refused(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "ARRAY_BYTES_MAX", 10)
+    (tmp_path / "t.json").write_text('[{"a": 100}]')
+    with pytest.raises(ValidationError, match=r"one document a line \(\.jsonl\)"):
+        db.import_(tmp_path / "t.json")
+
+
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 1000])
 def test_csv_is_the_same_in_whatever_pieces_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int

@@ -43,7 +43,10 @@ from cellstore.values.ids import decode_id
 
 SUFFIXES = {".zip": "zip", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 BATCH_ROWS, BATCH_BYTES = 1_000, 4 << 20
-ARRAY_BYTES_MAX = 256 << 20
+ARRAY_BYTES_MAX = (
+    32 << 20
+)  # parsed it takes twenty times as much, in the server where that reads it; Convex takes 8 MiB
+_DEPTH_MAX = 200  # beyond any document's
 _BOM = b"\xef\xbb\xbf"
 _READ_CHARS = 1 << 20
 _RECORD_CHARS_MAX = 64 << 20
@@ -231,14 +234,16 @@ def _converted(text: bytes, convert: Callable[[Any], Any], where: str) -> bytes:
         raise ValidationError(f"{where}: {error.message}") from None
 
 
-def _exact(parsed: Any) -> Any:
+def _exact(parsed: Any, depth_left: int = _DEPTH_MAX) -> Any:
     """export_json: number tokens are exact, and an int may also come as `$integer`."""
     kind = type(parsed)
+    if depth_left == 0:
+        raise ValidationError(expected="shallower nesting", got="lists and dicts inside too many others")
     if kind is dict:
         if len(parsed) == 1 and next(iter(parsed)).startswith("$"):
             return from_convex(parsed)
-        return {name: _exact(inner) for name, inner in parsed.items()}
-    return [_exact(inner) for inner in parsed] if kind is list else parsed
+        return {name: _exact(inner, depth_left - 1) for name, inner in parsed.items()}
+    return [_exact(inner, depth_left - 1) for inner in parsed] if kind is list else parsed
 
 
 # ── ZIP ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,6 +27,10 @@ FUNCTIONS = """
             ids.append(ctx.storage.store(file, "text/plain"))
         return [[ctx.storage.get(id) for id in ids], ids[0]]
 
+    @cs.action
+    def read(ctx, id: str):
+        return ctx.storage.get(id)
+
     @cs.query
     def url(ctx, id: str):
         return ctx.storage.get_url(id)
@@ -108,6 +112,36 @@ def test_a_sweep_does_not_mind_an_upload_that_ends_meanwhile(tmp_path: Path, mon
     monkeypatch.setattr(Path, "iterdir", lambda self: iter([self / "upload.part", self / "old"]))
     assert files.sweep(engine) == 1
     engine.close()
+
+
+def test_a_check_names_files_whose_bytes_are_gone_or_torn(tmp_path: Path) -> None:
+    def kept(data: bytes) -> tuple[str, Path]:
+        incoming = files.Incoming(engine.path)
+        incoming.write(data)
+        arrived = incoming.finish()
+        return engine.run(lambda tx: files.keep(tx, arrived))[0], files.directory(engine.path) / arrived["file"]
+
+    with Engine.open(tmp_path / "store.db") as engine:
+        (gone, missing), (torn, short), _ = kept(b"one"), kept(b"two"), kept(b"three")
+        assert list(engine.check()) == []
+        missing.unlink()
+        short.write_bytes(b"t")
+        said = list(engine.check())
+    assert [id in sentence for id, sentence in zip((gone, torn), said, strict=True)] == [True, True]
+    assert ("its 3 bytes are not there" in said[0], "1 of its 3 bytes" in said[1]) == (True, True)
+
+
+async def bytes_that_went(stage: Stage) -> None:
+    _, id = value_of(await stage.runner.action("m:keep", {"path": __file__}))
+    home = files.directory(stage.engine.path)
+    home.rename(home.with_suffix(".elsewhere"))
+    failed = await stage.runner.action("m:read", {"id": id})
+    assert "the bytes of this file are not there" in str(failed.error)
+    home.with_suffix(".elsewhere").rename(home)
+
+
+def test_an_action_is_told_of_bytes_that_are_gone(tmp_path: Path) -> None:
+    play(tmp_path, FUNCTIONS, bytes_that_went, inline=True)
 
 
 def test_a_store_that_closes_does_not_wait_for_a_long_sweep(tmp_path: Path) -> None:

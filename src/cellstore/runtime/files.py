@@ -81,7 +81,7 @@ class ActionStorage:
         return self._ask("storage", "keep", arrived)
 
     def get(self, id: str) -> Any:
-        """The bytes of a file; None when there is no such file."""
+        """The bytes of a file; None when there is no such file. Errors: NotFound when only its bytes are gone."""
         return self._then(self._ask("storage", "name", {"id": id}), self._read)
 
     def get_url(self, id: str) -> Any:
@@ -101,7 +101,10 @@ class ActionStorage:
         return self._ask("storage", "upload_url", {})
 
     def _read(self, name: str | None) -> bytes | None:
-        return None if name is None else (files.directory(self._store) / name).read_bytes()
+        if name is None:
+            return None
+        with files.opened(files.directory(self._store) / name) as file:
+            return file.read()
 
     def _then(self, answer: Any, work: Callable[[Any], Any]) -> Any:
         if not self._is_async:

@@ -21,10 +21,10 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from cellstore.errors import CellstoreError, Corruption, LimitExceeded, NotFound, ValidationError
+from cellstore.errors import CellstoreError, Corruption, LimitExceeded, ValidationError
 from cellstore.server.actions import SANDBOX
 from cellstore.server.handlers import PIECE_BYTES, HttpHandler, describe
-from cellstore.transaction.files import Incoming
+from cellstore.transaction.files import Incoming, opened
 
 CACHED_S = 30 * 86_400
 IDLE_S = 120.0  # between two pieces of an upload: a computer that fell asleep does not hang up
@@ -203,10 +203,7 @@ class FileHandler(HttpHandler):
 
 def _opened(path: Path, size: int) -> IO[bytes]:
     """The bytes of a file, before anything is said of them. Errors: NotFound; Corruption when they are not all there."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as gone:
-        raise NotFound("the bytes of this file are not there, or no longer", kind="file", code="FileNotFound") from gone
+    file = opened(path)
     there = os.fstat(file.fileno()).st_size
     if there != size:
         file.close()

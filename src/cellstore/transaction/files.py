@@ -24,13 +24,16 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cellstore.errors import CallerError, NotFound, StorageError, ValidationError
 from cellstore.transaction.access import QueryBuilder
+from cellstore.transaction.catalog import FILE_NAMES, by_creation_time
+from cellstore.values.index_key import END
+from cellstore.values.json import loads
 
 if TYPE_CHECKING:
     from cellstore.transaction.database import Engine
@@ -139,6 +142,14 @@ def _sync(home: Path) -> None:
         os.close(handle)
 
 
+def opened(path: Path) -> IO[bytes]:
+    """The bytes of a file that is known. Errors: NotFound."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError as gone:
+        raise NotFound("the bytes of this file are not there, or no longer", kind="file", code="FileNotFound") from gone
+
+
 # ── in a transaction ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -242,6 +253,27 @@ def announce(engine: Engine, served: str) -> None:
         known = _deployment(transaction).get("url", "")
     if known != served:
         engine.run(put, DEPLOYMENT)
+
+
+def broken(engine: Engine) -> Iterator[str]:
+    """A sentence for each file that is known and whose bytes are not there, or not all of them."""
+    home, reader = directory(engine.path), engine.storage.reader()
+    with closing(reader):
+        reader.refresh()
+        for row in reader.scan(by_creation_time(FILE_NAMES), FILE_NAMES, b"", END):
+            name = loads(row.body)
+            with engine.begin() as transaction:
+                known = found(transaction, name["file"])
+            problem = None if known is None else _problem(home / name["file"], int(known["size"]))
+            if problem is not None:
+                yield f"the file {name['storageId']}: {problem} ({home / name['file']}): bring it back from a copy, or delete it"
+
+
+def _problem(path: Path, size: int) -> str | None:
+    if not path.exists():
+        return f"its {size:,} bytes are not there"
+    there = path.stat().st_size
+    return None if there == size else f"{there:,} of its {size:,} bytes are there"
 
 
 def sweep(engine: Engine, is_over: Callable[[], bool] = lambda: False) -> int:

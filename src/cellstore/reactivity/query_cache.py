@@ -89,7 +89,7 @@ class QueryCache:
         self._idle: OrderedDict[LiveQuery, int] = OrderedDict()  # unwatched and fresh, with their size in bytes
         self._idle_bytes = 0
         self._personal: set[str] = set()  # paths seen to look at who calls
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[Outcome]] = set()
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,9 +114,7 @@ class QueryCache:
             entry.flights[max(early)].append(lambda result: self._landed(entry, result, ts, done, who))
         else:
             entry.flights[ts] = [lambda result: self._landed(entry, result, ts, done, who)]
-            task = asyncio.get_running_loop().create_task(self._fly(entry, ts, who))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._fly(entry, ts, who)
 
     async def ask(self, query: Query, who: Principal, ts: int | None = None) -> Result:
         """The answer at `ts` (the newest moment when None), once."""
@@ -144,20 +142,20 @@ class QueryCache:
 
     async def close(self) -> None:
         """End every run under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for run in list(self._running):
+            run.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         for entry in self._entries.values():
             if entry.retry is not None:
                 entry.retry.cancel()
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _fly(self, entry: LiveQuery, ts: int, who: Principal) -> None:
-        """One run at `ts`, and its result to everybody waiting for it."""
+    def _fly(self, entry: LiveQuery, ts: int, who: Principal) -> None:
+        """Begin a run at `ts`. No task: it is on its way to a worker before this returns."""
         query = entry.query
-        try:
-            outcome = await self._runner.query(
+        run = asyncio.ensure_future(
+            self._runner.query(
                 query.path,
                 query.args,
                 identity=who.identity,
@@ -165,13 +163,17 @@ class QueryCache:
                 journal=query.journal,
                 internal=is_inside(query, who),
             )
-        except FatalError as stop:
-            outcome = Outcome.failed(stop, function=query.path)
-        except Exception as bug:
-            log.exception("query %s could not be run", query.path)
-            message = f"the query could not be run: {type(bug).__name__}: {bug}"
-            outcome = Outcome.failed(ErrorInfo("InternalServerError", message), function=query.path)
-        result = self._accept(entry, Result(outcome, ts))
+        )
+        self._running.add(run)
+        run.add_done_callback(lambda run: self._flown(entry, ts, run))
+
+    def _flown(self, entry: LiveQuery, ts: int, run: asyncio.Future[Outcome]) -> None:
+        """A run has ended: its result goes to everybody waiting for it."""
+        self._running.discard(run)
+        if run.cancelled():  # the hub closes
+            return
+        error = run.exception()
+        result = self._accept(entry, Result(run.result() if error is None else _not_run(entry.query.path, error), ts))
         for waiting in entry.flights.pop(ts):
             waiting(result)
         if not entry.watchers:
@@ -287,3 +289,12 @@ class QueryCache:
         entry.registered = {}
         if self._entries.get(entry.key) is entry:
             del self._entries[entry.key]
+
+
+def _not_run(path: str, error: BaseException) -> Outcome:
+    """What those who wait are told when a run raised, which is not what queries do when they fail."""
+    if isinstance(error, FatalError):
+        return Outcome.failed(error, function=path)
+    log.error("query %s could not be run", path, exc_info=error)
+    message = f"the query could not be run: {type(error).__name__}: {error}"
+    return Outcome.failed(ErrorInfo("InternalServerError", message), function=path)

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class PoolRunner(Serving):
 
     # Calls
 
-    async def query(
+    def query(
         self,
         path: str,
         args: dict[str, Any],
@@ -147,20 +147,41 @@ class PoolRunner(Serving):
         ts: int | None = None,
         journal: str | None = None,
         internal: bool = False,
-    ) -> Outcome:
+    ) -> Awaitable[Outcome]:
         """See `Runner.query`."""
-        try:
-            function, text = self._accept(path, args, "query", internal)
-        except FatalError:
-            raise
-        except CellstoreError as error:
-            return self._refused("query", path, error)
+        call = Pending("query", path, b"", self._loop.create_future(), identity, ts, journal)
+        if ts is None:
+            return self._until_lasting(call, args, internal)
+        call.on_outcome = self._query_ended
+        self._begin(call, args, internal)
+        return call.answer
+
+    async def _until_lasting(self, call: Pending, args: dict[str, Any], internal: bool) -> Outcome:
+        """What asks for the newest moment is asked again when that moment was gone before it could be read."""
         for _ in range(_RETRIES_MAX):
-            call = Pending("query", function.path, text, self._loop.create_future(), identity, ts, journal)
-            outcome = await self._submit(function.environment, call)
-            if ts is not None or outcome.ok or not _is_transient(outcome):
+            self._begin(call, args, internal)
+            outcome = await call.answer
+            if outcome.ok or not _is_transient(outcome):
                 break
-        return self.logs.note("query", function.path, outcome)
+            call.answer = self._loop.create_future()
+        return self.logs.note("query", call.path, outcome)
+
+    def _begin(self, call: Pending, args: dict[str, Any], internal: bool) -> None:
+        """Send a call on its way; one that may not go is answered at once."""
+        try:
+            function, call.args = self._accept(call.path, args, call.kind, internal)
+        except FatalError as stop:
+            call.fail(stop)
+        except CellstoreError as error:
+            call.resolve(Outcome.failed(error, function=call.path))
+        else:
+            call.path = function.path
+            if call.request is not None:
+                self._requests[call.request] = call
+            self._submit(function.environment, call)
+
+    def _query_ended(self, call: Pending, outcome: Outcome) -> None:
+        self.logs.note("query", call.path, outcome)
 
     def mutation(
         self,
@@ -179,17 +200,7 @@ class PoolRunner(Serving):
             return asyncio.shield(earlier.answer)
         call = Pending("mutation", path, b"", self._loop.create_future(), identity, request=request, job=job)
         call.parent, call.on_outcome = parent, self._mutation_ended
-        try:
-            function, call.args = self._accept(path, args, "mutation", internal)
-        except FatalError as stop:
-            call.fail(stop)
-        except CellstoreError as error:
-            call.resolve(Outcome.failed(error, function=path))
-        else:
-            call.path = function.path
-            if request is not None:
-                self._requests[request] = call
-            self._submit(function.environment, call)
+        self._begin(call, args, internal)
         return call.answer
 
     def _mutation_ended(self, call: Pending, outcome: Outcome) -> None:

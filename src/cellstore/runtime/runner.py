@@ -46,7 +46,7 @@ class Runner(Protocol):
         """Finish nothing more: running calls get an error outcome, processes end, threads are joined."""
         ...
 
-    async def query(
+    def query(
         self,
         path: str,
         args: dict[str, Any],
@@ -55,7 +55,7 @@ class Runner(Protocol):
         ts: int | None = None,
         journal: str | None = None,
         internal: bool = False,
-    ) -> Outcome:
+    ) -> Awaitable[Outcome]:
         """Run a query at `ts` (the newest snapshot when None). `.reads` tells what would change the answer."""
         ...
 

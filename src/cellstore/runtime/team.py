@@ -163,10 +163,13 @@ class Team:
 
     def _send(self, worker: Worker, call: Pending) -> None:
         call.number = self._next_number()
-        if not worker.flying:
+        was_idle = not worker.flying
+        if was_idle:
             worker.quiet_since = time.monotonic()
         worker.flying[call.number] = call
         worker.link.send(call.message(worker.generation))
+        if was_idle:
+            worker.link.flush()  # it begins while we go on; what else this turn has for it follows in one frame
 
     # Queries and whatever is not for the lane
 

@@ -14,6 +14,7 @@ Death        The trace file begins with the id of the running call (8 bytes), so
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -361,11 +362,19 @@ def main(argv: list[str], *, is_forked: bool = False) -> None:
 
         serve(sock, settings)
     else:
+        _stand_back()
         worker = Worker(sock, trace, settings, is_forked)
         # What is loaded now stays; a call makes few cycles, and looking for them costs a tenth of its time.
         gc.freeze()
         gc.set_threshold(2_000, 20, 100)  # what waits to be found is memory that other workers do not share
         worker.run()
+
+
+def _stand_back() -> None:
+    """Let the host finish its turn when it wakes us, instead of taking its processor: everybody waits for the host."""
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # a container may forbid it, and only time is lost then
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _first_message(sock: socket.socket) -> dict[str, Any]:

@@ -17,7 +17,7 @@ Errors:  NotFound to everybody who may not call internal functions (of the first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from cellstore.analytics.sql import tables_changed
@@ -131,10 +131,11 @@ class _Front:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 
-    async def query(self, path: str, args: dict[str, Any], **call: Any) -> Outcome:
+    def query(self, path: str, args: dict[str, Any], **call: Any) -> Awaitable[Outcome]:
         """As the runner's, but for the paths of the system."""
-        if not path.startswith(PREFIX):
-            return await self._runner.query(path, args, **call)
+        return self._answer(path, args, **call) if path.startswith(PREFIX) else self._runner.query(path, args, **call)
+
+    async def _answer(self, path: str, args: dict[str, Any], **call: Any) -> Outcome:
         return self._system.run(path, args, call.get("ts"), call.get("journal"), call.get("internal", False))
 
 

@@ -7,6 +7,7 @@
     trim        giving up history, a slice at a time
     sqlite      one writing connection, any number of readers in any process; WAL, synchronous=FULL
     checkpoint  copies the log back into the file, beside the writer
+    room        makes the log file longer ahead of the writer, so that no commit waits for that
     lease       one process owns a store; a second is told who
     memory      the shortest storage that keeps every promise
     check       walks everything and yields each broken invariant

@@ -40,7 +40,7 @@ class Checkpoints:
         self._writer, self._connect, self._guard = writer, connect, guard
         self._turn = threading.Lock()  # one copies at a time; taken after the guard
         self._thread: threading.Thread | None = None
-        self._pages = 0  # in the log after the newest commit
+        self.pages = 0  # in the log after the newest commit
         self._copied = 0  # of them, as far as is known
         self._closed = False
         self.failure: apsw.IOError | None = None
@@ -49,11 +49,11 @@ class Checkpoints:
 
     def noticed(self) -> None:
         """After a commit: begin to copy if it is time to. Raises nothing. The writer's guard is held."""
-        if self._pages < self._copied:
+        if self.pages < self._copied:
             self._copied = 0  # the log has begun again
-        if self._pages >= PAGES_AT_ONCE and self._pages - self._copied >= PAGES_AGAIN:
+        if self.pages >= PAGES_AT_ONCE and self.pages - self._copied >= PAGES_AGAIN:
             self._copy(self._writer)
-        elif self._pages - self._copied >= (PAGES_AGAIN if self._copied else PAGES) and self._is_idle():
+        elif self.pages - self._copied >= (PAGES_AGAIN if self._copied else PAGES) and self._is_idle():
             self._begin()
 
     def _begin(self) -> None:
@@ -88,7 +88,7 @@ class Checkpoints:
         return self._thread is None and not self._closed
 
     def _on_commit(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
-        self._pages = pages
+        self.pages = pages
         return apsw.SQLITE_OK
 
     def _run(self) -> None:
@@ -110,7 +110,7 @@ class Checkpoints:
         """Copy until little is left, or as good as it gets."""
         for _ in range(_ROUNDS_MAX):
             self._copy(connection)
-            if self._closed or self._pages - self._copied <= _FEW_PAGES:
+            if self._closed or self.pages - self._copied <= _FEW_PAGES:
                 return
 
     def _copy(self, connection: apsw.Connection) -> None:
@@ -122,6 +122,6 @@ class Checkpoints:
                 self._note(error)
 
     def _note(self, error: Exception) -> None:
-        self._copied = self._pages  # tried; again when there is more
+        self._copied = self.pages  # tried; again when there is more
         if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC:
             self.failure = error

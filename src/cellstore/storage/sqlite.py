@@ -42,6 +42,7 @@ from cellstore.storage.contract import CommitRecord, KeysOf, LogEntry, Row, out_
 from cellstore.storage.counts import Counter, Ledger, rebuild
 from cellstore.storage.lease import Lease
 from cellstore.storage.plan import Doc, Plan, Revision, must_exist, plan
+from cellstore.storage.room import Room
 from cellstore.storage.trim import Trim
 
 T = TypeVar("T")
@@ -236,6 +237,7 @@ class SqliteStorage:
         self._checkpoints = Checkpoints(
             connection, partial(_connect, path, apsw.SQLITE_OPEN_READWRITE, _CHECKPOINT_CACHE_KIB), self._guard
         )
+        self._room = Room(Path(f"{path}-wal"), self._guard)
         self._stopped: CellstoreError | None = None
         self._epoch = int(self._cursor.execute(sql.RAISE_EPOCH).get)
         newest: Any = self._cursor.execute(sql.LAST_COMMIT).get
@@ -294,6 +296,7 @@ class SqliteStorage:
             self._last_ts = last_ts
             faults.reach("storage.committed")
             self._checkpoints.noticed()
+            self._room.noticed(self._checkpoints.pages)
 
     def put_entries(self, index: int, entries: Sequence[tuple[bytes, int]]) -> None:
         """Backfill entries (key, ts); those already there stay."""
@@ -344,6 +347,7 @@ class SqliteStorage:
     def close(self) -> None:
         """Copy back what is left of the log, close the file, give the lease back."""
         self._checkpoints.close()
+        self._room.close()
         with self._guard:
             if self._stopped is None:
                 self._stopped = StorageError(f"the store {self.path} is closed")

@@ -35,7 +35,7 @@ class Stand:
         longest = 0
         for _ in range(commits):
             self.storage.append([self.scribe.record({n: {"a": self.scribe.ts, "pad": "x" * 3000} for n in range(10)})])
-            longest = max(longest, self.checkpoints._pages)
+            longest = max(longest, self.checkpoints.pages)
         return longest
 
     def wait(self) -> None:
@@ -62,9 +62,9 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
 def test_the_log_begins_again_beside_a_writer_that_never_rests(stand: Stand) -> None:
     begun_again = 0
     for _ in range(300):
-        before = stand.checkpoints._pages
+        before = stand.checkpoints.pages
         stand.write(1)
-        begun_again += stand.checkpoints._pages < before
+        begun_again += stand.checkpoints.pages < before
     assert begun_again > 3
     assert list(stand.storage.check(keys_of)) == []
 
@@ -84,7 +84,7 @@ def test_commits_do_not_wait_while_the_log_is_copied(stand: Stand, monkeypatch: 
     go_on.set()
     stand.wait()
     stand.write(1)
-    assert stand.checkpoints._pages < 50, "it began again"
+    assert stand.checkpoints.pages < 50, "it began again"
 
 
 def test_a_writer_that_gets_too_far_ahead_copies_itself(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_the_log_of_a_long_backfill_begins_again_too(stand: Stand) -> None:
     for batch in range(60):
         stand.storage.put_entries(77, [(b"%03d%05d" % (batch, n), stand.scribe.ts) for n in range(500)])
         stand.wait()
-        longest = max(longest, stand.checkpoints._pages)
+        longest = max(longest, stand.checkpoints.pages)
     assert longest < 150, "sixty batches are some four hundred pages"
 
 

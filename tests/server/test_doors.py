@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import stat
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from jupyter_server.auth import Authorizer, PasswordIdentityProvider, User
 from served_harness import Served
 from tornado.httpclient import HTTPClientError
+
+from cellstore.server.routes import routes
 
 QUERY = {"path": "chat:who", "args": {}, "format": "json"}
 FOREIGN = {"Origin": "http://evil.example"}
@@ -43,6 +46,36 @@ async def test_nobody_is_told_to_sign_in(chat: Served) -> None:
     assert answer.status == 401
     assert answer.json["code"] == "Unauthenticated"
     assert (await chat.fetch("x/hello", b"")).status == 401
+
+
+CLOSED = {
+    "POST": "api/query api/mutation api/action api/function api/query_at_ts api/query_batch api/run/chat/who x/hello http/hook "
+    "api/list_snapshot api/document_deltas api/json_schemas api/get_table_column_names api/test_streaming_export_connection "
+    "api/export/request/zip api/update_environment_variables api/import api/import/start_upload api/import/upload_part "
+    "api/import/finish_upload api/perform_import api/cancel_import api/run_test_function api/deploy2/start_push",
+    "GET": "api/query?path=chat:who api/list_snapshot api/stream_function_logs api/export/zip/1 api/deploy2/x http/hook",
+}
+OPEN = {  # each has another key, or nothing to tell
+    "POST": "api/query_ts api/storage/upload api/debug_event echo",
+    "GET": "api/sync api/1.2.3/sync api/storage/00000000-0000-0000-0000-000000000000 instance_name instance_version",
+}
+
+
+@pytest.mark.parametrize(("method", "path"), [(m, path) for m, paths in CLOSED.items() for path in paths.split()])
+async def test_a_closed_route_is_closed_to_nobody_and_to_foreign_pages(chat: Served, method: str, path: str) -> None:
+    body = b"{}" if method == "POST" else None
+    assert (await chat.fetch(path, body, method=method)).status == 401
+    if not path.startswith("http/"):  # there a cookie that proves nothing is none
+        answer = await chat.fetch(path, body, {"Cookie": as_header(await cookies(chat)), **FOREIGN}, method=method)
+        assert answer.status == 403
+
+
+def test_every_route_is_known_to_be_open_or_closed(served: Served) -> None:
+    paths = [path.partition("?")[0] for each in (CLOSED, OPEN) for group in each.values() for path in group.split()]
+    for pattern, _, _ in routes("/", served.app):
+        assert any(
+            re.fullmatch(pattern, f"{prefix}/{path}") for path in [*paths, ""] for prefix in ("", "/cellstore")
+        ), pattern
 
 
 @pytest.mark.parametrize("header", ["token wrong", "Bearer wrong", "Convex default|wrong", "Basic x"])

@@ -182,15 +182,19 @@ def describe(error: CellstoreError) -> dict[str, Any]:
 class FunctionHandler(HttpHandler):
     """What the routes that call functions share."""
 
+    async def caller(self) -> Principal:
+        """Who calls, before anything else is looked at. Errors: as `identify`; Unauthenticated for nobody."""
+        who = await self.identify()
+        if who.kind == "nobody":
+            raise who.refusal("read") or Unauthenticated()
+        return who
+
     async def run(self, kind: str, body: dict[str, Any], who: Principal) -> dict[str, Any]:
         """The answer of a function that ran. Errors: of a request that never ran."""
         encoding = format_of(body.get("format"))
         path = body.get("path")
         if not isinstance(path, str) or not path:
             raise ValidationError(path="path", expected="a function's path, module:name", got=repr(path)[:60])
-        if who.kind == "nobody":
-            refused = who.refusal("read")
-            raise refused or Unauthenticated()
         args = decode_args(body.get("args"), exact=False)
         deployment = await self.deployment(who)
         outcome = await self.call(deployment, kind, path, args, body, who)
@@ -228,7 +232,7 @@ class CallHandler(FunctionHandler):
     async def post(self, kind: str, **_named: str) -> None:
         """`{"path", "args", "format"}`; kind is query, mutation, action, function or query_at_ts."""
         with self.refusing():
-            who = await self.identify()
+            who = await self.caller()
             body = self.json_body()
             self.answer(await self.run(kind, body, who))
 
@@ -238,7 +242,7 @@ class CallHandler(FunctionHandler):
         with self.refusing():
             if kind != "query":
                 raise CallerError(f"{kind} must be called with POST", code="MethodNotAllowed")
-            who = await self.identify()
+            who = await self.caller()
             args = load_json(self.get_query_argument("args", "{}"), "args")
             body = {"path": self.get_query_argument("path", ""), "args": args}
             body["format"] = self.get_query_argument("format", "json")
@@ -252,7 +256,7 @@ class RunHandler(FunctionHandler):
     async def post(self, identifier: str, **_named: str) -> None:
         """`{"args", "format"}`."""
         with self.refusing():
-            who = await self.identify()
+            who = await self.caller()
             module, _, name = identifier.strip("/").rpartition("/")
             self.answer(await self.run("run", {**self.json_body(), "path": f"{module}:{name}"}, who))
 
@@ -264,7 +268,7 @@ class BatchHandler(FunctionHandler):
     async def post(self, **_named: str) -> None:
         """`{"queries": [{path, args, format}, …]}`."""
         with self.refusing():
-            who = await self.identify()
+            who = await self.caller()
             queries = self.json_body().get("queries")
             if not isinstance(queries, list) or not all(isinstance(each, dict) for each in queries):
                 raise ValidationError(path="queries", expected="an array of objects", got=type(queries).__name__)

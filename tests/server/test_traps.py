@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
+import re
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from served_harness import Served
@@ -190,3 +194,128 @@ async def test_who_may_not_is_told_in_the_words_the_command_line_knows(chat: Ser
         answer = await chat.fetch(path)
         assert answer.status == 403  # which ends `convex logs`; anything else it would try again
         assert answer.json["message"].startswith("You do not have permission to perform this operation")
+
+
+async def test_an_admin_key_may_stand_in_the_url(chat: Served) -> None:
+    """For tools that can set no header. Every answer that is not public needs it to be right."""
+    key = quote(chat.app.admin_key("default"))
+    body = {"path": "chat:secret", "args": {}}
+    assert (await chat.fetch(f"/api/query?adminKey={key}", body)).json["value"] == "secret"
+    assert (await chat.fetch(f"/api/json_schemas?adminKey={key}")).status == 200
+    assert (await chat.fetch("/api/query?adminKey=default%7Cwrong", body)).status == 401
+    wire = await chat.socket(f"/api/sync?adminKey={key}")
+    await wire.subscribe(0, "chat:secret")
+    assert (await wire.result(0))["value"] == "secret"
+
+
+@pytest.mark.parametrize(
+    ("client", "value"),
+    [("npm-1.3.1", "$bytes"), ("npm-1.4.0-alpha.1", "$bytes"), ("python-0.4.0", "$bytes"), ("npm-1.4.1", "AQI="),
+     ("python-0.5.0", "AQI="), ("npm-cli-1.2.1", "AQI="), ("NPM-0.19.0", "$bytes"), ("npm-x", "AQI=")],
+)  # fmt: skip
+async def test_old_clients_mean_convexs_encoding_when_they_name_none(chat: Served, client: str, value: str) -> None:
+    body = {"path": "chat:echo", "args": {"value": {"$bytes": "AQI="}}}
+    answer = await chat.fetch("/api/query", body, {**chat.token_header, "Convex-Client": client})
+    assert answer.json["value"] == ({"$bytes": "AQI="} if value == "$bytes" else value)
+
+
+async def test_no_client_is_ever_told_of_a_fatal_error(chat: Served) -> None:
+    """npm's client would be dead for ever, its promises never settled; after a plain close it comes back."""
+    modify = {"type": "ModifyQuerySet", "baseVersion": 5, "newVersion": 6, "modifications": []}
+    bad: list[Any] = [7, {"type": "Mutation"}, modify, {"type": "Authenticate", "baseVersion": 3, "tokenType": "None"}]
+    for frame in bad:
+        wire = await chat.socket(headers=chat.token_header)
+        await wire.socket.write_message(json.dumps(frame))
+        assert await wire.socket.read_message() is None  # closed, and nothing was said before
+        assert wire.socket.close_code in (1008, 1011)
+
+
+async def test_a_reason_for_closing_fits_into_a_frame(chat: Served) -> None:
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.say("Connect", sessionId="ü" * 300)
+    code, reason = await wire.closed()
+    assert code == 1008
+    assert 0 < len(str(reason).encode()) <= 123
+
+
+async def test_no_subprotocol_is_agreed_and_a_query_in_the_url_does_no_harm(chat: Served) -> None:
+    """Rust leaves the query string of its URL where it was."""
+    wire = await chat.socket("/api/sync?x=1", headers=chat.token_header)
+    assert wire.socket.selected_subprotocol is None
+    await wire.subscribe(0, "chat.js:count")  # as it spells paths after a reconnect
+    assert (await wire.result(0))["value"] == 0.0
+
+
+async def test_what_comes_over_http_is_shown_on_sockets(chat: Served) -> None:
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "chat:count")
+    await wire.result(0)
+    body = {"path": "chat:send", "args": {"author": "a", "body": "b"}}
+    await chat.fetch("/api/mutation", body, chat.token_header)
+    assert (await wire.result(0))["value"] == 1.0
+
+
+async def test_a_repeat_that_meets_the_first_still_running_gets_its_answer(chat: Served) -> None:
+    wires = [await chat.socket(headers=chat.token_header) for _ in range(4)]
+    for wire in wires:
+        await wire.say("Connect", sessionId="the-same")
+    args = {"author": "a", "body": "b"}
+    answers = await asyncio.gather(*(wire.call("Mutation", "chat:send", args) for wire in wires))
+    assert len({(answer["result"], answer["ts"]) for answer in answers}) == 1
+    body = {"path": "chat:count", "args": {}}
+    assert (await chat.fetch("/api/query", body, chat.token_header)).json["value"] == 1
+
+
+async def test_a_mutation_goes_on_when_its_socket_is_gone(chat: Served) -> None:
+    reader, writer = [await chat.socket(headers=chat.token_header) for _ in range(2)]
+    await reader.subscribe(0, "chat:count")
+    await reader.result(0)
+    await writer.say("Mutation", requestId=0, udfPath="chat:send", args=[{"author": "a", "body": "b"}])
+    writer.close()
+    assert (await reader.result(0))["value"] == 1.0
+
+
+async def test_log_lines_have_the_shape_npms_client_takes_apart(chat: Served, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import logging, warnings\nimport cellstore as cs\n@cs.query\ndef f(ctx):\n    print('a\\nb', 1)\n"
+        "    logging.getLogger('x').error('e')\n    warnings.warn('w')\n    logging.debug('d')\n    print()\n"
+    )
+    await chat.deploy(tmp_path / "loud.py")
+    wire = await chat.socket(headers=chat.token_header)
+    await wire.subscribe(0, "loud:f")
+    lines = (await wire.result(0))["logLines"]
+    assert len(lines) >= 3
+    assert all(re.match(r"\[(DEBUG|LOG|INFO|WARN|ERROR)\] ", line) for line in lines), lines
+
+
+async def test_the_time_to_pin_queries_to_is_told_without_credentials(chat: Served) -> None:
+    """`consistentQuery` asks for it with none."""
+    answer = await chat.fetch("/api/query_ts", b"")
+    assert (answer.status, set(answer.json)) == (200, {"ts"})
+
+
+async def test_probes_answer_whoever_asks(chat: Served) -> None:
+    for probe in ("/instance_name", "/instance_version"):
+        answer = await chat.fetch(probe)
+        assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
+    large = bytes(4 << 20)
+    assert (await chat.fetch("/echo", large)).body == large
+
+
+async def test_a_page_of_no_rows_is_refused_and_one_that_is_full_is_not_the_last(served: Served) -> None:
+    await served.deploy(FEED)
+    for n in (1.0, 2.0):
+        await served.fetch("/api/mutation", {"path": "feed:post", "args": {"n": n}}, served.token_header)
+
+    async def page(**opts: Any) -> Any:
+        body = {"path": "feed:page", "args": {"paginationOpts": {"cursor": None, **opts}}}
+        return (await served.fetch("/api/query", body, served.token_header)).json
+
+    assert (await page(numItems=0.0))["status"] == "error"
+    full = (await page(numItems=2.0, id=7.0))["value"]  # `id` is the hook's own business
+    assert (len(full["page"]), full["isDone"]) == (2, False)
+    last = (await page(numItems=2.0, cursor=full["continueCursor"]))["value"]
+    assert (last["page"], last["isDone"]) == ([], True)
+    assert isinstance(last["continueCursor"], str)  # npm's client checks, also when it is done
+    again = (await page(numItems=1.0, endCursor=last["continueCursor"]))["value"]
+    assert len(again["page"]) == 2  # an end that is given counts, the number does not

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 FORMATS = {"convex_encoded_json": "convex", "convex_json": "convex", "json": "clean", "convex_clean_json": "clean"}
 RESULT_HEADER, PARAMS_HEADER, DEPLOYMENT_HEADER = "X-Cellstore-Result", "X-Cellstore-Params", "X-Cellstore-Deployment"
+CLIENT_HEADER = "Convex-Client"  # `<name>-<version>`
+FORMATS_SINCE = {"npm": (1, 4, 1), "python": (0, 5, 0)}  # clients before these name no format and mean Convex's own
 HEADER_CHARS_MAX = 4096  # of one field of a result that travels in a header; proxies take 8 KiB of it
 PIECE_BYTES = 1 << 20  # of a file on its way
 
@@ -191,7 +194,7 @@ class FunctionHandler(HttpHandler):
 
     async def run(self, kind: str, body: dict[str, Any], who: Principal) -> dict[str, Any]:
         """The answer of a function that ran. Errors: of a request that never ran."""
-        encoding = format_of(body.get("format"))
+        encoding = format_of(body.get("format"), self.request.headers.get(CLIENT_HEADER, ""))
         path = body.get("path")
         if not isinstance(path, str) or not path:
             raise ValidationError(path="path", expected="a function's path, module:name", got=repr(path)[:60])
@@ -360,14 +363,20 @@ def head_of(answer: dict[str, Any]) -> str:
     return "{" + ",".join(f'"{name}":{text}' for name, text in texts.items() if len(text) <= HEADER_CHARS_MAX) + "}"
 
 
-def format_of(name: object) -> str:
-    """The value encoding asked for. Errors: ValidationError (BadFormat)."""
+def format_of(name: object, client: str = "") -> str:
+    """The value encoding asked for by a client of this name and version. Errors: ValidationError (BadFormat)."""
     if name is None:
-        return "clean"
+        return "convex" if _is_before_formats(client) else "clean"
     known = FORMATS.get(name) if isinstance(name, str) else None
     if known is None:
         raise ValidationError(path="format", expected=", ".join(FORMATS), got=repr(name)[:60], code="BadFormat")
     return known
+
+
+def _is_before_formats(client: str) -> bool:
+    known = re.fullmatch(r"(\w+)-(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-.*)?", client)
+    since = None if known is None else FORMATS_SINCE.get(known[1].lower())
+    return known is not None and since is not None and tuple(map(int, known.groups()[1:4])) < since
 
 
 def encode_outcome(outcome: Outcome, encoding: str, who: Principal) -> dict[str, Any]:

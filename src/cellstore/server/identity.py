@@ -2,6 +2,7 @@
 
     X-Cellstore-Kernel: <secret>      a kernel this server started: one principal, stable over restarts of the kernel
     Authorization: Convex <key>       an admin key; `<key>:<base64 JSON>` acts as that user
+    ?adminKey=<key>                   likewise, for tools that can set no header
     Authorization: Bearer <JWT>       a user of a configured identity provider: public functions, as that identity
     Jupyter token, cookie, hub        the user Jupyter names, with the permissions its authorizer grants
     nothing                           nobody: may open a socket and authenticate in it; anonymous where switched on
@@ -102,6 +103,9 @@ class Doorkeeper:
         credential = credential.strip()
         if scheme.lower() == "convex" or (scheme and same_secret(credential, self._admin_key())):
             return self.admin(credential)
+        in_url = handler.get_query_argument("adminKey", "")
+        if in_url and not scheme:
+            return self.admin(in_url)
         if scheme.lower() == "bearer" and self._judges(credential):
             return await self.token_user(credential)
         if handler.current_user is not None:

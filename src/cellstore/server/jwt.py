@@ -129,7 +129,7 @@ class Verifier:
         self.issuers = [Issuer(entry) for entry in providers]
 
     async def identity(self, token: str) -> tuple[dict[str, Any], float]:
-        """(the identity functions see, when the token expires in seconds since 1970). Errors: Unauthenticated."""
+        """(the identity functions see, until when the token is good in seconds since 1970). Errors: Unauthenticated."""
         jwt = _library()
         try:
             head, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
@@ -149,7 +149,7 @@ class Verifier:
             )
         except (jwt.PyJWTError, TypeError, ValueError) as error:
             raise Unauthenticated(f"the token of {issuer.issuer} is not good: {error}") from error
-        return identity_from(claims), float(claims["exp"])
+        return identity_from(claims), float(claims["exp"]) + LEEWAY_S
 
     def _issuer(self, claims: dict[str, Any]) -> Issuer:
         named, audience = claims.get("iss"), claims.get("aud")

@@ -5,6 +5,7 @@
 %cellstore open PATH                      %cellstore sql select …
 %cellstore logs [-f] [-n N]               what functions said of late; -f goes on until the cell is interrupted
 %cellstore drop NAME…                     take functions away that no cell defines any more
+%cellstore drop-table NAME                take a table away, with its documents
 %%cellstore sql [--at TS]                 the cell is the statement; [--live] runs it again as data change
 """
 
@@ -25,7 +26,7 @@ from cellstore.errors import CallerError
 from cellstore_kernel.display import moment
 
 USAGE = """%cellstore status | tables | functions | connect URL [--token T] [--deployment D] | open PATH | sql STATEMENT
-%cellstore logs [-f] [-n N] | drop NAME…
+%cellstore logs [-f] [-n N] | drop NAME… | drop-table NAME
 %%cellstore sql [--live] [--at TS]"""
 
 
@@ -53,7 +54,7 @@ class CellstoreMagics(Magics):
 def command(word: str) -> Callable[[list[str]], Any]:
     """What a word does. Errors: CallerError with the nearest known word."""
     known: dict[str, Callable[[list[str]], Any]] = {"status": status, "tables": tables, "functions": functions}
-    known |= {"logs": logs, "drop": drop, "connect": connect_to, "open": open_store}
+    known |= {"logs": logs, "drop": drop, "drop-table": drop_table, "connect": connect_to, "open": open_store}
     if word in known:
         return known[word]
     near = difflib.get_close_matches(word, [*known, "sql"], n=1)
@@ -103,6 +104,14 @@ def drop(words: list[str]) -> None:
     if not words:
         raise CallerError("say which functions: %cellstore drop old_tasks tick", code="BadMagic")
     print(f"dropped {', '.join(connect.current().drop(*words))}")
+
+
+def drop_table(words: list[str]) -> None:
+    """Take a table away, by name."""
+    if len(words) != 1:
+        raise CallerError("say which table: %cellstore drop-table old_tasks", code="BadMagic")
+    connect.current().drop_table(words[0])
+    print(f"dropped the table {words[0]}")
 
 
 def connect_to(words: list[str]) -> None:

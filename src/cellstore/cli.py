@@ -184,6 +184,19 @@ def drop(functions: tuple[str, ...], **address: Any) -> None:
 
 
 @main.command()
+@click.argument("table")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_address
+def drop_table(table: str, yes: bool, **address: Any) -> None:
+    """Take TABLE away, with its documents and indexes."""
+    with _connected(**address) as db:
+        if not yes:
+            click.confirm(f"Drop the table {table} with all its documents?", abort=True)
+        db.drop_table(table)
+        click.echo(f"dropped the table {table}")
+
+
+@main.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("-n", "--tail", type=int, default=100, show_default=True, help="How many records to begin with.")
 @_address

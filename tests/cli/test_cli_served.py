@@ -125,6 +125,16 @@ def test_drop_takes_functions_away_and_names_those_that_are_not_there(tasks: Any
     assert tasks("drop", "gone").output == "dropped gone:b\ndropped gone:c\n"
 
 
+def test_drop_table_asks_first_and_takes_its_documents_along(tasks: Any, tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
+    tasks("import", str(tmp_path / "old.jsonl"))
+    assert tasks("drop-table", "old").exit_code == 1, "nobody said yes"
+    assert "old" in tasks("data").output
+    assert tasks("drop-table", "old", "--yes").output == "dropped the table old\n"
+    assert "old" not in [line.split()[0] for line in tasks("data").output.splitlines()]
+    assert "there is no table 'old'" in tasks("drop-table", "old", "--yes").output
+
+
 def test_the_admin_key_opens_the_door(tasks: Any, server: ServerProcess) -> None:
     key = CliRunner().invoke(main, ["admin-key", "--root", str(server.root)]).output.strip()
     body = json.dumps({"path": "tasks:shout", "args": {"text": "a"}}).encode()

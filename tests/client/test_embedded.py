@@ -258,6 +258,21 @@ def test_tables_and_functions_are_listed(db):
     assert "test_embedded:open_tasks" in [function["path"] for function in db.functions()]
 
 
+def test_a_dropped_table_is_gone_from_live_queries_and_made_anew_by_what_defines_it(db):
+    add_task(text="milk")
+    seen = db.subscribe(open_tasks)
+    assert texts(seen.wait(timeout=5)) == ["milk"]
+    old = cs.snapshot()
+    cs.drop_table(Task)
+    assert "tasks" not in [table["name"] for table in db.tables()]
+    assert seen.until(lambda tasks: tasks == [], timeout=5) == []
+    assert len(old.df("tasks")) == 1
+    add_task(text="bread")  # its module defines the table, so that it is deployed again
+    assert texts(open_tasks()) == ["bread"]
+    (table,) = [table for table in db.tables() if table["name"] == "tasks"]
+    assert set(table["fields"]) == {"text", "completed"}
+
+
 def test_listings_read_as_tables_and_stay_the_lists_they_are(db):
     add_task(text="milk")
     tables, functions = db.tables(), db.functions()

@@ -10,7 +10,8 @@ from cellstore.errors import CallerError, ConflictError, LimitExceeded, NotFound
 from cellstore.knobs import Knobs
 from cellstore.transaction.access import DatabaseReader
 from cellstore.transaction.database import Engine
-from cellstore.transaction.importing import Import, Wanted, leftovers, purge
+from cellstore.transaction.hidden import leftovers, purge
+from cellstore.transaction.importing import Import, Wanted
 from cellstore.values.ids import encode_id
 from cellstore.values.json import dumps
 

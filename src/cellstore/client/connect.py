@@ -133,6 +133,11 @@ def drop(*what: Any) -> list[str]:
     return current().drop(*what)
 
 
+def drop_table(table: Any) -> int:
+    """`Database.drop_table` on the current database."""
+    return current().drop_table(table)
+
+
 def subscribe(path_or_fn: Any, callback: Any = None, /, **args: Any) -> Subscription:
     """`Database.subscribe` on the current database."""
     return current().subscribe(path_or_fn, callback, **args)

@@ -320,6 +320,19 @@ class Database:
                 registry.discard(path)
             return dropped
 
+    def drop_table(self, table: Any) -> int:
+        """Take a table away, by name or `cs.Table` class, with its documents and indexes; when (a timestamp).
+
+        It is gone for everybody at once, and its name is free; snapshots of moments before show it as long as history is
+        kept. What still defines the table makes it anew, empty, when it is deployed again: in a notebook, after the cell.
+        Errors: NotFound; CallerError while other tables' schemas have ids of it, or an import fills it
+        """
+        with doorway():
+            name = table_name(table)
+            ts: int = self._control("drop_table", {"table": name})[0]["ts"]
+            self._shipper.forget_table(name)
+            return ts
+
     def ship(self, module: str) -> dict[str, Any] | None:
         """Pack a registered module and deploy it if anything in it changed, in place too; None when nothing did.
 

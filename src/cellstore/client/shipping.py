@@ -120,6 +120,14 @@ class Shipper:
         self._served.update((handle.path, list(watched([handle.fn]))) for handle in handles)
         return report
 
+    def forget_table(self, name: str) -> None:
+        """A table was dropped: modules that define it are no longer deployed as they are."""
+        with self._lock:
+            for module, tables in self._tables.items():
+                if any(table.name == name for table in tables):
+                    self._seen.pop(module, None)
+                    self._hashes.pop(module, None)
+
     def _serves(self, handle: Any) -> bool:
         """Does the store hold this very form?"""
         return same_objects(list(watched([handle.fn])), self._served.get(handle.path))

@@ -12,6 +12,7 @@
     import_…      begin, rows, file, end, abort: what keeps its ids            write
     deploy        a module's functions and tables, as one process knows them   execute
     drop          take functions away                                          execute
+    drop_table    take a table away, with its documents                        execute
     logs          records of the log stream; may wait for more                  read
     sql           one SQL statement over a snapshot                            execute
     sql_tables    the tables a SQL statement reads                             execute
@@ -80,6 +81,7 @@ class Control:
             "import_abort": ("write", self._imports.abort),
             "deploy": ("execute", self._deploy),
             "drop": ("execute", self._drop),
+            "drop_table": ("execute", self._imports.drop_table),
             "sql": ("execute", self._sql),
             "sql_tables": ("execute", self._sql_tables),
             "env": ("execute", self._env),

@@ -7,10 +7,11 @@
                    its params; {"new": false} when no more is wanted
     import_end     params import                                 → what became of each table
     import_abort   params import
+    drop_table     params table                             → {"ts"}; here because what is dropped is emptied here
 
 Documents come in batches that the client makes, and files in pieces, so the server never holds more than one. The work
-is done on a thread of its own, one import at a time. Tables that were replaced or given up are hidden, and emptied in the
-background, after a restart too.
+is done on a thread of its own, one import at a time. Tables that were replaced, dropped or given up are hidden, and emptied
+in the background, after a restart too.
 
 Order      what an operation finds and what it does with it are one step on that thread
 Errors     CallerError when another import fills the same table; NotFound for an import or a file that is over, or that
@@ -32,7 +33,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cellstore.errors import CallerError, FatalError, LimitExceeded, NotFound, StorageError, ValidationError
 from cellstore.reactivity.principal import Principal
 from cellstore.transaction import files
-from cellstore.transaction.importing import Import, Wanted, leftovers, purge
+from cellstore.transaction.hidden import drop_table, leftovers, purge
+from cellstore.transaction.importing import Import, Wanted
 
 if TYPE_CHECKING:
     from cellstore.transaction.database import Engine
@@ -152,6 +154,21 @@ class Imports:
         await self._do(give_up)
         self._purge_soon()
         return {}, b""
+
+    async def drop_table(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
+        """Take a table away; its documents leave in the background."""
+        name = params.get("table")
+        if not isinstance(name, str):
+            raise ValidationError(path="table", expected="a table's name", got=repr(name)[:60])
+
+        def drop() -> int:
+            self._forget_idle()
+            self._refuse_busy({name})
+            return drop_table(self._engine, name)
+
+        ts = await self._do(drop)
+        self._purge_soon()
+        return {"ts": ts}, b""
 
     async def close(self) -> None:
         """End what runs. What is left over is emptied at the next start."""

@@ -232,7 +232,7 @@ class Definitions:
         return [plan(definition, catalog) for definition in definitions]
 
     def _attempt(self, changes: list[Change]) -> Generator[Step, None, bool]:
-        """Check, build, finish. False when a table that was empty or missing got documents meanwhile: once more."""
+        """Check, build, finish. False when a table got its first documents or was dropped meanwhile: once more."""
         watched = _Watch(self._reader, self._committer, changes)
         yield from watched.walk()
         numbers = self._begin_building(changes)
@@ -338,6 +338,8 @@ class Definitions:
                         return False
                 catalog = self._committer.catalog
                 if any(catalog.table(change.name) is not None for change in changes if _makes_name(change)):
+                    return False
+                if any(_gone(catalog, change) for change in changes):
                     return False
                 rewritten = [write for change in changes for write in _rewritten(reader, change)]
             self._commit(lambda transaction: self._switch(transaction, changes), rewritten)
@@ -541,6 +543,14 @@ class _Watch:
                 got=error.got,
                 code="SchemaMismatch",
             ) from None
+
+
+def _gone(catalog: Catalog, change: Change) -> bool:
+    """Whether the table of a change was dropped or replaced meanwhile."""
+    if change.table is None:
+        return False
+    table = catalog.table(change.renamed_from or change.name)
+    return table is None or table.number != change.table.number
 
 
 def _makes_name(change: Change) -> bool:

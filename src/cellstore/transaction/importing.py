@@ -9,27 +9,25 @@ is empty, or to replace one of another number, a table of that number is made (`
 of its own number, the number is taken until the last moment, so what differs is written in one commit (`merge`): atomic
 as well, what is the same is not touched and wakes nobody, but one commit has to hold all that differs.
 
-A hidden table's name begins with an underscore and its row says what it stands for. Ids of it read as absent and count as
-ids of the table it stands for; its name in `_tables` never comes into the way of users.
-
 Invariant  until `finish` returns a replaced table shows its old documents, from then on the new ones, to every reader
 Errors     CallerError before anything is written, saying which table is in the way; ValidationError naming the row;
-           of a `switch` or `merge` nothing has become visible then. What is left behind is removed by `purge`.
+           of a `switch` or `merge` nothing has become visible then. What is left behind is removed by `hidden.purge`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from cellstore.errors import CallerError, CellstoreError, InvariantError, LimitExceeded, TransientError, ValidationError
+from cellstore.errors import CallerError, CellstoreError, InvariantError, LimitExceeded, ValidationError
 from cellstore.storage.contract import NUMBERED_INDEXES, DocWrite, Row
 from cellstore.transaction.bulk import prepare_bulk
-from cellstore.transaction.catalog import BY_ID, FIRST_INDEX, FIRST_TABLE, TABLES, Catalog, TableMeta, by_id, check_name
-from cellstore.transaction.requests import CommitRequest, Committed
+from cellstore.transaction.catalog import FIRST_INDEX, FIRST_TABLE, TABLES, Catalog, TableMeta, by_id, check_name
+from cellstore.transaction.hidden import committed, filled, hide, purge, table_row
+from cellstore.transaction.requests import CommitRequest
 from cellstore.values.ids import decode_id, encode_id
 from cellstore.values.index_key import END
 from cellstore.values.json import dumps, loads
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 
 Mode = Literal["fail", "append", "replace"]
 MODES: tuple[Mode, ...] = ("fail", "append", "replace")
-PURGE_DOCUMENTS = 500  # in one commit: others hardly wait for it
 SOURCE = "import"
 
 
@@ -105,7 +102,7 @@ class Import:
         if job is None:
             raise ValidationError(path="table", expected=f"one of {', '.join(self._jobs)}", got=repr(table)[:60])
         try:
-            request, self.ts = _commit(
+            request, self.ts = committed(
                 self._engine, lambda transaction: self._batch(transaction, job, lines, first_row)
             )
         except CellstoreError as error:
@@ -117,7 +114,7 @@ class Import:
     def finish(self) -> dict[str, Any]:
         """Make it visible: what became of each table, and when. Errors: CallerError, LimitExceeded; nothing is replaced."""
         if self.hidden:
-            _, self.ts = _commit(self._engine, self._switched)
+            _, self.ts = committed(self._engine, self._switched)
         return {
             "ts": self.ts,
             "tables": {
@@ -147,7 +144,7 @@ class Import:
             self._jobs = {job.table: job for job in jobs}
             return transaction.freeze(SOURCE)
 
-        _commit(self._engine, prepare)
+        committed(self._engine, prepare)
 
     def _make_room(self, number: int) -> None:
         """Remove what an earlier table of this number has left."""
@@ -165,32 +162,32 @@ class Import:
         """How one table is filled; what that needs is defined. `free`: no number from it on is in the file."""
         name, number = wanted.table, wanted.number
         known = transaction.catalog.table(check_name("table", name))
-        filled = known is not None and _filled(transaction, name)
-        self._check_possible(transaction.catalog, wanted, known, filled)
+        has_documents = known is not None and filled(transaction, name)
+        self._check_possible(transaction.catalog, wanted, known, has_documents)
         free = max(free, transaction.catalog.next_table)
         if self.mode != "replace":
             if known is None:
                 _define(transaction, number or free, name)
             elif number not in (None, known.number):
-                _hide(transaction, known)
+                hide(transaction, known)
                 _define(transaction, number or free, name, known)
             target = transaction.catalog.table(name)
             assert target is not None
             return _Job(name, number, "insert", target.number)
         if known is not None and number == known.number:
-            if filled:
+            if has_documents:
                 _define(transaction, free, f"_import_{free}", known, stands_for=name, unique_only=True)
                 return _Job(name, number, "merge", free)
-            _hide(transaction, known)  # it is empty: an empty one of another number takes its place meanwhile
+            hide(transaction, known)  # it is empty: an empty one of another number takes its place meanwhile
             _define(transaction, free, name, known)
             return _Job(name, number, "switch", known.number)
         target_number = number or free
         _define(transaction, target_number, f"_import_{target_number}", known, stands_for=name)
         return _Job(name, number, "switch", target_number)
 
-    def _check_possible(self, catalog: Catalog, wanted: Wanted, known: TableMeta | None, filled: bool) -> None:
+    def _check_possible(self, catalog: Catalog, wanted: Wanted, known: TableMeta | None, has_documents: bool) -> None:
         name, number = wanted.table, wanted.number
-        if self.mode == "fail" and filled:
+        if self.mode == "fail" and has_documents:
             raise CallerError(
                 f"the table {name!r} has documents already, nothing was imported: import with mode='append' to add to "
                 "them, or with mode='replace' to put the new ones in their place",
@@ -203,7 +200,7 @@ class Import:
                 "here, nothing was imported: import into a store of their own, or leave the ids out to get new ones",
                 code="TableNumberTaken",
             )
-        if self.mode == "append" and filled and known is not None and number not in (None, known.number):
+        if self.mode == "append" and has_documents and known is not None and number not in (None, known.number):
             raise CallerError(
                 f"the documents for {name!r} have ids of the table number {number}, but {name!r} has the number "
                 f"{known.number} here and holds documents, nothing was imported: import with mode='replace', or leave the "
@@ -263,8 +260,8 @@ class Import:
                 continue
             old = catalog.table(job.table)
             if old is not None and job.method == "switch":
-                rows[old.row] = _row(f"_replaced_{old.number}", old.number, old.schema, job.table)
-            rows[hidden.row] = _row(job.label, hidden.number, hidden.schema)
+                rows[old.row] = table_row(f"_replaced_{old.number}", old.number, old.schema, job.table)
+            rows[hidden.row] = table_row(job.label, hidden.number, hidden.schema)
         made = catalog.with_writes(
             DocWrite(TABLES, id, dumps({**row, "_creationTime": 0.0}), "update", []) for id, row in rows.items()
         )
@@ -288,8 +285,8 @@ class Import:
                 merged.append(job)
                 continue
             if old is not None:
-                _hide(transaction, old)
-            transaction.place_table(hidden.row, _row(job.table, hidden.number, hidden.schema))
+                hide(transaction, old)
+            transaction.place_table(hidden.row, table_row(job.table, hidden.number, hidden.schema))
         request = transaction.freeze(SOURCE)
         if merged:
             with closing(self._engine.storage.reader()) as reader:
@@ -318,52 +315,7 @@ class Import:
         job.changed = len(request.writes) - before
 
 
-def purge(engine: Engine, number: int, steps_max: int | None = None) -> int:
-    """Delete every document of a hidden table, or so many commits of them; how many."""
-    deleted, steps = 0, 0
-    while steps_max is None or steps < steps_max:
-        steps += 1
-        count = 0
-
-        def prepare(transaction: Transaction) -> CommitRequest:
-            nonlocal count
-            table = transaction.catalog.by_number(number)
-            if table is None or not table.stands_for:
-                raise InvariantError(f"the table {number} is not hidden: its documents stay")
-            request = transaction.freeze(SOURCE)  # nobody else writes here, so it depends on nothing
-            for id, document in transaction.scan(table.name, BY_ID, want=PURGE_DOCUMENTS):
-                keys: list[tuple[int, bytes | None, bytes | None]] = [
-                    (index, key, None) for index, key in table.keys(document, id).items()
-                ]
-                request.writes.append(DocWrite(number, id, None, "delete", keys))
-            count = len(request.writes)
-            return request
-
-        _commit(engine, prepare)
-        deleted += count
-        if count < PURGE_DOCUMENTS:
-            break
-    return deleted
-
-
-def leftovers(engine: Engine) -> list[int]:
-    """The numbers of hidden tables that hold documents: imports that never ended, or tables that were replaced."""
-    with engine.begin() as transaction:
-        hidden = [table for table in transaction.catalog.tables() if table.stands_for]
-        return [table.number for table in hidden if _filled(transaction, table.name)]
-
-
 # ── definitions ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _row(name: str, number: int, schema: Any, stands_for: str = "") -> dict[str, Any]:
-    row = {"name": name, "number": number, "schema": schema}
-    return {**row, "stands_for": stands_for} if stands_for else row
-
-
-def _hide(transaction: Transaction, table: TableMeta) -> None:
-    """Take a table's name away. Its indexes stay, so that earlier moments can be read."""
-    transaction.place_table(table.row, _row(f"_replaced_{table.number}", table.number, table.schema, table.name))
 
 
 def _define(
@@ -382,7 +334,7 @@ def _define(
             if row["table"] == number and row["state"] != "dropped":
                 transaction.define_index(id, {**{k: v for k, v in row.items() if k[0] != "_"}, "state": "dropped"})
     schema = None if like is None else like.schema
-    transaction.place_table(None if earlier is None else earlier.row, _row(name, number, schema, stands_for))
+    transaction.place_table(None if earlier is None else earlier.row, table_row(name, number, schema, stands_for))
     for index in () if like is None else like.indexes.values():
         if index.number >= FIRST_INDEX and (index.unique or not unique_only):
             transaction.define_index(
@@ -417,10 +369,6 @@ def _indexes(table: TableMeta, only_unique: bool) -> dict[str, tuple[tuple[str, 
     }
 
 
-def _filled(transaction: Transaction, name: str) -> bool:
-    return any(True for _ in transaction.scan(name, BY_ID, want=1))
-
-
 # ── comparing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -449,24 +397,6 @@ def _write(table: TableMeta, old: Row | None, new: Row | None) -> DocWrite:
     op: Literal["insert", "update", "delete"] = "insert" if old is None else "delete" if new is None else "update"
     keys = [(index.number, before.get(index.number), after.get(index.number)) for index in table.written]
     return DocWrite(table.number, id, None if new is None else new.body, op, keys)
-
-
-# ── commits ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _commit(engine: Engine, prepare: Callable[[Transaction], CommitRequest]) -> tuple[CommitRequest, int]:
-    """Prepare and commit; again after a conflict, the last time alone. (What was committed, when)"""
-    answer: Any = None
-    for left in range(engine.knobs.commit_retries_max, -1, -1):
-        with nullcontext() if left else engine.committer.exclusive():
-            with engine.begin() as transaction:
-                request = prepare(transaction)
-            (answer,) = engine.commit([request])
-        if isinstance(answer, Committed):
-            return request, answer.ts
-        if not isinstance(answer, TransientError):
-            break
-    raise answer if isinstance(answer, CellstoreError) else InvariantError(f"an import was answered with {answer!r}")
 
 
 def _renamed(error: CellstoreError, job: _Job) -> CellstoreError:

@@ -168,6 +168,25 @@ def test_live_queries_are_asked_again_with_their_journals_and_keep_their_values(
     assert said(m.received(transition((0, 0), (1, 15), q0=["x"]))) == ["step @15"]
 
 
+def test_a_result_that_is_held_is_named_after_a_lost_connection_and_stays_when_nothing_is_said_of_it():
+    m = machine()
+    m.subscribe("a", {})
+    m.subscribe("b", {})
+    m.opened()
+    told = {"type": "QueryUpdated", "queryId": 0, "value": [1, 2], "logLines": [], "journal": None, "digest": "ab"}
+    m.received(patch((0, 0), (1, 10), told))
+    patched = {"type": "QueryPatched", "queryId": 0, "splices": [[0, 1, []]], "logLines": [], "digest": "cd"}
+    m.received(patch((1, 10), (1, 20), patched))
+    m.lost("power cut")
+    held, other = m.opened()[1].frame["modifications"]
+    assert held["holds"] == "cd"
+    assert "holds" not in other
+    assert said(m.received(transition((0, 0), (1, 30), q1=5))) == ["step @30 1=5"]
+    assert m.results.get(0).value == [2]
+    m.received(patch((1, 30), (1, 40), {**patched, "splices": [[1, 0, [3]]]}))
+    assert m.results.get(0).value == [2, 3]
+
+
 def test_a_result_for_a_query_released_meanwhile_is_dropped():
     m = machine()
     m.subscribe("a", {})

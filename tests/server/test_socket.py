@@ -99,6 +99,26 @@ async def test_a_repeated_request_of_a_session_runs_once(chat: Served) -> None:
     assert (await again.result(0))["value"] == 1.0
 
 
+async def test_a_client_that_comes_back_is_told_only_what_it_does_not_hold(chat: Served) -> None:
+    holds: dict[str, str] = {}
+    for expected in ({0, 1}, set(), {1}):
+        wire = await chat.socket(headers=chat.kernel_header)
+        await wire.say("Connect", sessionId="s", exact=True, deltas=True)
+        queries = enumerate(({"author": "ann"}, {}))
+        adds: list[dict[str, object]] = [
+            {"type": "Add", "queryId": n, "udfPath": "chat:list", "args": [args], "holds": holds.get(str(n))}
+            for n, args in queries
+        ]
+        await wire.say("ModifyQuerySet", baseVersion=0, newVersion=1, modifications=adds)
+        first = await wire.until(lambda message: message["type"] == "Transition")
+        assert {change["queryId"] for change in first["modifications"]} == expected
+        holds |= {str(change["queryId"]): change["digest"] for change in first["modifications"]}
+        wire.close()
+        if not expected:
+            body = {"path": "chat:send", "args": {"author": "bo", "body": "b"}}
+            await chat.fetch("/api/mutation", body, chat.token_header)
+
+
 async def test_a_client_stops_its_action_and_is_answered(chat: Served, tmp_path: Path) -> None:
     file = tmp_path / "long_actions.py"
     file.write_text(

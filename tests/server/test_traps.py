@@ -232,7 +232,7 @@ async def test_no_client_is_ever_told_of_a_fatal_error(chat: Served) -> None:
 
 async def test_a_reason_for_closing_fits_into_a_frame(chat: Served) -> None:
     wire = await chat.socket(headers=chat.token_header)
-    await wire.say("Connect", sessionId="ü" * 300)
+    await wire.say("Authenticate", baseVersion=0, tokenType="ü" * 300)
     code, reason = await wire.closed()
     assert code == 1008
     assert 0 < len(str(reason).encode()) <= 123

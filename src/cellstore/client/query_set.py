@@ -1,7 +1,7 @@
 """What we asked for: the live queries of one client, each once, however many watch it.
 
 The server holds nothing for us across connections, so this is also what is said again after a reconnect, with the
-journal of each query so that pages keep their edges.
+journal of each query so that pages keep their edges, and the digest of the result we hold so that it is not told again.
 
 Invariant: `version` is what the server has been sent on this connection; equal (path, args) share one query id; an id
            is never used for another query.
@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from cellstore.client.results import Results
+from cellstore.client.results import QueryResult, Results
 from cellstore.client.wire import Frame
 from cellstore.values import json as native
 
@@ -78,9 +78,8 @@ class QuerySet:
         self.version = 0
 
     def everything(self, results: Results) -> Frame:
-        """The frame that asks for the whole set, the first of a connection, with the journals heard so far."""
-        known = ((query, results.get(query.query_id)) for query in self._by_id.values())
-        return self.modify([add(query, result.journal if result else None) for query, result in known])
+        """The frame that asks for the whole set, the first of a connection, with what is known of each result."""
+        return self.modify([add(query, results.get(query.query_id)) for query in self._by_id.values()])
 
     def modify(self, modifications: list[Frame]) -> Frame:
         """The frame for these modifications; the version moves with it."""
@@ -98,15 +97,16 @@ class QuerySet:
         assert all(q.watchers > 0 and q.query_id < self._next_id for q in self._by_id.values())
 
 
-def add(query: LiveQuery, journal: str | None = None) -> Frame:
-    """The modification that asks for a query."""
-    return {
+def add(query: LiveQuery, result: QueryResult | None = None) -> Frame:
+    """The modification that asks for a query of which `result` is here already."""
+    frame: Frame = {
         "type": "Add",
         "queryId": query.query_id,
         "udfPath": query.path,
         "args": [query.args],
-        "journal": journal,
+        "journal": None if result is None else result.journal,
     }
+    return frame if result is None or result.digest is None else {**frame, "holds": result.digest}
 
 
 def remove(query_id: int) -> Frame:

@@ -26,6 +26,7 @@ class QueryResult:
     failure: Failure | None = None
     logs: tuple[str, ...] = ()
     journal: str | None = None
+    digest: str | None = None  # by which the server knows it again
 
 
 class OutOfStep(ProtocolError):
@@ -81,12 +82,12 @@ def read_modifications(payload: Any, held: Mapping[int, QueryResult]) -> tuple[d
             query_id, logs = int(one["queryId"]), tuple(one.get("logLines") or ())
             match one["type"]:
                 case "QueryUpdated":
-                    updates[query_id] = QueryResult(one.get("value"), None, logs, one.get("journal"))
+                    updates[query_id] = QueryResult(one.get("value"), None, logs, one.get("journal"), one.get("digest"))
                 case "QueryPatched":
                     if query_id not in held:
                         continue  # given up while this was on its way
                     value = spliced(held[query_id].value, one["splices"])
-                    updates[query_id] = QueryResult(value, None, logs, one.get("journal"))
+                    updates[query_id] = QueryResult(value, None, logs, one.get("journal"), one.get("digest"))
                 case "QueryFailed":
                     failure = read_failure(
                         one.get("error"), one.get("errorMessage"), one.get("errorData"), "errorData" in one

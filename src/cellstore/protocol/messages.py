@@ -30,6 +30,7 @@ from cellstore.values import json as native
 
 U32_MAX = (1 << 32) - 1
 MODIFICATIONS_MAX = 100_000  # in one frame; the frame size bounds it too
+DIGEST_BYTES = 16  # of a result
 TEXT_MAX = 1 << 20  # journals, tokens: bounded so that nothing per query can grow without limit
 
 
@@ -71,6 +72,7 @@ class Add:
     args: dict[str, Any]
     journal: str | None = None
     component: str | None = None
+    holds: bytes | None = None  # the digest of the result the client has from an earlier connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,16 @@ def _modification(obj: Any, exact: bool) -> Add | Remove:
     if kind != "Add":
         raise ValidationError(path="modifications.type", expected="Add or Remove", got=repr(kind)[:60])
     path, args = _text(obj, "udfPath", PATH_LENGTH_MAX), decode_args(obj.get("args"), exact)
-    return Add(query_id, path, args, _optional_text(obj, "journal"), _optional_text(obj, "componentPath"))
+    holds = _digest(obj.get("holds")) if exact else None
+    return Add(query_id, path, args, _optional_text(obj, "journal"), _optional_text(obj, "componentPath"), holds)
+
+
+def _digest(text: object) -> bytes | None:
+    """What `query_updated` told; what is no such thing is of a result nobody has."""
+    try:
+        return bytes.fromhex(text) if isinstance(text, str) and len(text) == 2 * DIGEST_BYTES else None
+    except ValueError:
+        return None
 
 
 def _call(message: type[Mutation] | type[Action]) -> Callable[[dict[str, Any], bool], Mutation | Action]:
@@ -273,18 +284,25 @@ class Failure:
     error: Message | None = None  # the structured form, for exact connections
 
 
-def query_updated(query_id: int, value: bytes, logs: list[str], journal: str | None) -> Message:
-    """A query's new result; `value` is JSON in the connection's format."""
-    return {
+def query_updated(
+    query_id: int, value: bytes, logs: list[str], journal: str | None, digest: bytes | None = None
+) -> Message:
+    """A query's new result; `value` is JSON in the connection's format.
+
+    Clients that asked for `deltas` are told its `digest` too: who says that it `holds` it, when it comes back with a new
+    connection, is not told the same again.
+    """
+    message: Message = {
         "type": "QueryUpdated",
         "queryId": query_id,
         "value": fragment(value),
         "logLines": logs,
         "journal": journal,
     }
+    return message if digest is None else {**message, "digest": digest.hex()}
 
 
-def query_patched(query_id: int, splices: bytes, logs: list[str], journal: str | None) -> Message:
+def query_patched(query_id: int, splices: bytes, logs: list[str], journal: str | None, digest: bytes) -> Message:
     """A query's new result, a list, as changes of the one before: `[[place, removed, [rows…]], …]` by rising places of
     the old list. Sent only to clients that asked for `deltas`."""
     return {
@@ -293,6 +311,7 @@ def query_patched(query_id: int, splices: bytes, logs: list[str], journal: str |
         "splices": fragment(splices),
         "logLines": logs,
         "journal": journal,
+        "digest": digest.hex(),
     }
 
 

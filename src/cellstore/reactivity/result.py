@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from cellstore.protocol import delta
-from cellstore.protocol.messages import Failure, Message, fragment
+from cellstore.protocol.messages import DIGEST_BYTES, Failure, Message, fragment
 from cellstore.protocol.path import canonical
 from cellstore.reactivity.principal import Principal
 from cellstore.runtime.outcome import ErrorInfo, Outcome
@@ -80,7 +80,7 @@ class Result:
             out, error = self.outcome, self.outcome.error
             head = [out.ok, out.journal, out.logs, error and [error.code, error.message, error.has_data]]
             data = native.dumps(error.data) if error is not None and error.has_data else b""
-            self._digest = hashlib.blake2b(orjson.dumps(head) + data + out.value, digest_size=16).digest()
+            self._digest = hashlib.blake2b(orjson.dumps(head) + data + out.value, digest_size=DIGEST_BYTES).digest()
         return self._digest
 
     def patch_from(self, earlier: Result) -> bytes | None:
@@ -93,6 +93,10 @@ class Result:
         if self._patch is None or self._patch[0] != earlier.digest:
             self._patch = (earlier.digest, self._patched(earlier))
         return self._patch[1]
+
+    def patch_known(self, digest: bytes | None) -> bytes | None:
+        """As `patch_from`, for who came back with a result of this digest, if that is where others have come from."""
+        return self._patch[1] if self._patch is not None and self._patch[0] == digest else None
 
     def _patched(self, earlier: Result) -> bytes | None:
         old, new = earlier.outcome.value, self.outcome.value

@@ -318,7 +318,7 @@ class Session:
             elif change.query_id in self._queries:
                 return self._close(1008, f"BadRequest: query {change.query_id} was added twice")
             else:
-                self._queries[change.query_id] = _live(change)
+                self._queries[change.query_id] = _live(change, self.deltas)
                 self._stale.add(change.query_id)
         if len(self._queries) > self.knobs.live_queries_max:
             return self._close(1013, "TooManyQueries")
@@ -391,8 +391,10 @@ class Session:
             result = results[query_id] if refused is None else Result(Outcome.failed(refused, function=live.query.path))
             live.query = live.query.rerun(result.outcome.journal)
             if live.digest != result.digest:
-                live.digest = result.digest
                 changes.append(self._show(query_id, live, result, step.who))
+                live.digest = result.digest
+            elif self.deltas and result.outcome.ok:
+                live.shown = result  # what it held from an earlier connection is this
         end = StateVersion(step.query_set, step.identity, max(step.ts, step.floor_ts, self._current.ts))
         owed = step.must_send
         if self._owed_ts is not None and end.ts >= self._owed_ts:
@@ -410,10 +412,11 @@ class Session:
         held, live.shown = live.shown, result if outcome.ok and self.deltas else None
         if outcome.ok:
             logs = logs_for(outcome, who)
-            patch = None if held is None else result.patch_from(held)
-            if patch is not None:
-                return wire.query_patched(query_id, patch, logs, outcome.journal)
-            return wire.query_updated(query_id, result.value(self.exact), logs, outcome.journal)
+            patch = result.patch_known(live.digest) if held is None else result.patch_from(held)
+            if patch is not None and self.deltas:
+                return wire.query_patched(query_id, patch, logs, outcome.journal, result.digest)
+            digest = result.digest if self.deltas else None
+            return wire.query_updated(query_id, result.value(self.exact), logs, outcome.journal, digest)
         failure = failure_for(outcome, who, self.exact)
         return wire.query_failed(query_id, failure, logs_for(outcome, who), outcome.journal)
 
@@ -448,9 +451,9 @@ class Session:
         return [*self.gone(), Close(code, _short(reason))]
 
 
-def _live(add: wire.Add) -> Live:
+def _live(add: wire.Add, deltas: bool) -> Live:
     refused = _no_components(add.component)
-    return Live(Query.of(add.path, add.args, add.journal), refused)
+    return Live(Query.of(add.path, add.args, add.journal), refused, add.holds if deltas else None)
 
 
 def _refusal(component: str | None, who: Principal, permission: str) -> CellstoreError | None:

@@ -168,7 +168,7 @@ def render_message(message: dict[str, Any]) -> str:
 def _modification(one: dict[str, Any]) -> str:
     match one["type"]:
         case "QueryUpdated":
-            return f"{one['queryId']}={_plain(one['value'])}"
+            return f"{one['queryId']}={_plain(one['value'])}" + (f" #{one['digest']}" if "digest" in one else "")
         case "QueryRemoved":
             return f"-{one['queryId']}"
         case _:

@@ -70,3 +70,50 @@ def test_of_a_short_list_the_whole_is_told() -> None:
     session = subscribed(exact=True, deltas=True)
     shown(session, 1, good(ROWS[:20]))
     assert shown(session, 2, good(ROWS[1:21]))["value"] == ROWS[1:21]
+
+
+def resumed(holds: Any, **said: Any) -> Session:
+    """A session whose client comes back with a result it was told on an earlier connection."""
+    session = Session(EMBEDDED)
+    session.received(wire.parse({"type": "Connect", "sessionId": "s", "exact": True, "deltas": True, **said}))
+    add = {"type": "Add", "queryId": 0, "udfPath": "m:f", "args": [{}], "holds": holds}
+    modify = {"type": "ModifyQuerySet", "baseVersion": 0, "newVersion": 1, "modifications": [add]}
+    session.received(wire.parse(modify, session.exact))
+    return session
+
+
+def first(session: Session, result: Result) -> list[Any]:
+    """What the first transition changes."""
+    [send] = [effect for effect in session.refreshed(result.ts, {0: result}) if isinstance(effect, Send)]
+    session.flushed()
+    changes: list[Any] = json.loads(encode_frame(send.message))["modifications"]
+    return changes
+
+
+def test_who_comes_back_with_the_same_result_is_told_nothing_and_patches_from_then_on() -> None:
+    told = shown(subscribed(exact=True, deltas=True), 1, good(ROWS))
+    session = resumed(told["digest"])
+    assert first(session, Result(good(ROWS), 2)) == []
+    patched = shown(session, 3, good(CHANGED))
+    assert spliced(ROWS, patched["splices"]) == CHANGED
+
+
+def test_who_comes_back_with_the_result_before_is_told_the_patch_others_were() -> None:
+    other = subscribed(exact=True, deltas=True)
+    told, result = shown(other, 1, good(ROWS)), Result(good(CHANGED), 2)
+    other.mark([0])
+    other.advance()
+    other.refreshed(2, {0: result})
+    [patched] = first(resumed(told["digest"]), result)
+    assert spliced(ROWS, patched["splices"]) == CHANGED
+    assert first(resumed("00" * 16), result)[0]["value"] == CHANGED
+
+
+def test_what_a_client_says_it_holds_counts_only_where_deltas_were_agreed() -> None:
+    digest = Result(good(ROWS)).digest.hex()
+    for said in ({"exact": False}, {"deltas": False}):
+        [update] = first(resumed(digest, **said), Result(good(ROWS), 1))
+        assert len(update["value"]) == 600
+        assert "digest" not in update
+    for nonsense in (7, "x", "g" * 32, None, "0" * 31):
+        assert first(resumed(nonsense), Result(good(ROWS), 1))[0]["value"] == ROWS

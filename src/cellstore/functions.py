@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -445,10 +445,7 @@ def every(
 ) -> Callable[[F], F]:
     """Run a mutation or action again and again: `cs.every(minutes=5)(fn)`. Runs of one schedule never overlap."""
     total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    if not total >= 1:
-        raise CallerError(
-            f"every {total:g} seconds is too often; one second is the shortest interval", code="BadSchedule"
-        )
+    _check_interval(total)
     return functools.partial(_scheduled, {"every_s": float(total)}, name)
 
 
@@ -465,6 +462,25 @@ def _scheduled(schedule: dict[str, Any], name: str | None, fn: F) -> F:
     fn.crons = [each for each in fn.crons if each.get("name") != name]
     fn.crons.append({"name": name, **schedule})
     return fn
+
+
+def check_schedule(spec: Mapping[str, Any]) -> None:
+    """Whether it can be followed here: {"cron", "tz"} or {"every_s"}. Errors: CallerError."""
+    match dict(spec):
+        case {"every_s": int() | float() as interval_s}:
+            _check_interval(interval_s)
+        case {"cron": str(expression), "tz": str() | None as tz}:
+            _check_cron(expression, tz)
+        case _:
+            problem = f"a schedule has cron and tz, or every_s, and this is {dict(spec)!r:.200}"
+            raise CallerError(problem, code="BadSchedule")
+
+
+def _check_interval(interval_s: float) -> None:
+    if not interval_s >= 1:
+        raise CallerError(
+            f"every {interval_s:g} seconds is too often; one second is the shortest interval", code="BadSchedule"
+        )
 
 
 def _check_cron(expression: str, tz: str | None) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
 from served_harness import Answer, Served
+
+from cellstore.client.sources import modules_of
+from cellstore.deploy.pack import pack
+from cellstore.functions import registry
+
+CHAT = Path(__file__).parents[1] / "interop" / "chat.py"
 
 
 async def ask(served: Served, op: str, body: bytes = b"", **params: Any) -> Answer:
@@ -25,6 +32,31 @@ async def test_octets_that_are_no_text_are_refused_and_the_next_rows_go_in(serve
 async def test_what_is_no_unit_is_refused(served: Served, unit: bytes) -> None:
     refused = await ask(served, "deploy", unit)
     assert (refused.status, refused.json["path"]) == (400, "unit"), refused.body
+
+
+BAD = [
+    {"module": 5}, {"module": ""}, {"crons": "x"}, {"hashes": []}, {"sources": 5}, {"session": {}}, {"python": None},
+    {"crons": [{"path": "m:gone", "every_s": 5.0}]}, {"crons": [{"every_s": 5.0}]},
+]  # fmt: skip
+BAD_TIMES = [
+    {"cron": "zzz", "tz": "UTC"},
+    {"cron": "* * * * *", "tz": "No/Where"},
+    {"cron": 5},
+    {"every_s": 0},
+    {"every_s": "x"},
+    {},
+]
+
+
+@pytest.mark.parametrize("change", [*BAD, *({"crons": [{"path": "chat:send", **time}]} for time in BAD_TIMES)])
+async def test_a_unit_that_would_not_load_again_is_not_kept(served: Served, change: dict[str, Any]) -> None:
+    (module,) = modules_of(CHAT)
+    unit = pack(module, registry.handles(module), registry.tables(module)).to_json()
+    refused = await ask(served, "deploy", json.dumps(unit | change).encode())
+    assert refused.status == 400, refused.body
+    deployment = await served.app.deployment("default")
+    await deployment.stop()
+    assert (await ask(served, "functions")).json["functions"] == []  # it starts again, without it
 
 
 async def test_page_options_that_are_none_are_refused_by_name(served: Served) -> None:

@@ -10,8 +10,10 @@ import hashlib
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_type_hints
 
+from cellstore.errors import ValidationError
+from cellstore.functions import check_schedule
 from cellstore.schema.arguments import FunctionSpec
 from cellstore.schema.definition import TableDefinition
 from cellstore.values.json import dumps, loads
@@ -74,6 +76,23 @@ class Unit:
         return {**plain, "definitions": dumps(definitions).decode(), "hash": self.hash}
 
     @classmethod
+    def from_outside(cls, data: Any) -> Unit:
+        """As `from_json`, of what anybody may have sent: kept as it is, it would be in the way of the next start.
+
+        Errors: ValidationError naming what is not as `to_json` makes it; CallerError for a schedule nobody can follow
+        """
+        try:
+            unit = cls.from_json(_checked(data))
+        except (KeyError, TypeError, AttributeError) as wrong:
+            raise _no_unit(f"{type(wrong).__name__}: {wrong}") from wrong
+        paths = {spec.path for spec in unit.functions}
+        for each in unit.crons:
+            if each.get("path") not in paths:
+                raise _no_unit(f"a schedule of {each.get('path')!r:.60}, which is not in it")
+            check_schedule(each)
+        return unit
+
+    @classmethod
     def from_json(cls, data: dict[str, Any]) -> Unit:
         """What `to_json` made."""
         definitions = loads(data["definitions"].encode())
@@ -102,6 +121,25 @@ _PLAIN = (
     "session",
     "cell_ids",
 )
+
+
+def _checked(data: Any) -> dict[str, Any]:
+    import pydantic
+
+    if not isinstance(data, dict) or not data.get("module"):
+        raise _no_unit("no object with a module")
+    hints = get_type_hints(Unit)
+    for name in _PLAIN:
+        if name in data:
+            try:
+                pydantic.TypeAdapter(hints[name]).validate_python(data[name], strict=True)
+            except pydantic.ValidationError as wrong:
+                raise _no_unit(f"{name}: {wrong.errors()[0]['msg']}") from None
+    return data
+
+
+def _no_unit(got: str) -> ValidationError:
+    return ValidationError(path="unit", expected="a module as `cellstore deploy` sends it", got=got)
 
 
 def _listed(value: Any) -> Any:

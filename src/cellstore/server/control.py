@@ -227,13 +227,7 @@ class Control:
     async def _deploy(self, _params: dict[str, Any], body: bytes, _who: Principal) -> Answer:
         from cellstore.deploy.unit import Unit
 
-        try:
-            unit = Unit.from_json(load_json(body, "unit"))
-        except (KeyError, TypeError, AttributeError) as wrong:
-            raise ValidationError(
-                path="unit", expected="a module as `cellstore deploy` sends it", got=f"{type(wrong).__name__}: {wrong}"
-            ) from wrong
-        return await self._runner.deploy(unit), b""
+        return await self._runner.deploy(Unit.from_outside(load_json(body, "unit"))), b""
 
     async def _env(self, params: dict[str, Any], _body: bytes, _who: Principal) -> Answer:
         """Param changes: [{"name", "value" or null}], if any. All that are set then."""

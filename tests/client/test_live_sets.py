@@ -100,6 +100,22 @@ def test_a_guess_is_taken_back_when_its_mutation_fails(db: cs.Database) -> None:
         assert seen == [7, 0]
 
 
+def test_of_two_guesses_the_first_may_fail_and_the_second_does_not_flicker(db: cs.Database) -> None:
+    seen: list[Any] = []
+    with db.subscribe(total) as sub:
+        sub.until(lambda value: value == 0, timeout=10)
+        tell = sub._inbox.put
+        sub._inbox.put = lambda value, error=None: (seen.append(value), tell(value, error))
+        first = db.enqueue(refuse, lambda view: view.set(total, view.get(total) + 100))
+        second = db.enqueue(put, lambda view: view.set(total, view.get(total) + 1), side="left", n=1)
+        with pytest.raises(cs.ApplicationError):
+            first.result(timeout=10)
+        second.result(timeout=10)
+        assert sub.value == 1
+    shown = [value for value, after in zip(seen, [*seen[1:], None], strict=True) if value != after]
+    assert shown in ([100, 101, 1], [100, 0, 1]), "the second is shown from its call on, and never taken back"
+
+
 def test_guesses_stand_on_what_is_true_by_now(db: cs.Database) -> None:
     with db.subscribe(total) as sub:
         sub.until(lambda value: value == 0, timeout=10)

@@ -92,11 +92,12 @@ def _address(command: Any) -> Any:
 
 
 @contextmanager
-def _connected(url: str | None, token: str | None, deployment: str) -> Iterator[Database]:
+def _connected(url: str | None, token: str | None, deployment: str, create: bool = False) -> Iterator[Database]:
+    """The database; a deployment that is not there is made only by what brings something into it."""
     from cellstore.client.connect import connect
 
     try:
-        with connect(url, token, deployment) as db:
+        with connect(url, token, deployment, create=create) as db:
             yield db
     except CellstoreError as error:
         said = getattr(error, "traceback", "") or error.message
@@ -161,7 +162,7 @@ def deploy(file: Path, watch: bool, **address: Any) -> None:
     """Deploy the functions and tables of FILE, or of every .py file in a directory."""
     from cellstore.client import watching
 
-    with _connected(**address) as db:
+    with _connected(**address, create=True) as db:
         if not watch:
             if not watching.deploy_path(db, file, click.echo):
                 raise click.exceptions.Exit(1)
@@ -262,7 +263,7 @@ def export(path: Path, tables: tuple[str, ...], format: str | None, **address: A
 @_address
 def import_(path: Path, table: str | None, mode: str, **address: Any) -> None:
     """Read PATH into the store: what export wrote, or any .jsonl, .csv or .parquet file."""
-    with _connected(**address) as db:
+    with _connected(**address, create=True) as db:
         report = db.import_(path, table, mode)
         for name, each in report["tables"].items():
             click.echo(f"{name}: {each['documents']:,} documents")

@@ -203,3 +203,18 @@ def test_environment_variables_are_set_listed_and_removed(tasks: Any) -> None:
     assert "NAME=VALUE" in tasks("env", "COLOUR").output
     assert "digits" in tasks("env", "9LIVES=1").output
     assert tasks("env", "--remove", "COLOUR").output == ""
+
+
+def test_a_deployment_that_is_not_there_is_an_error_that_names_those_there_are(
+    tasks: Any, server: ServerProcess, tmp_path: Path
+) -> None:
+    for words in (["functions"], ["data"], ["run", "tasks:texts"], ["export", str(tmp_path / "x.zip")], ["logs"]):
+        said = tasks(*words, "--deployment", "stagging")
+        assert said.exit_code == 1
+        assert "there is no deployment 'stagging'; there are: default" in said.stderr
+    assert not (server.root / ".cellstore" / "stagging").exists()
+    file = tmp_path / "birds.jsonl"
+    file.write_text('{"n": 1}\n')
+    assert tasks("import", str(file), "--deployment", "staging").exit_code == 0
+    assert "birds" in tasks("data", "--deployment", "staging").stdout
+    assert ", staging" in tasks("data", "--deployment", "stagging").stderr

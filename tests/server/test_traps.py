@@ -210,7 +210,8 @@ async def test_an_admin_key_may_stand_in_the_url(chat: Served) -> None:
 
 @pytest.mark.parametrize(
     ("client", "value"),
-    [("npm-1.3.1", "$bytes"), ("npm-1.4.0-alpha.1", "$bytes"), ("python-0.4.0", "$bytes"), ("npm-1.4.1", "AQI="),
+    [("npm-1.3.1", "$bytes"), ("npm-1.4.0-alpha.1", "$bytes"), ("python-0.4.0", "$bytes"),
+     ("python-convex-0.4.0", "$bytes"), ("npm-1.4.1", "AQI="),
      ("python-0.5.0", "AQI="), ("npm-cli-1.2.1", "AQI="), ("NPM-0.19.0", "$bytes"), ("npm-x", "AQI=")],
 )  # fmt: skip
 async def test_old_clients_mean_convexs_encoding_when_they_name_none(chat: Served, client: str, value: str) -> None:

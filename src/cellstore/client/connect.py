@@ -28,14 +28,17 @@ _stack: list[Database] = []
 _lock = threading.Lock()
 
 
-def connect(url: str | None = None, token: str | None = None, deployment: str = "default") -> Database:
+def connect(
+    url: str | None = None, token: str | None = None, deployment: str = "default", *, create: bool = True
+) -> Database:
     """Connect to a Jupyter server that runs cellstore, or to `cellstore serve`.
 
     `url` may be pasted from the browser, `?token=` included; without one, the server of this kernel or the one that
-    runs over this directory is found. The new database becomes the current one.
+    runs over this directory is found. A deployment of a new name is made, or with `create=False` an error that names
+    those there are. The new database becomes the current one.
     """
     with doorway():
-        found = given(url, token, deployment) if url is not None else discover(deployment)
+        found = given(url, token, deployment, create) if url is not None else discover(deployment, create)
         return connect_found(found, deployment, again=None if url is not None else lambda: discover(deployment))
 
 
@@ -54,17 +57,17 @@ def open(path: str | os.PathLike[str]) -> Database:
         return make_current(Database(engine.link, engine.control, where=where, rung="embedded", on_close=engine.close))
 
 
-def given(url: str, token: str | None, deployment: str = "default") -> Found:
+def given(url: str, token: str | None, deployment: str = "default", create: bool = True) -> Found:
     """The server at an explicit address, once it answered."""
     base, in_url = parse_url(url)
     secret = token if token is not None else in_url
     address = Address(base, {"Authorization": f"token {secret}"} if secret else {})
-    return Found(address, hello(address, deployment))
+    return Found(address, hello(address, deployment, create=create))
 
 
-def discover(deployment: str = "default") -> Found:
+def discover(deployment: str = "default", create: bool = True) -> Found:
     """The server the ladder finds from here; `.rung` tells how. Errors: Disconnected, with every rung's reason."""
-    return find(Surroundings.here(), lambda address: hello(address, deployment), lists_kernel)
+    return find(Surroundings.here(), lambda address: hello(address, deployment, create=create), lists_kernel)
 
 
 def connect_found(found: Found, deployment: str = "default", again: Any = None) -> Database:

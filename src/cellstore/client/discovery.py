@@ -149,14 +149,16 @@ def _named(server: Running, rung: str) -> Address:
     return Address(server.url, server.address.headers, rung, server.root_dir)
 
 
-def hello(address: Address, deployment: str = "default", patience_s: float = 0.0) -> dict[str, Any]:
-    """The handshake.
+def hello(
+    address: Address, deployment: str = "default", patience_s: float = 0.0, *, create: bool = True
+) -> dict[str, Any]:
+    """The handshake. It makes the deployment where there is none of that name, unless `create` is False.
 
     Errors: Disconnected, Unauthenticated, NotFound (a server without cellstore), CallerError (another protocol).
     """
     control = HttpControl(AddressBook(lambda: address, address), deployment)
     try:
-        answer, _ = control("hello", {}, patience_s=patience_s)
+        answer, _ = control("hello", {} if create else {"create": False}, patience_s=patience_s)
     finally:
         control.close()
     protocol = answer.get("protocol", PROTOCOL)

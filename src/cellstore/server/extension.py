@@ -158,6 +158,11 @@ class CellstoreApp(ExtensionApp):
                 running = await self._opened(name)
         return running
 
+    def deployment_names(self) -> list[str]:
+        """The deployments there are, open or not."""
+        there = self.directory(self.deployment_name).parent.glob("*/store.db")
+        return sorted({self.deployment_name, *(path.parent.name for path in there)})
+
     async def _opened(self, name: str) -> Deployment:
         if self._is_stopping:
             raise Overloaded("the server is stopping: ask again when it has started", queue="server")

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 FORMATS = {"convex_encoded_json": "convex", "convex_json": "convex", "json": "clean", "convex_clean_json": "clean"}
 RESULT_HEADER, PARAMS_HEADER, DEPLOYMENT_HEADER = "X-Cellstore-Result", "X-Cellstore-Params", "X-Cellstore-Deployment"
 CLIENT_HEADER = "Convex-Client"  # `<name>-<version>`
-FORMATS_SINCE = {"npm": (1, 4, 1), "python": (0, 5, 0)}  # clients before these name no format and mean Convex's own
+FORMATS_SINCE = {"npm": (1, 4, 1), "python": (0, 5, 0), "python-convex": (0, 5, 0)}
+"""Clients before these name no format and mean Convex's own."""
 HEADER_CHARS_MAX = 4096  # of one field of a result that travels in a header; proxies take 8 KiB of it
 PIECE_BYTES = 1 << 20  # of a file on its way
 
@@ -76,9 +77,16 @@ class Door:
         named: str = handler.path_kwargs.get("deployment") or handler.request.headers.get(DEPLOYMENT_HEADER) or ""
         return named or self.app.deployment_name
 
-    async def deployment(self, who: Principal) -> Deployment:
-        """The deployment meant. Errors: those of opening it."""
-        return await self.app.deployment(self.deployment_name, may_create=who.owner and "write" in who.permissions)
+    async def deployment(self, who: Principal, may_create: bool = True) -> Deployment:
+        """The deployment meant. Errors: those of opening it; a NotFound tells owners which there are."""
+        name = self.deployment_name
+        try:
+            return await self.app.deployment(name, may_create and who.owner and "write" in who.permissions)
+        except NotFound as missing:
+            if not who.owner:
+                raise
+            there = ", ".join(self.app.deployment_names())
+            raise NotFound(f"{missing.message}; there are: {there}", kind="deployment", name=name) from missing
 
 
 class HttpHandler(Door, JupyterHandler):
@@ -305,7 +313,7 @@ class ControlHandler(HttpHandler):
             refused = who.refusal("read")
             if refused is not None:
                 raise refused
-            deployment = await self.deployment(who)
+            deployment = await self.deployment(who, params.pop("create", True) is not False)
             answer, octets = await deployment.control(op, params, self.request.body, who)
             if isinstance(octets, bytes):
                 self.reply(op, answer, octets)
@@ -374,7 +382,7 @@ def format_of(name: object, client: str = "") -> str:
 
 
 def _is_before_formats(client: str) -> bool:
-    known = re.fullmatch(r"(\w+)-(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-.*)?", client)
+    known = re.fullmatch(r"([\w-]+?)-(\d{1,9})\.(\d{1,9})\.(\d{1,9})(?:-.*)?", client)
     since = None if known is None else FORMATS_SINCE.get(known[1].lower())
     return known is not None and since is not None and tuple(map(int, known.groups()[1:4])) < since
 

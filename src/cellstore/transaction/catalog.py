@@ -262,6 +262,10 @@ class Catalog:
         """The tables users made, by name."""
         return sorted((table for table in self._by_name.values() if not table.is_system), key=lambda table: table.name)
 
+    def rows(self) -> Iterator[Fields]:
+        """Every row of `_tables`, also those that a name or number given twice keeps from being seen."""
+        return iter(self._tables.values())
+
     def row(self, id: bytes) -> Fields | None:
         """A row of `_tables` or `_indexes`."""
         return self._tables.get(id) or self._indexes.get(id)
@@ -307,9 +311,12 @@ class Catalog:
         return Catalog(self._tables, kept, ts=self.ts, previous=self)
 
     def keys_of(self, table: int, id: bytes, body: bytes) -> list[tuple[int, bytes]]:
-        """The entries a stored document must have; for `Storage.check`."""
+        """The entries a stored document must have, in indexes that are built; for `Storage.check`."""
         meta = self._by_number.get(table)
-        return [] if meta is None else list(meta.keys(loads(body), id).items())
+        if meta is None:
+            return []
+        fields = loads(body)
+        return [(index.number, index.key(fields, id)) for index in meta.written if index.state == "enabled"]
 
     def describe(self, index: int) -> str:
         """`table.index` for people."""

@@ -202,17 +202,18 @@ class Engine:
         raise InvariantError(f"a bulk insert that ran alone was answered with {answer!r}")
 
     def check(self) -> Iterator[str]:
-        """A sentence for each broken invariant of the store's file, index entries and `ctx.storage` included; nothing if it
-        is sound.
+        """A sentence for each broken invariant of the store: its file and index entries, definitions and unique claims,
+        `ctx.storage`; nothing if it is sound.
 
         Live traffic goes on. A store in memory has no file and nothing to say. Cost: a few passes over everything.
         """
         from cellstore.storage.check import check
-        from cellstore.transaction.files import broken
+        from cellstore.transaction import files, soundness
 
         if self.path:
             yield from check(self.path, self.catalog.keys_of)
-            yield from broken(self)
+            yield from soundness.broken(self.storage)
+            yield from files.broken(self)
 
     def close(self) -> None:
         """Let go of the store."""

@@ -496,6 +496,8 @@ DAMAGE = {
     "UPDATE log SET body = X'7b' WHERE seq = (SELECT max(seq) FROM log)": "cannot be read",
     "UPDATE dead_entries SET from_ts = to_ts": "overlaps",
     "DELETE FROM commits WHERE ts = 20": "belongs to no commit",
+    "UPDATE commits SET seq = (SELECT max(seq) FROM log) WHERE ts = 20": "which was written at 40",
+    "UPDATE dead_docs SET seq = (SELECT max(seq) FROM docs)": "is used by . documents or dead revisions",
     "UPDATE commits SET seq = 0 WHERE ts = 40": "newest commit knows|before the commit",
     "DELETE FROM commits WHERE ts = 30": "nothing committed for it",
     "UPDATE globals SET value = 999 WHERE key = 'catalog_ts'": "later than the newest commit",

@@ -34,6 +34,10 @@ def look(ctx, id: str):
 def listed(ctx):
     return [row.size for row in ctx.db.system.query("_storage")]
 
+@cs.query
+def known(ctx):
+    return [row._id for row in ctx.db.system.query("_storage")]
+
 @cs.mutation
 def delete(ctx, id: str):
     ctx.storage.delete(id)
@@ -336,6 +340,32 @@ async def test_an_export_holds_the_files_and_an_import_brings_them_back(stored: 
     url, again, _ = await stored.call("query", "look", id=id)
     assert again == about
     assert (await stored.fetch(url)).body == TEXT
+
+
+async def test_a_snapshot_that_replaces_takes_away_the_files_it_leaves_out(stored: Store) -> None:
+    """As in Convex: where a snapshot holds files they are one more table; where it holds none they are left alone."""
+    key = {"Authorization": f"Convex {stored.served.app.admin_key('default')}"}
+    kept, _ = await stored.uploaded()
+
+    def snapshot(*entries: tuple[str, str]) -> bytes:
+        with zipfile.ZipFile(raw := io.BytesIO(), "w") as archive:
+            for name, text in [("t/documents.jsonl", '{"n": 1}\n'), *entries]:
+                archive.writestr(name, text)
+        return raw.getvalue()
+
+    async def imported(mode: str, body: bytes) -> tuple[int, set[str]]:
+        answer = await stored.served.fetch(f"/api/import?format=zip&mode={mode}", body, key)
+        rows = await stored.call("query", "known")
+        return answer.status, set(rows)
+
+    with_files = snapshot(("_storage/documents.jsonl", json.dumps({"_id": kept}) + "\n"), (f"_storage/{kept}", "x"))
+    other, _ = await stored.uploaded(b"other")
+    assert await imported("requireEmpty", with_files) == (400, {kept, other})
+    assert await imported("append", with_files) == (200, {kept, other})
+    assert await imported("replaceAll", snapshot()) == (200, {kept, other})
+    assert await imported("replaceAll", with_files) == (200, {kept})
+    other, _ = await stored.uploaded(b"other")
+    assert await imported("replace", with_files) == (200, {kept})
 
 
 class TestLimit:

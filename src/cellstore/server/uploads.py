@@ -7,7 +7,8 @@ The parts lie in a scratch directory beside the store, so nothing of a large fil
 thread, a batch at a time, and what is read goes the way of any other import. How far each import is, is a row of
 `_snapshot_imports`, which makes it live, and known after a restart: what was under way then has failed.
 
-Modes      requireEmpty, append, replace; replaceAll also empties every table the file does not name, in the same commit
+Modes      requireEmpty, append, replace; replaceAll also empties every table the file does not name, in the same commit.
+           A file with stored files counts them as one more table: those it leaves out go, once the documents are there
 Formats    zip, jsonLines, csv, jsonArray: what `cellstore import` reads
 Errors     CallerError for an upload that is over, or that nobody has fed for IDLE_S (the command line tries a 404 again, so it
            is none); those of an import become its state
@@ -163,11 +164,20 @@ class Uploads:
         gone = {name: there.get(name, 0) for name in [*names, *_emptied(upload, names, there)] if there.get(name)}
         lines = [f"import into {name}" for name in names]
         lines += [f"import {len(opened.files):,} files"] if opened.files else []
+        left_out = self._left_out(opened) if MODES[upload.mode] == "replace" else []
         if MODES[upload.mode] == "replace":
             lines += [f"delete the {count:,} documents of {name}" for name, count in gone.items()]
+            lines += [f"delete the {len(left_out):,} stored files that are not in it"] if left_out else []
         if opened.ignored:
             lines.append(f"leave out {', '.join(opened.ignored)}, as there is no place for it here")
-        return "This will\n" + "\n".join(f"  {line}" for line in lines), MODES[upload.mode] == "replace" and bool(gone)
+        is_loss = MODES[upload.mode] == "replace" and bool(gone or left_out)
+        return "This will\n" + "\n".join(f"  {line}" for line in lines), is_loss
+
+    def _left_out(self, opened: Opened) -> list[str]:
+        """The stored files that one with files does not hold; none of one without."""
+        named = {file.about["id"] for file in opened.files}
+        with self._engine.begin() as transaction:
+            return [id for id in files.ids(transaction) if id not in named] if named else []
 
     # ── importing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,6 +248,10 @@ class Uploads:
         there = [table.name for table in self._engine.catalog.user_tables()]
         wanted = [{"name": s.table, "number": await asyncio.to_thread(s.table_number)} for s in opened.sources]
         wanted += [{"name": name, "number": None} for name in _emptied(upload, names, there)]
+        if opened.files and upload.mode == "requireEmpty" and (held := await asyncio.to_thread(self._count_files)):
+            raise CallerError(
+                f"there are {held:,} stored files already: append to them, or replace them", code="TableExists"
+            )
         begun, _ = await self._imports.begin({"mode": MODES[upload.mode], "tables": wanted}, b"", EMBEDDED)
         try:
             for file in opened.files:  # first, so that no document names one that is not there
@@ -245,11 +259,26 @@ class Uploads:
             for source in opened.sources:
                 await self._load_table(key, begun["import"], source)
             report, _ = await _to_its_end(self._imports.end({"import": begun["import"]}, b"", EMBEDDED))
+            if MODES[upload.mode] == "replace":  # after the documents: none names a file that is gone
+                await _to_its_end(asyncio.to_thread(self._forget_files, self._left_out(opened)))
         except BaseException:
             with contextlib.suppress(CellstoreError):
                 await self._imports.abort({"import": begun["import"]}, b"", EMBEDDED)
             raise
         return sum(each["documents"] for each in report["tables"].values())
+
+    def _count_files(self) -> int:
+        with self._engine.begin() as transaction:
+            return len(files.ids(transaction))
+
+    def _forget_files(self, ids: list[str]) -> None:
+        def forget(transaction: Transaction) -> None:
+            for id in ids:
+                if files.metadata(transaction, id) is not None:
+                    files.remove(transaction, id)
+
+        if ids:
+            self._engine.run(forget, files.STORAGE)
 
     async def _load_table(self, key: str, number: str, source: Source) -> None:
         from cellstore.client.files import batches

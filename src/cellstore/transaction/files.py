@@ -168,6 +168,11 @@ def keep(
     return key
 
 
+def ids(transaction: Transaction) -> list[str]:
+    """Every file there is."""
+    return [str(row["_id"]) for row in QueryBuilder(transaction, STORAGE)]
+
+
 def metadata(transaction: Transaction, id: str) -> Document | None:
     """What is known of a file."""
     return transaction.get(id, STORAGE)

@@ -210,6 +210,42 @@ def test_the_same_on_an_event_loop(db: cs.Database) -> None:
     assert asyncio.run(script()) == [0, 1, 2, 3]
 
 
+def test_following_what_was_never_shipped_does_not_hold_the_loop(
+    db: cs.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go, ship, waited = threading.Event(), db._shipper.ready, []
+
+    def slowly(handle: Any) -> None:
+        waited.append(let_go.wait(5))
+        ship(handle)
+
+    async def script() -> Any:
+        with db.aio.subscribe(total) as sub, db.aio.subscribe(left) as closed:
+            assert sub.status == "loading"
+            closed.close()
+            both = db.aio.together(total=total, left=left)
+            let_go.set()
+            return await sub.auntil(timeout=10), await both.auntil(timeout=10)
+
+    monkeypatch.setattr(db._shipper, "ready", slowly)
+    assert asyncio.run(script()) == (0, {"total": 0, "left": []})
+    assert all(waited)
+
+
+def test_following_what_cannot_be_shipped_says_why(db: cs.Database) -> None:
+    lock = threading.Lock()
+
+    @cs.query(name="unshippable")
+    def locked(ctx):
+        return str(lock)
+
+    async def script() -> Any:
+        return await db.aio.subscribe(locked).auntil(timeout=10)
+
+    with pytest.raises(cs.DeployError, match="lock"):
+        asyncio.run(script())
+
+
 def test_guesses_and_sets_on_an_event_loop(db: cs.Database) -> None:
     async def script() -> list[Any]:
         aio, seen = db.aio, []

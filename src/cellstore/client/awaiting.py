@@ -64,13 +64,26 @@ class AsyncDatabase:
     ) -> Subscription:
         """Follow a query: `async for value in …`, `await ….auntil(predicate)`.
 
-        A function that the store does not know in its present form is shipped first, which takes the loop for that long.
+        A function that the store does not know in its present form is shipped first, on a thread; when that fails, the
+        subscription's error says why.
         """
-        return self._database.subscribe(path_or_fn, callback, **args)
+        from cellstore.client.subscription import Subscription
+
+        db = self._database
+        with doorway():
+            path, bound, handle = db._bound(path_or_fn, "query", args)
+            db._check_open()
+            before = None if handle is None else lambda: db._ship(handle)
+            return Subscription(db.link, path, bound, callback, db.dispatch, before)
 
     def together(self, callback: Callable[[Any], object] | None = None, /, **queries: Any) -> Together:
-        """Follow several queries as one."""
-        return self._database.together(callback, **queries)
+        """Follow several queries as one; what is not shipped yet is, as in `subscribe`."""
+        from cellstore.client.subscription import Together
+
+        db = self._database
+        with doorway():
+            bound, ship = db._bound_together(queries)
+            return Together(db.link, bound, callback, db.dispatch, ship)
 
     async def pages(
         self, path_or_fn: Callee, size: int = 100, cursor: str | None = None, /, **args: Any

@@ -150,14 +150,29 @@ class Database:
         `value` is a dict of their values, always of one moment; a commit that changes several is one new value.
         """
         with doorway():
-            prepared = {}
-            for name, query in queries.items():
-                callee, args = query if isinstance(query, tuple) else (query, {})
-                prepared[name] = self._prepared(callee, "query", args)
-            if not prepared:
-                raise CallerError("name at least one query to follow: together(tasks=open_tasks)", code="NoQueries")
-            self._check_open()
-            return Together(self.link, prepared, callback, self.dispatch)
+            bound, ship = self._bound_together(queries)
+            ship()
+            return Together(self.link, bound, callback, self.dispatch)
+
+    def _bound_together(
+        self, queries: dict[str, Callee | tuple[Callee, dict[str, Any]]]
+    ) -> tuple[dict[str, tuple[str, dict[str, Any]]], Callable[[], None]]:
+        """(path and arguments of each, what ships those not shipped yet). Errors: as `_bound`."""
+        bound, handles = {}, []
+        for name, query in queries.items():
+            callee, args = query if isinstance(query, tuple) else (query, {})
+            path, checked, handle = self._bound(callee, "query", args)
+            bound[name] = (path, checked)
+            handles.append(handle)
+        if not bound:
+            raise CallerError("name at least one query to follow: together(tasks=open_tasks)", code="NoQueries")
+        self._check_open()
+
+        def ship() -> None:
+            for handle in (each for each in handles if each is not None):
+                self._ship(handle)
+
+        return bound, ship
 
     def enqueue(self, path_or_fn: Callee, update: Update | None = None, /, **args: Any) -> Pending:
         """Call a mutation and go on: it is sent when there is a connection, in order, and runs exactly once.
@@ -397,13 +412,22 @@ class Database:
 
         Errors: ValidationError naming the argument; DeployError; CallerError for what is no function of that kind.
         """
+        path, bound, handle = self._bound(path_or_fn, kind, args)
+        if handle is not None:
+            self._ship(handle)
+        return path, bound
+
+    def _bound(
+        self, path_or_fn: Callee, kind: FunctionKind, args: dict[str, Any]
+    ) -> tuple[str, dict[str, Any], Any | None]:
+        """(path, arguments, the function if it is known here). Errors: as `_prepared`, but for those of shipping."""
         from cellstore.functions import Function, FunctionReference, registry
         from cellstore.values.value import check_value
 
         handle = registry.find(path_or_fn) if isinstance(path_or_fn, str) else path_or_fn
         if handle is None:
             check_value(args, "")
-            return str(path_or_fn), args
+            return str(path_or_fn), args, None
         if not isinstance(handle, Function | FunctionReference):
             raise CallerError(
                 f"{handle!r} is neither a path like 'tasks:open_tasks' nor a function decorated with @cs.{kind}",
@@ -411,9 +435,7 @@ class Database:
             )
         if handle.kind != kind:
             raise CallerError(f"{handle.path} is {a(handle.kind)}; call db.{handle.kind}(…)", code="WrongKind")
-        bound = handle.bind((), args)
-        self._ship(handle)
-        return handle.path, bound
+        return handle.path, handle.bind((), args), handle
 
     def _ship(self, handle: Any) -> None:
         """Deploy the handle's module if it is not there in its present form. A reference has been shipped elsewhere."""

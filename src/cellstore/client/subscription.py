@@ -106,19 +106,42 @@ class Subscription:
         args: dict[str, Any],
         callback: Callable[[Any], object] | None,
         dispatch: Dispatch,
+        before: Callable[[], None] | None = None,
     ) -> None:
+        """`before` is done first, on a thread; what it raises is the subscription's error, and nothing is followed."""
         self.path, self.args = path, args
         self._link = link
         self._inbox = _Inbox(path)
         if callback is not None:
             self._inbox.notify = _Caller(self, self._inbox, callback, dispatch).poke
-        watches = self._begin(link)
-        for watch in watches:
-            watch.on_state = self._inbox.wake
+        watches: list[Watch] = []
+        if before is None:
+            self._follow(watches)
+        else:
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(self._follow_after, before, watches), daemon=True).start()
         self._finalizer = weakref.finalize(self, _end, self._inbox, watches)
         self._finalizer.atexit = False
         for listener in tuple(on_made):
             listener(self)
+
+    def _follow_after(self, before: Callable[[], None], watches: list[Watch]) -> None:
+        try:
+            before()
+        except CellstoreError as error:
+            self._inbox.put(None, error)
+        except Exception as error:
+            log.exception("%s cannot be followed", self.path)
+            self._inbox.put(None, CellstoreError(f"{self.path} cannot be followed: {type(error).__name__}: {error}"))
+        else:
+            self._follow(watches)
+
+    def _follow(self, watches: list[Watch]) -> None:
+        with self._inbox.changed:
+            if not self._inbox.is_closed:
+                watches += self._begin(self._link)
+            for watch in watches:
+                watch.on_state = self._inbox.wake
 
     def _begin(self, link: Link) -> list[Watch]:
         """What is followed, from here on."""
@@ -287,9 +310,10 @@ class Together(Subscription):
         queries: dict[str, tuple[str, dict[str, Any]]],
         callback: Callable[[Any], object] | None,
         dispatch: Dispatch,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.queries = queries
-        super().__init__(link, " + ".join(path for path, _ in queries.values()), {}, callback, dispatch)
+        super().__init__(link, " + ".join(path for path, _ in queries.values()), {}, callback, dispatch, before)
 
     def _begin(self, link: Link) -> list[Watch]:
         heard = _Heard(self._inbox, dict.fromkeys(self.queries))
@@ -327,7 +351,8 @@ class _Heard:
 
 
 def _end(inbox: _Inbox, watches: list[Watch]) -> None:
-    inbox.is_closed, inbox.notify = True, None
+    with inbox.changed:  # nothing more is followed from here on
+        inbox.is_closed, inbox.notify = True, None
     for watch in watches:
         watch.close()
     inbox.wake()

@@ -279,6 +279,15 @@ def test_magics_list_and_query(loaded: Kernel) -> None:
     assert "usage" in loaded.run("%cellstore connect").errors[0].lower()
 
 
+def test_a_table_is_dropped_by_its_magic(loaded: Kernel) -> None:
+    loaded.run("import pandas as pd\ncs.insert_df('old', pd.DataFrame({'n': [1, 2]}))")
+    assert "old" in loaded.run("%cellstore tables").text
+    assert loaded.run("%cellstore drop-table old").printed == "dropped the table old\n"
+    assert "old" not in loaded.run("%cellstore tables").text.split()
+    assert "there is no table 'old'" in loaded.run("%cellstore drop-table old").errors[0]
+    assert "say which table" in loaded.run("%cellstore drop-table").errors[0]
+
+
 def test_sql_in_a_cell(loaded: Kernel) -> None:
     loaded.run("add(text='sugar')")
     cell = loaded.run("%%cellstore sql\nselect count(*) as n from tasks")

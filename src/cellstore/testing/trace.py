@@ -31,6 +31,7 @@ from typing import Any
 from cellstore.errors import ValidationError
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter, Predicate, QueryBuilder
 from cellstore.transaction.catalog import BY_ID
+from cellstore.transaction.pages import position_of
 from cellstore.transaction.ranges import Range
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.document import Document
@@ -244,9 +245,14 @@ class RecordedQuery:
         page = builder.paginate(num_items=num_items, cursor=cursor, end_cursor=end_cursor)
         if builder is self._builder:
             scanned = list(map(plain, page["page"]))
-        after, upto = _position(cursor), _position(page["continueCursor"])
+        after, upto = self._position(cursor), self._position(page["continueCursor"])
         self._db.trace.append(["page", *self._place(), bool(self._builder._descending), after, upto, scanned])
         return page
+
+    def _position(self, cursor: str | None) -> str | None:
+        """A key in hexadecimal, or "end"."""
+        span = self._builder._span()
+        return cursor if span is None else position_of(self._db.transaction, span, cursor)
 
     def _begun(self) -> tuple[QueryBuilder, Operation]:
         """The query to run, and its record, which grows with what is consumed."""
@@ -302,11 +308,6 @@ def _transaction_of(db: DatabaseReader) -> Transaction:
 def plain(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A copy nobody else changes."""
     return None if document is None else deepcopy(dict(document))
-
-
-def _position(cursor: str | None) -> str | None:
-    """What comes after the fingerprint: a key in hexadecimal, or "end"."""
-    return None if cursor is None else cursor.rpartition(".")[2]
 
 
 def _conditions(asked: Range | None) -> Conditions:

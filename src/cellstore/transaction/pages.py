@@ -105,6 +105,11 @@ def read_page(
     return found
 
 
+def position_of(transaction: Reading, span: Span, cursor: str | None) -> str | None:
+    """Where a cursor of this query stands: a key in hexadecimal, "end", or None for the start. For checkers of histories."""
+    return _Seal(transaction.secret, span).position(cursor)
+
+
 @dataclass(slots=True)
 class _Walk:
     """A page while it is read. `position` is where it ends: a key in hexadecimal, or "end"."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from cellstore.errors import ConflictError, OutOfRetention
 from cellstore.knobs import DEFAULTS, Knobs
@@ -22,14 +21,7 @@ from cellstore.values.interval import ReadIntervals
 
 BLOCK_COMMITS = 64
 _BISECT_FROM = 8
-
-
-@dataclass(slots=True)
-class _Block:
-    """64 commits in a row and all their keys, sorted."""
-
-    keys: dict[int, list[bytes]]
-    size: int
+_Block = dict[int, list[bytes]]  # all keys of 64 commits in a row by index, sorted
 
 
 class WriteLog:
@@ -174,14 +166,14 @@ class WriteLog:
             at = stop
         return None
 
-    def _block(self, at: int) -> dict[int, list[bytes]]:
+    def _block(self, at: int) -> _Block:
         number = at // BLOCK_COMMITS
         while len(self._blocks) <= number:
             self._blocks.append(None)
         block = self._blocks[number]
         if block is None:
             block = self._blocks[number] = _gather(self._commits[at : at + BLOCK_COMMITS])
-        return block.keys
+        return block
 
     def _key_count(self, start: int, stop: int) -> int:
         return sum(len(keys) for commit in self._commits[start:stop] for keys in commit.keys.values())
@@ -191,16 +183,16 @@ class WriteLog:
 
 
 def _gather(commits: list[Commit]) -> _Block:
-    keys: dict[int, list[bytes]] = {}
+    keys: _Block = {}
     for commit in commits:
         for index, touched in commit.keys.items():
             keys.setdefault(index, []).extend(touched)
     for touched in keys.values():
         touched.sort()
-    return _Block(keys, len(commits))
+    return keys
 
 
-def _touches(keys: dict[int, list[bytes]], reads: ReadIntervals) -> bool:
+def _touches(keys: _Block, reads: ReadIntervals) -> bool:
     """Whether some interval holds one of the sorted keys."""
     for index, intervals in reads.items():
         touched = keys.get(index)

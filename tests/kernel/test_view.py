@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted import ScriptedDatabase, eventually
 
+import cellstore as cs
 from cellstore.client.recording import note
 from cellstore.errors import CallerError
 from cellstore.values import json as native
@@ -152,3 +154,14 @@ def test_many_commits_while_a_block_runs_are_one_more_run(own: ScriptedDatabase)
     store.commit(2, count=1)
     eventually(lambda: len(runs) >= 3 and runs[-1] == 219)
     assert len(runs) <= 4
+
+
+@pytest.mark.parametrize("statement", ["select sum(n) as n from birds", "select sum(weight) as n from birds"])
+def test_sql_that_fails_says_so_and_is_asked_again_when_its_table_changes(tmp_path: Path, statement: str) -> None:
+    """Its table is not there yet, or has no such column yet."""
+    with cs.open(tmp_path / "store.db") as db:
+        view = View(lambda: db.sql(statement).rows()[0]["n"], db)
+        assert "birds" in view.failure["message"]
+        db.insert_df("birds", [{"n": 5, "weight": 5}], progress=False)
+        eventually(lambda: view.failure is None and texts(view) == ["5"])
+        view.close()

@@ -325,3 +325,26 @@ def test_slots_that_went_by_are_counted_in_their_zone() -> None:
     assert _missed(spec, slot, week) == 7
     assert _missed(spec, slot, slot + 1) == 0
     assert _missed({"every_s": 60}, slot, slot + 10 * 60_000) == 10
+
+
+def test_a_store_with_a_time_zone_this_machine_does_not_know_opens_and_says_what_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        @cs.cron("0 9 * * *", tz="Europe/Berlin")
+        @cs.mutation
+        def daily(ctx):
+            ctx.db.insert("t", {"n": 1})
+    """
+
+    async def nothing(_stage: Stage) -> None: ...
+
+    async def here(stage: Stage) -> None:
+        [said] = [record for record in stage.runner.logs.tail(10) if record["function"] == "m:daily"]
+        assert "Europe/Berlin" in str(said["lines"])
+        stage.runner.scheduler.plan_crons()
+        assert len([r for r in stage.runner.logs.tail(10) if r["function"] == "m:daily"]) == 1, "once is enough"
+
+    play(tmp_path, source, nothing)
+    monkeypatch.setattr("zoneinfo.ZoneInfo", lambda name: exec("raise LookupError(name)"))
+    play(tmp_path, None, here)

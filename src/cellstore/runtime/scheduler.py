@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
 from cellstore.errors import CallerError, CellstoreError
+from cellstore.functions import check_schedule
 from cellstore.runtime import jobs
 from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Outcome
@@ -83,6 +84,7 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._slots: dict[str, float] = {}  # by cron: the latest slot that was served
+        self._unfollowed: set[str] = set()  # crons whose schedule means nothing here, as the log was told
         self._cleaned_at = time.monotonic()
         self._listener: Callable[[Sequence[Commit]], None] = self._on_commit
         self._loop = asyncio.get_running_loop()
@@ -243,7 +245,7 @@ class Scheduler:
 
     def _report_missed(self, id: str, row: dict[str, Any]) -> None:
         """Say which slots of a cron went by before its next run can be."""
-        spec = next((spec for key, _, spec in _crons(self._registry) if key == row["cron"]), None)
+        _, spec = self._crons().get(row["cron"], ("", None))
         missed = 0 if spec is None else _missed(spec, row["scheduledTime"], self._now_ms())
         if missed:
             self._change(id, tuple(jobs.ENDED), {"missed": missed})
@@ -254,7 +256,7 @@ class Scheduler:
 
     def plan_crons(self) -> None:
         """Have one pending job for every cron that is deployed and has none; drop those of crons that are gone."""
-        wanted = {key: (unit_function, spec) for key, unit_function, spec in _crons(self._registry)}
+        wanted = self._crons()
         now_ms = self._now_ms()
 
         def plan(transaction: Transaction) -> None:
@@ -276,6 +278,22 @@ class Scheduler:
                 )
 
         self._engine.run(plan, source="")
+
+    def _crons(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Path and schedule of every cron by its key. A store that comes from elsewhere may follow time zones this machine
+        does not know: those stand still, and the log says so."""
+        found: dict[str, tuple[str, dict[str, Any]]] = {}
+        for key, path, spec in _deployed_crons(self._registry):
+            try:
+                check_schedule(spec)
+            except CallerError as error:
+                if key not in self._unfollowed:
+                    self._unfollowed.add(key)
+                    self._runner.logs.say("ERROR", f"the schedule of {path} cannot be followed here: {error}", path)
+                continue
+            self._unfollowed.discard(key)
+            found[key] = path, spec
+        return found
 
     # Old rows
 
@@ -308,7 +326,7 @@ def _rows(transaction: Transaction, kind: str) -> Any:
     return (row for _, row in transaction.scan(jobs.TABLE, "by_state", prefix, prefix + END))
 
 
-def _crons(registry: Registry) -> list[tuple[str, str, dict[str, Any]]]:
+def _deployed_crons(registry: Registry) -> list[tuple[str, str, dict[str, Any]]]:
     """(key, path, spec) of every deployed cron. The key changes with the schedule, which replans it."""
     found = []
     for unit in itertools.chain(*registry.units.values()):

@@ -102,7 +102,7 @@ def test_writers_who_knew_the_table_run_again_and_readers_of_it_wake(engine: Eng
     drop_table(engine, "tasks")
     assert [type(answer) for answer in engine.commit(writes)] == [ConflictError, ConflictError]
     assert [engine.write_log.first_hit(*read) is not None for read in reads] == [True, True, False]
-    with pytest.raises(NotFound, match="deleted|does not exist"):
+    with pytest.raises(NotFound, match=r"deleted|does not exist"):
         engine.run(lambda tx: tx.patch(tasks[0], {"rank": 9}))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cellstore.storage import check
 from cellstore.storage.contract import CommitRecord, DocWrite
 from cellstore.transaction.catalog import TABLES, TableMeta
 from cellstore.transaction.database import Engine
@@ -103,3 +104,21 @@ def test_an_index_in_the_middle_of_its_backfill_is_no_fault(engine: Engine, defi
     for _ in steps:
         pass
     assert (told, list(engine.check())) == ([], [])
+
+
+def test_an_index_dropped_as_the_check_begins_is_no_fault(
+    engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.define(define("notes", None, by_n="n"))
+    engine.run(lambda tx: [tx.insert("notes", {"n": n}) for n in range(5)])
+    real, views = check.check, []
+
+    def late(path: Any, keys_of: Any) -> Iterator[str]:
+        if not views:
+            engine.define(define("notes"))
+        views.append(path)
+        return real(path, keys_of)
+
+    monkeypatch.setattr(check, "check", late)
+    assert list(engine.check()) == []
+    assert len(views) == 2

@@ -207,13 +207,22 @@ class Engine:
 
         Live traffic goes on. A store in memory has no file and nothing to say. Cost: a few passes over everything.
         """
-        from cellstore.storage.check import check
         from cellstore.transaction import files, soundness
 
         if self.path:
-            yield from check(self.path, self.catalog.keys_of)
+            yield from self._check_entries()
             yield from soundness.broken(self.storage)
             yield from files.broken(self)
+
+    def _check_entries(self) -> list[str]:
+        """What the storage finds, with the catalog of its view: once more if definitions changed before it was opened."""
+        from cellstore.storage import check
+
+        while True:
+            catalog = self.catalog
+            problems = list(check.check(self.path, catalog.keys_of))
+            if not problems or self.catalog is catalog:
+                return problems
 
     def close(self) -> None:
         """Let go of the store."""

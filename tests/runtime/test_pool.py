@@ -480,3 +480,18 @@ def test_a_bulk_insert_stops_at_the_first_bad_row_and_says_how_many_are_in(tmp_p
 def test_the_code_of_a_query_is_part_of_what_it_depends_on() -> None:
     reads = with_modules({7: [(b"a", b"b")]}, ["m"])
     assert len(reads) == 2
+
+
+def test_a_worker_with_nothing_to_do_is_sent_its_call_at_once_and_the_rest_of_the_turn_in_one_frame(
+    tmp_path: Path,
+) -> None:
+    async def scenario(stage: Stage) -> None:
+        [team] = stage.runner._teams.values()
+        now = stage.engine.published_ts
+        await stage.runner.query("m:count", {}, ts=now)
+        calls = [stage.runner.query("m:count", {}, ts=now) for _ in range(5)]
+        unsent = [len(worker.link._out) for worker in team.workers if worker.flying]
+        assert sum(unsent) == 5 - len(unsent), "each of the workers has one, the others wait for the end of the turn"
+        assert {value_of(await call) for call in calls} == {0}
+
+    play(tmp_path, BASICS, scenario, workers_max=2)

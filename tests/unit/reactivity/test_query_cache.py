@@ -13,6 +13,7 @@ from cellstore.reactivity.connection import Hub
 from cellstore.reactivity.principal import EMBEDDED, Principal, identity_of
 from cellstore.reactivity.query_cache import LiveQuery
 from cellstore.reactivity.result import Query
+from cellstore.runtime.outcome import Outcome
 
 ANN, BO = (Principal("user", frozenset({"read"}), identity_of("test", name)) for name in ("ann", "bo"))
 
@@ -57,6 +58,23 @@ async def test_a_thousand_callers_at_once_cost_one_run(store: FakeStore, hub: Hu
     answers = await asyncio.gather(*(hub.query(query("all"), EMBEDDED) for _ in range(1000)))
     assert len(store.runs) == 1
     assert {answer.value for answer in answers} == {b'{"a":1}'}
+
+
+@with_hub
+async def test_a_run_is_on_its_way_before_whoever_asks_goes_on(store: FakeStore, hub: Hub) -> None:
+    begun: list[str] = []
+    answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def begin(path: str, *_args: Any, **_call: Any) -> asyncio.Future[Outcome]:
+        begun.append(path)
+        return answer
+
+    store.query = begin  # type: ignore[method-assign,assignment]
+    asking = asyncio.ensure_future(hub.query(query("get", key="a"), EMBEDDED))
+    hub.cache.request(query("get", key="b"), 0, lambda *_: None, EMBEDDED)
+    assert begun == ["m:get"], "no turn of the loop has gone by"
+    answer.set_result(Outcome(True, b"1"))
+    assert (await asking).value == b"1"
 
 
 @with_hub

@@ -16,6 +16,8 @@ from server_process import ServerProcess
 jwt = pytest.importorskip("jwt")
 from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: E402
 
+from cellstore.server.jwt import LEEWAY_S  # noqa: E402
+
 OURS, OTHERS = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
 
 
@@ -29,8 +31,8 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def token(number: int, key: Any = OURS, valid_s: float = 3600) -> str:
-    now = int(time.time())
+def token(number: int, key: Any = OURS, valid_s: float = 3600, age_s: float = 0) -> str:
+    now = int(time.time() - age_s)
     claims = {
         "iss": "https://id.test",
         "sub": "ann",
@@ -47,7 +49,7 @@ def test_it_signs_in_renews_is_refused_and_signs_out(server: ServerProcess) -> N
     tokens = {
         "ann": [token(1), token(2)],
         "refused": [token(n, OTHERS) for n in range(6)],
-        "brief": token(3, valid_s=3),
+        "brief": token(3, valid_s=3, age_s=LEEWAY_S),  # good for three seconds more
     }
     with client("npm_auth.mjs", server.url + "/cellstore", json.dumps(tokens)) as npm:
         printed, _ = npm.communicate(timeout=120)

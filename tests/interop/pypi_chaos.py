@@ -33,7 +33,9 @@ def watch(url: str) -> None:
 def write(url: str, count: int) -> None:
     """So many mutations, one after the other: their answers, None where the client lost one.
 
-    It then raises "channel closed", perhaps because the connection was cut between an answer and the transition after it.
+    A connection that is cut between an answer and its transition has the client send that mutation again on the next one.
+    There the first transition ends it, so the second answer is to no request it knows, and the client drops the connection.
+    What is called in that moment raises "channel closed", whether it was sent or not.
     """
     client, answers = ConvexClient(url), []
     for n in range(count):

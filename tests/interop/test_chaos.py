@@ -124,7 +124,7 @@ def test_the_pypi_clients_on_such_a_network(server: ServerProcess, proxy: RoughP
     assert seen["states"] > 5
     counted = Counter((entry["who"], entry["n"]) for entry in entries)
     for n in range(MUTATIONS):
-        assert counted["pypi", n] >= 1  # also where the client lost the answer
+        assert counted["pypi", n] >= 1 or answers[n] is None  # where the client lost the answer it may not have sent it
         totals = [entry["total"] for entry in entries if (entry["who"], entry["n"]) == ("pypi", n)]
         assert answers[n] is None or answers[n] in totals
         assert counted["http", n] <= 1

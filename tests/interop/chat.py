@@ -22,6 +22,11 @@ def echo(ctx, value: cs.Any):
 
 
 @cs.query
+def large(ctx, size: int):
+    return "x" * size
+
+
+@cs.query
 def who(ctx):
     identity = ctx.auth.identity()
     return identity and identity["subject"]

@@ -34,6 +34,7 @@ for messages in updates:
 attempt("query", client.query, "chat:count", {})
 attempt("values", client.query, "chat:echo", {"value": {"n": 3, "f": 1.5, "list": [None, True, "ü"]}})
 attempt("int64", lambda: client.query("chat:echo", {"value": ConvexInt64(2**62)}).value)
+attempt("large", lambda: len(client.query("chat:large", {"size": 20 << 20})))
 attempt("bug", client.mutation, "chat:fail", {})
 attempt("refusal", client.mutation, "chat:refuse", {"data": {"code": 7}})
 attempt("broken query", client.query, "chat:broken_query", {})

@@ -101,6 +101,7 @@ class TestPypi:
     def test_values(self, pypi: dict[str, Any]) -> None:
         assert pypi["values"] == {"n": 3.0, "f": 1.5, "list": [None, True, "ü"]}
         assert pypi["int64"] == 2**62
+        assert pypi["large"] == 20 << 20  # a frame of more than 16 MiB would end its connection, again and again
 
     def test_errors(self, pypi: dict[str, Any]) -> None:
         assert pypi["bug"]["kind"] == "Exception"

@@ -203,6 +203,14 @@ SHAPES = {
         ["import pandas as pd\nLOOKUP = pd.DataFrame({'a': [1, 2]})", "@cs.query\ndef shape(ctx):\n    return int(LOOKUP.a.sum())"],
         "3",
     ),
+    "an enum with attributes and methods": (
+        [
+            "import enum\nclass Planet(enum.Enum):\n    EARTH = (1, 2)\n    MARS = (3, 4)\n    def __init__(self, a, b): self.a, self.b = a, b\n"
+            "    @property\n    def total(self): return self.a + self.b",
+            "@cs.query\ndef shape(ctx):\n    return [Planet.EARTH.total, Planet.MARS.b, Planet((1, 2)).name]",
+        ],
+        "[3, 4, 'EARTH']",
+    ),
     "a call of another function": (
         ["@cs.query\ndef other(ctx):\n    return 20", "@cs.query\ndef shape(ctx):\n    return other() + ctx.run_query(other) + 2"],
         "42",
@@ -223,6 +231,18 @@ REFUSALS = {
     ),
     "the kernel itself": ("shell = get_ipython()", "shell", "shell.execution_count", "belongs to this kernel"),
     "a database": ("db = cs.current()", "db", "db.tables()", "ctx.db"),
+    "an iterator": ("import itertools\nids = itertools.count(5)", "ids", "next(ids)", "make it a list"),
+    "an executor": ("from concurrent.futures import ThreadPoolExecutor\nhands = ThreadPoolExecutor(1)", "hands", "hands.submit(print)", "start it inside an action"),
+    "a queue": ("import queue\ninbox = queue.Queue()", "inbox", "inbox.qsize()", "keep it in a table"),
+    "a client": ("import httpx\nclient = httpx.Client()", "client", "client.timeout.read", "open it inside the function"),
+    "a log handler": ("import logging\nhandler = logging.StreamHandler()", "handler", "handler.level", "reach its caller by themselves"),
+    "through what a function dispatches to": (
+        "import functools, threading\nheld = threading.Lock()\n@functools.singledispatch\ndef kind(x): return 0\n"
+        "@kind.register\ndef kind_of_int(x: int): return held.locked()",
+        "kind, which uses kind_of_int, which uses `held`",
+        "kind(1)",
+        "guards nothing",
+    ),
     "through a helper": ("import threading\ninner = threading.Lock()\ndef helper():\n    return inner.locked()", "helper, which uses `inner`", "helper()", "guards nothing"),
 }  # fmt: skip
 
@@ -285,6 +305,36 @@ def test_a_definition_works_where_functions_run_as_pickle_and_as_source(kernel: 
     again = kernel.run("cs.current().query('tasks:shape')")
     assert again.errors == []
     assert again.text == expected
+
+
+MADE_AGAIN = {
+    "a function that dispatches on a type": (
+        [
+            "import functools\n@functools.singledispatch\ndef kind(x): return 'any'\n@kind.register\ndef _(x: int): return [kind(str(x)), 'int']",
+            "class Shower:\n    @functools.singledispatchmethod\n    def show(self, x): return 'any'\n"
+            "    @show.register\n    def _(self, x: str): return 'str'\n    five = functools.partialmethod(show, 5)",
+            "@cs.query\ndef shape(ctx):\n    return [kind(1), kind(2.0), Shower().show('a'), Shower().five()]",
+        ],
+        "[['any', 'int'], 'any', 'str', 'any']",
+    ),
+    "new types, parameters of types and context variables": (
+        [
+            "from typing import NewType, ParamSpec, Callable\nimport contextvars, dataclasses\nUid = NewType('Uid', str)\nP = ParamSpec('P')\n"
+            "LEVEL = contextvars.ContextVar('LEVEL', default=3)\nNOTHING = dataclasses.MISSING\n"
+            "def same(fn: Callable[P, int]) -> Callable[P, int]: return fn",
+            "@cs.query\ndef shape(ctx, u: Uid = 'u'):\n    return [Uid(u), LEVEL.get(), same(len)('ab'), NOTHING is dataclasses.MISSING]",
+        ],
+        "['u', 3, 2, True]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MADE_AGAIN)
+def test_what_pickle_does_not_know_is_made_again_where_functions_run(kernel: Kernel, name: str) -> None:
+    cells, expected = MADE_AGAIN[name]
+    for cell in cells:
+        assert kernel.run(cell).errors == []
+    assert kernel.run("cs.current().query('tasks:shape')").text == expected
 
 
 @pytest.mark.parametrize("name", REFUSALS)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -80,6 +80,9 @@ def _step(found: Captures, chain: Chain, value: Any) -> Iterable[tuple[str, Any]
     if isinstance(value, FunctionType):
         if is_named(value):
             return ()
+        registry = dispatched(value)
+        if registry is not None:
+            return [part for each in registry.items() for part in code_in(each)]
         found.functions.append(value)
         return function_reads(value)
     if isinstance(value, type):
@@ -113,6 +116,17 @@ def table_definition(table: Any) -> TableDefinition:
     """What a table's class defines."""
     definition: TableDefinition = table.__cellstore__
     return definition
+
+
+def dispatched(function: FunctionType) -> Mapping[type, Any] | None:
+    """Class to implementation, of what `functools.singledispatch` made; None for other functions.
+
+    Its closure is machinery: a cache by weak references, which is made again wherever the function is.
+    """
+    if function.__code__.co_qualname != "singledispatch.<locals>.wrapper":
+        return None
+    registry: Mapping[type, Any] | None = getattr(function, "registry", None)
+    return registry
 
 
 def function_reads(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -160,8 +174,10 @@ def functions_in(member: Any) -> Iterator[Any]:
         yield from functions_in(member.__func__)
     elif isinstance(member, property):
         yield from (each for each in (member.fget, member.fset, member.fdel) if each is not None)
-    elif isinstance(member, functools.cached_property):
+    elif isinstance(member, functools.cached_property | functools.partialmethod):
         yield member.func
+    elif isinstance(member, functools.singledispatchmethod):
+        yield member.dispatcher
     elif hasattr(member, "wrapped"):  # pydantic's validators
         yield from functions_in(member.wrapped)
 

@@ -23,6 +23,7 @@ from typing import Any
 from cellstore.deploy.beside import files_imported
 from cellstore.deploy.captures import (
     CACHED,
+    dispatched,
     function_reads,
     functions_in,
     imported_names,
@@ -119,6 +120,11 @@ class _Hasher:
     def _add_function(self, function: FunctionType) -> None:
         if is_named(function):
             self._say("named", function.__module__, function.__qualname__)
+            return
+        registry = dispatched(function)
+        if registry is not None:
+            self._say("dispatch", function.__name__)
+            self.add(list(registry.items()))
             return
         self._say("function", function.__name__)
         self._add_code(function.__code__)

@@ -65,7 +65,22 @@ def singleton_name(value: Any) -> tuple[str, str] | None:
         home = sys.modules.get(module)
         if home is not None and getattr(home, name, None) is value:
             return module, name
-    return None
+    return _name_at_home(value)
+
+
+def _name_at_home(value: Any) -> tuple[str, str] | None:
+    """An object that the module of its class has under a name: `dataclasses.MISSING`, which is compared by identity."""
+    module = type(value).__module__
+    if not isinstance(module, str) or module == "builtins" or not is_installed_module(module):
+        return None
+    name = _named_objects(module).get(id(value))
+    return (module, name) if name is not None and getattr(sys.modules[module], name, None) is value else None
+
+
+@lru_cache(maxsize=256)
+def _named_objects(module: str) -> dict[int, str]:
+    """Identity to name, of what a module holds; to be checked, since modules change."""
+    return {id(value): name for name, value in list(vars(sys.modules[module]).items())}
 
 
 def path_entries() -> list[str]:

@@ -1,25 +1,28 @@
-"""One pickle for a whole module, by cloudpickle, with four differences.
+"""One pickle for a whole module, by cloudpickle, with these differences.
 
 Handles and tables travel as references. Code keeps the name of its file, which tracebacks need. What would travel but be
-useless or dangerous there (an open file that silently becomes its text, another lock) is refused, with the object at
-hand. The output is bounded while it is written, so that a captured frame of a gigabyte is not pickled before it is found
-too large.
+useless or dangerous there (an open file that silently becomes its text, another lock, a name that only this process
+knows) is refused, with the object at hand. What is made by calls of the standard library and pickled by none of it
+(`functools.singledispatch`, `NewType`, context variables) is made again. Members of an enum keep their attributes. The
+output is bounded while it is written, so that a captured frame of a gigabyte is not pickled before it is found too large.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import importlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, ModuleType
-from typing import Any
+from contextvars import Context, ContextVar
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NewType, ParamSpec, TypeVarTuple
 
 import cloudpickle
 
-from cellstore.deploy.captures import CACHED, is_table, table_definition
-from cellstore.deploy.origins import is_installed_module, singleton_name
+from cellstore.deploy.captures import CACHED, dispatched, is_table, table_definition
+from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.deploy.refuse import why_not
 from cellstore.deploy.standalone import table_class
 from cellstore.schema.definition import Table
@@ -27,6 +30,8 @@ from cellstore.schema.definition import Table
 UNNAMED = "<dynamic-code>"  # what cloudpickle of late writes for the file of any code
 
 _NO_FILE = "<dynamic-code>"  # what cloudpickle puts in the place of every file name
+_PROTOCOL = 5
+_MEMBER_MACHINERY = {"_value_", "_name_", "__objclass__", "_sort_order_"}
 
 
 class Refused(Exception):
@@ -53,7 +58,7 @@ class _Bounded(io.BytesIO):
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
+        super().__init__(file, _PROTOCOL)
         self.last: Any = None  # the object it was at when it failed
 
     def reducer_override(self, obj: Any) -> Any:
@@ -77,7 +82,52 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reason = why_not(obj)
         if reason is not None:
             raise Refused(obj, reason)
-        return super().reducer_override(obj)
+        made = _made_again(obj)
+        if made is None:
+            made = super().reducer_override(obj)
+        if isinstance(obj, enum.EnumMeta) and isinstance(made, tuple) and len(made) == 6:
+            return *made[:2], (made[5], made[2], _attributes_of_members(obj)), None, None, set_enum
+        return self._by_itself(obj) if made is NotImplemented else made
+
+    def _by_itself(self, obj: Any) -> Any:
+        """How an object pickles itself. Errors: Refused when that is a name which only this process knows."""
+        if type(obj) in self.dispatch_table or isinstance(obj, type | FunctionType):
+            return NotImplemented
+        made = obj.__reduce_ex__(_PROTOCOL)
+        if isinstance(made, str) and not is_installed_module(getattr(obj, "__module__", None) or "builtins"):
+            raise Refused(obj, f"it is known by its name only ({made}), and only here")
+        return made
+
+
+def _made_again(obj: Any) -> tuple[Any, ...] | None:
+    """The call that makes such an object, where pickle knows none."""
+    if isinstance(obj, FunctionType):
+        registry = None if is_named(obj) else dispatched(obj)
+        return None if registry is None else (dispatching, (), list(registry.items()), None, None, dispatch_to)
+    if isinstance(obj, ContextVar):
+        return context_variable, (obj.name, *_default_of(obj))
+    if isinstance(obj, NewType):
+        return None if is_named(obj) else (NewType, (obj.__name__, obj.__supertype__))
+    if isinstance(obj, ParamSpec | TypeVarTuple):
+        return type(obj), (obj.__name__,)
+    return None
+
+
+def _default_of(variable: ContextVar[Any]) -> tuple[Any, ...]:
+    try:
+        return (Context().run(variable.get),)
+    except LookupError:
+        return ()
+
+
+def _attributes_of_members(cls: enum.EnumMeta) -> dict[str, dict[str, Any]]:
+    """What the members of an enum were given by their `__init__`: it does not run when the class is put together again."""
+    found = {}
+    for name, member in dict[str, Any](cls.__members__).items():
+        own = {key: value for key, value in vars(member).items() if key not in _MEMBER_MACHINERY}
+        if own:
+            found[name] = own
+    return found
 
 
 def dump(value: Any, limit: int) -> bytes:
@@ -126,6 +176,36 @@ def cached_attribute(function: Callable[[Any], Any], name: str | None) -> Any:
     if name is not None:
         made.__set_name__(object, name)
     return made
+
+
+def dispatching() -> Any:
+    """A function that `dispatch_to` completes: what it dispatches to may name it."""
+
+    def nothing(*_: Any) -> None:
+        """Stands in until then."""
+
+    return functools.singledispatch(nothing)
+
+
+def dispatch_to(function: Any, registry: list[tuple[type, Callable[..., Any]]]) -> None:
+    """Have `function` dispatch as another one did."""
+    for cls, implementation in registry:
+        function.register(cls, implementation)
+        if cls is object:
+            functools.update_wrapper(function, implementation)
+
+
+def context_variable(name: str, *default: Any) -> ContextVar[Any]:
+    """A context variable with its default, or without."""
+    return ContextVar(name, default=default[0]) if default else ContextVar(name)
+
+
+def set_enum(cls: Any, state: tuple[Any, Any, dict[str, dict[str, Any]]]) -> None:
+    """The state of an enum as cloudpickle sets it, and that of its members."""
+    set_class, of_class, of_members = state
+    set_class(cls, of_class)
+    for name, attributes in of_members.items():
+        vars(cls[name]).update(attributes)
 
 
 def code_of_file(code: CodeType, file: str) -> CodeType:

@@ -6,19 +6,27 @@ Judged by the object alone, without importing the library it comes from.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import io
+import logging
+import queue
 import socket
 import subprocess
 import sys
 import threading
 import types
 import weakref
+from collections.abc import Iterator
 from typing import Any
+
+from cellstore.deploy.origins import is_named
 
 _CONNECTION = "which cannot travel to the store; open it inside the function, or use an action"
 _LOCK = "which guards nothing in another process; leave it out, transactions keep calls apart"
 _FILE = "which cannot travel to the store; open it inside an action, or capture what was read from it"
 _GENERATOR = "which can be used up only here; make it a list"
+_STORE = "which is shared by what runs in this process, and by nothing elsewhere; keep it in a table"
+_HANDLER = "which writes from this process; print and logging inside a function reach its caller by themselves"
 _RUNNING = "which lives in this process only; start it inside an action"
 _KERNEL = "which belongs to this kernel; functions run without one"
 _DATABASE = "which is a client of the store; inside a function the data is ctx.db, in an action ctx.run_query"
@@ -32,9 +40,19 @@ _LOCKS: tuple[type, ...] = (
     threading.Barrier,
     threading.local,
 )
-_GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, map, filter, zip)
-_PROCESSES = (threading.Thread, subprocess.Popen, asyncio.AbstractEventLoop, asyncio.Future)
-_CONNECTION_NAMES = {"Connection", "Cursor", "DuckDBPyConnection", "AsyncConnection", "AsyncCursor"}
+_GENERATORS = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, Iterator)
+_PROCESSES = (
+    threading.Thread, subprocess.Popen, asyncio.AbstractEventLoop, asyncio.Future, concurrent.futures.Executor,
+    concurrent.futures.Future, types.FrameType, types.TracebackType,
+)  # fmt: skip
+_SHARED = (
+    queue.Queue, queue.SimpleQueue, asyncio.Queue, asyncio.Lock, asyncio.Event, asyncio.Condition, asyncio.Semaphore,
+    weakref.WeakValueDictionary, weakref.WeakKeyDictionary, weakref.WeakSet,
+)  # fmt: skip
+_CONNECTION_NAMES = {
+    "Connection", "Cursor", "DuckDBPyConnection", "AsyncConnection", "AsyncCursor", "Session", "Client", "AsyncClient",
+    "ClientSession", "Engine", "ConnectionPool",
+}  # fmt: skip
 _KERNEL_NAMES = {"InteractiveShell", "Widget", "Kernel", "ZMQSocketChannel", "Comm", "HistoryAccessor", "IOLoop"}
 _CLIENT_NAMES = {"Database", "Snapshot", "Subscription"}
 
@@ -47,15 +65,24 @@ def why_not(value: Any) -> str | None:
         return _LOCK
     if isinstance(value, io.IOBase) and not isinstance(value, io.StringIO | io.BytesIO):
         return None if value in (sys.stdout, sys.stderr) else _FILE
-    if isinstance(value, _GENERATORS):
+    if isinstance(value, _GENERATORS) and _is_librarys(type(value)) and not isinstance(value, io.IOBase):
         return _GENERATOR
     if isinstance(value, socket.socket):
         return _CONNECTION
     if isinstance(value, _PROCESSES):
         return _RUNNING
+    if isinstance(value, _SHARED):
+        return _STORE
+    if isinstance(value, logging.Handler):
+        return _HANDLER
     if isinstance(value, weakref.ref):
         return "which refers to an object of this process only"
     return _by_name(value)
+
+
+def _is_librarys(kind: type) -> bool:
+    """Not a class of the user's: those keep where they stand in attributes, which travel."""
+    return kind.__module__ == "builtins" or is_named(kind)
 
 
 def _by_name(value: Any) -> str | None:

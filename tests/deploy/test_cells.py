@@ -235,6 +235,7 @@ REFUSALS = {
     "an executor": ("from concurrent.futures import ThreadPoolExecutor\nhands = ThreadPoolExecutor(1)", "hands", "hands.submit(print)", "start it inside an action"),
     "a queue": ("import queue\ninbox = queue.Queue()", "inbox", "inbox.qsize()", "keep it in a table"),
     "a client": ("import httpx\nclient = httpx.Client()", "client", "client.timeout.read", "open it inside the function"),
+    "a list in a list in a list": ("deep = []\nfor _ in range(5000): deep = [deep]", "deep", "len(deep)", "nested too deeply"),
     "a log handler": ("import logging\nhandler = logging.StreamHandler()", "handler", "handler.level", "reach its caller by themselves"),
     "through what a function dispatches to": (
         "import functools, threading\nheld = threading.Lock()\n@functools.singledispatch\ndef kind(x): return 0\n"

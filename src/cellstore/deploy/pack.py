@@ -38,6 +38,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
     """The unit of `module`. Errors: DeployError naming function, variable and reason."""
     functions = {handle.name: handle.fn for handle in handles}
     captures = explore(functions.items())
+    payload = _payload(handles, functions, captures, knobs) if functions else None  # first: it refuses by name
     texts = _texts(captures)
     local = {str(each.__file__): text_of(str(each.__file__)) for each in _with_parents(captures)}
     source = source_of(functions, local)
@@ -49,7 +50,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         source=source.text if functions else "",
         source_missing=source.missing,
         sources=texts | local,
-        payload=_payload(handles, functions, captures, knobs) if functions else None,
+        payload=payload,
         python=sys.executable,
         cwd=str(Path.cwd()),
         path_entries=path_entries(),

@@ -141,6 +141,8 @@ def dump(value: Any, limit: int) -> bytes:
     except RecursionError:
         raise Refused(value, "it is nested too deeply") from None
     except Exception as error:
+        if isinstance(error.__cause__, RecursionError):  # cloudpickle's words for it
+            raise Refused(value, "it is nested too deeply") from None
         raise Refused(pickler.last, f"it cannot be pickled ({type(error).__name__}: {error})") from error
     return file.getvalue()
 

@@ -25,6 +25,9 @@ SOURCE = """
     def chance(ctx):
         return [random.random(), str(uuid.uuid4()), secrets.token_hex(4), ctx.random.random()]
 
+    async def idle():
+        pass
+
     @cs.mutation
     def attempt(ctx, what: str):
         ctx.db.insert("t", {"what": what})
@@ -34,6 +37,7 @@ SOURCE = """
             "socket": lambda: socket.socket(),
             "subprocess": lambda: subprocess.run(["ls"]),
             "listdir": lambda: os.listdir("."),
+            "loop": lambda: __import__("asyncio").run(idle()),
             "thread": lambda: threading.Thread(target=print).start(),
             "sleep": lambda: time.sleep(0.1),
             "environment": lambda: os.environ.__setitem__("CELLSTORE_TEST", "1"),
@@ -67,6 +71,7 @@ NAMES = {
     "socket": "socket.socket()",
     "subprocess": "subprocess.Popen",
     "listdir": "os.listdir('.')",
+    "loop": "asyncio.run() is not available in a mutation",
     "thread": "starting the thread",
     "sleep": "time.sleep(0.1)",
     "environment": "os.putenv",

@@ -159,13 +159,16 @@ class Envelope:
     def audit(self, event: str, args: tuple[Any, ...], silent: bool = False) -> None:
         """The audit hook."""
         if self.kind and (silent or event in REFUSED_EVENTS) and not _is_installed(event, args) and not _excused():
+            if _starts_a_loop():
+                self.refuse("asyncio.run()", "write `async def` and `await` it: what needs no time may be awaited here")
             self.refuse(_call_text(event, args))
 
-    def refuse(self, call: str) -> None:
-        """Raise the error that names `call`."""
+    def refuse(self, call: str, instead: str = "") -> None:
+        """Raise the error that names `call`. `instead`: what could be done right here."""
         raise NotDeterministic(
             f"{call} is not available in a {self.kind}: it must give the same answer whenever it is run again. "
-            "Do this in an action (@cs.action) and hand the result over as an argument, or store it with a mutation."
+            f"{f'{instead[0].upper()}{instead[1:]}. Or do' if instead else 'Do'} this in an action (@cs.action) and hand the "
+            "result over as an argument, or store it with a mutation."
         )
 
 
@@ -193,6 +196,18 @@ def _excused() -> bool:
         if frame.f_code.co_filename.startswith("<frozen importlib") or (
             frame.f_globals.get("__name__") in _EXCUSED_MODULES
         ):
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _starts_a_loop() -> bool:
+    """Whether an event loop is being made: it opens sockets of its own, which nobody asked for."""
+    frame = sys._getframe(2)
+    for _ in range(_FRAMES_MAX):
+        if frame.f_code.co_name == "new_event_loop" and frame.f_globals.get("__name__") == "asyncio.events":
             return True
         if frame.f_back is None:
             return False

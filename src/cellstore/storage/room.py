@@ -7,12 +7,14 @@ The fsync of a commit that makes the log longer waits for the file system's jour
 again. SQLite finds the end of its log by checksums and not by the size of the file: zeros behind it mean nothing to it.
 
 Order      `noticed` by the writer after each commit, holding its guard. The thread takes the guard for a slice at a time:
-           at the end of the file, where it writes, SQLite might write as well
+           at the end of the file, where it writes, SQLite might write as well. Each slice is on the disk before the next is
+           begun: the writer gets its turn, and no fsync of a commit has more than one to wait for
 Errors     none. Where no room is to be had (a full disk), what was begun is given back, and no more is asked for
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -64,8 +66,7 @@ class Room:
             aim_bytes = min(max(2 * self._used_bytes, FIRST_BYTES), self._most_bytes)
             with self._log.open("r+b", buffering=0) as log:
                 while self._lengthen(log.fileno(), aim_bytes):
-                    pass
-                os.fsync(log.fileno())
+                    os.fsync(log.fileno())
         except OSError:
             self._most_bytes = 0
         finally:
@@ -78,7 +79,8 @@ class Room:
             if size_bytes >= aim_bytes or self._closed:
                 return False
             try:
-                os.pwrite(log, SLICE, size_bytes)
+                if os.pwrite(log, SLICE, size_bytes) < len(SLICE):  # as much as there was room for
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 os.ftruncate(log, size_bytes)  # whoever has something to write there needs it more
                 raise

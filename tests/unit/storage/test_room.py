@@ -68,6 +68,37 @@ def test_a_disk_without_room_has_back_what_was_begun_and_is_not_asked_again(log,
     assert not after_commit(made, 2 * FROM_BYTES)
 
 
+def test_a_disk_that_takes_half_a_slice_has_it_back(log, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(room.os, "pwrite", lambda file, data, at: pwrite(file, data[: len(data) // 2], at))
+    made = Room(log, threading.Lock())
+    assert after_commit(made, FROM_BYTES)
+    assert log.read_bytes() == b"commits"
+    assert not after_commit(made, 2 * FROM_BYTES)
+
+
+def test_a_writer_waits_for_no_more_than_a_slice_and_its_fsync_for_no_more_either(log, monkeypatch):
+    unsynced, most, fsync, pwrite = 0, 0, os.fsync, os.pwrite
+    guard = threading.Lock()
+
+    def write(file, data, at):
+        nonlocal unsynced, most
+        unsynced += len(data)
+        most = max(most, unsynced)
+        return pwrite(file, data, at)
+
+    def sync(file):
+        nonlocal unsynced
+        assert not guard.locked()
+        unsynced = 0
+        fsync(file)
+
+    monkeypatch.setattr(room.os, "pwrite", write)
+    monkeypatch.setattr(room.os, "fsync", sync)
+    assert after_commit(Room(log, guard), 2 * FIRST_BYTES)
+    assert (most, unsynced) == (len(room.SLICE), 0)
+
+
 def test_nothing_is_written_behind_the_back_of_a_writer_who_holds_the_guard(log):
     guard = threading.Lock()
     made = Room(log, guard)

@@ -320,8 +320,9 @@ class ActionWorker:
         """Until the host hangs up."""
         self._send(["hello", os.getpid()])
         sender = asyncio.create_task(self._sender())
-        while data := await self._loop.sock_recv(self._sock, calls.RECEIVE_BYTES):
-            for message in self._reader.feed(data):
+        received = calls.receive_buffer()
+        while size := await self._loop.sock_recv_into(self._sock, received):
+            for message in self._reader.feed(received[:size]):
                 self._handle(message)
         sender.cancel()
 

@@ -52,7 +52,7 @@ from cellstore.runtime.outcome import ErrorInfo, Outcome, ReadIntervals
 Message = list[Any]
 
 HEADER_BYTES = 4
-RECEIVE_BYTES = 1 << 18
+RECEIVE_BYTES = 1 << 18  # at most, at once
 FRAME_MAX_BYTES = 1 << 30  # a sanity bound against a torn stream; results have their own knob
 
 
@@ -60,6 +60,12 @@ def frame(messages: Sequence[Message]) -> bytes:
     """One frame that holds `messages`."""
     body = orjson.dumps(messages)
     return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def receive_buffer() -> memoryview:
+    """Where a socket puts what it receives. `recv` would get so much memory from the system each time: 11 µs, as long as
+    all the rest of receiving a small frame."""
+    return memoryview(bytearray(RECEIVE_BYTES))
 
 
 class FrameReader:
@@ -70,8 +76,8 @@ class FrameReader:
     def __init__(self) -> None:
         self._parts = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """Every message that `data` completes, in order."""
+    def feed(self, data: bytes | memoryview) -> Iterator[Message]:
+        """Every message that `data` completes, in order. It may be overwritten once the first has been taken."""
         parts = self._parts
         if not parts and len(data) >= HEADER_BYTES and _size(data) == len(data) - HEADER_BYTES:
             yield from orjson.loads(memoryview(data)[HEADER_BYTES:])  # the common case: one whole frame, no copy
@@ -89,7 +95,7 @@ class FrameReader:
         del parts[:start]
 
 
-def _size(data: bytes) -> int:
+def _size(data: bytes | memoryview) -> int:
     return int.from_bytes(data[:HEADER_BYTES], "big")
 
 

@@ -28,7 +28,6 @@ from cellstore.runtime.spawning import Process
 Spawn = Callable[[Environment, int, int], Process]
 """Makes a worker process of an environment that owns a socket and a trace file."""
 
-RECEIVE_BYTES = 1 << 20
 DUMP_WAIT_S = 0.05  # a stuck process needs a moment to write down where it stands
 
 _numbers = itertools.count(1)
@@ -52,6 +51,7 @@ class Link:
         self._unsent = bytearray()
         self._flush_planned = False
         self._reader = calls.FrameReader()
+        self._received = calls.receive_buffer()
         self.number = next(_numbers)
         self.is_ready = False  # has said hello
         self.is_retiring = False  # gets no further calls
@@ -111,15 +111,15 @@ class Link:
 
     def _readable(self) -> None:
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            size = self._socket.recv_into(self._received)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._died()
             return
-        messages = list(self._reader.feed(data))
+        messages = list(self._reader.feed(self._received[:size]))
         if messages:
             self._on_messages(self, messages)
 

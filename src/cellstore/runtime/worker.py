@@ -130,6 +130,7 @@ class Worker:
         self._idle_bytes = knobs.worker_idle_bytes
         self._trace = trace
         self._reader = calls.FrameReader()
+        self._received = calls.receive_buffer()
         self._queue: deque[Message] = deque()
         self._out: list[Message] = []
         self._out_since = 0.0
@@ -173,26 +174,26 @@ class Worker:
         """Idle: send what is there, hold no snapshot, sleep until something arrives."""
         self._flush()
         self._store.release()
-        data = self._sock.recv(calls.RECEIVE_BYTES)
-        if data:
-            self._receive(data)
+        size = self._sock.recv_into(self._received)
+        if size:
+            self._receive(size)
             self._poll()
-        return bool(data)
+        return bool(size)
 
     def _poll(self) -> None:
         """Take what has arrived, without waiting."""
         while True:
             try:
-                data = self._sock.recv(calls.RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                size = self._sock.recv_into(self._received, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            if not data:
+            if not size:
                 return  # the next wait sees the end too
-            self._receive(data)
+            self._receive(size)
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, size: int) -> None:
         """Queue calls; what steers the queue takes effect at once. Every call sees all that was committed before it."""
-        for message in self._reader.feed(data):
+        for message in self._reader.feed(self._received[:size]):
             match message[0]:
                 case "gen":
                     self._generation = message[1]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -29,6 +30,7 @@ from cellstore.protocol.codec import CHUNK_CHARS, chunks, encode_frame
 
 FRAGMENT_BYTES = CHUNK_CHARS  # of a frame; Rust's client takes 16 MiB
 TRANSITION = b'{"type":"Transition",'
+RECEIVE_BYTES = 1 << 18  # at most, at once
 CLOSE_WAIT_S = 5.0  # how long the other side may take to agree that it is over
 UNHEARD_BYTES_MAX = 1 << 20  # of answers to pings, for a client that takes nothing
 
@@ -73,7 +75,20 @@ def takeover(stream: IOStream) -> tuple[socket.socket, bytes]:
     return ours, early
 
 
-class Framer(asyncio.Protocol):
+_thread = threading.local()
+
+
+def _receive_buffer() -> memoryview:
+    """What all connections of a thread receive into: a transport fills it and has it read before it does anything else.
+
+    A protocol without a buffer is given new memory for each message, which costs as much as parsing it.
+    """
+    if not hasattr(_thread, "received"):
+        _thread.received = memoryview(bytearray(RECEIVE_BYTES))
+    return cast(memoryview, _thread.received)
+
+
+class Framer(asyncio.BufferedProtocol):
     """A server's end of an upgraded connection.
 
     `put(text)` sends; false when it has to wait for a slow reader, and then `on_sent` is called as it leaves. `on_open()`
@@ -98,6 +113,7 @@ class Framer(asyncio.Protocol):
         self._on_open, self._on_text, self._on_sent, self._on_closed = on_open, on_text, on_sent, on_closed
         self._chunked, self._ping_interval_s = chunked, ping_interval_s
         self._protocol = Protocol(Side.SERVER, state=OPEN, max_size=size_max)
+        self._buffer = _receive_buffer()
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -175,6 +191,14 @@ class Framer(asyncio.Protocol):
         if self._ping_interval_s > 0:
             self._plan(self._ping_interval_s, self._ping)
         self._on_open()
+
+    def get_buffer(self, _size_hint: int) -> memoryview:
+        """The transport: where is what comes to be put?"""
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        """The transport: so much has come."""
+        self.data_received(self._buffer[:size].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Something came."""

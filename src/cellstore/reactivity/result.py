@@ -9,7 +9,7 @@ Invariant: equal digests look the same to every client; request ids, tracebacks 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -58,6 +58,7 @@ class Result:
     unsettled: bool = False  # the system failed, not the function: nothing was read, it will be tried again
     _convex: bytes | None = None
     _digest: bytes | None = None
+    _shown_digest: bytes | None = None
     _rows: delta.Rows | None = None
     _patch: tuple[bytes, bytes | None] | None = None  # the digest of an earlier result, and how to come from it to this
 
@@ -75,13 +76,23 @@ class Result:
 
     @property
     def digest(self) -> bytes:
-        """16 bytes, equal for results that look the same to a client."""
+        """16 bytes, equal for results that look the same to an owner."""
         if self._digest is None:
-            out, error = self.outcome, self.outcome.error
-            head = [out.ok, out.journal, out.logs, error and [error.code, error.message, error.has_data]]
-            data = native.dumps(error.data) if error is not None and error.has_data else b""
-            self._digest = hashlib.blake2b(orjson.dumps(head) + data + out.value, digest_size=DIGEST_BYTES).digest()
+            self._digest = _digest(self.outcome)
         return self._digest
+
+    @property
+    def shown_digest(self) -> bytes:
+        """16 bytes, equal for results that look the same to everybody. Nothing is in it that some are not shown: they could
+        try out what it is."""
+        if self._shown_digest is None:
+            hides = self.outcome.logs or self.outcome.error
+            self._shown_digest = _digest(_redacted(self.outcome)) if hides else self.digest
+        return self._shown_digest
+
+    def digest_for(self, who: Principal) -> bytes:
+        """By which `who` knows it again."""
+        return self.digest if who.owner else self.shown_digest
 
     def patch_from(self, earlier: Result) -> bytes | None:
         """How who holds `earlier` comes to this: JSON of splices. None when it is hardly shorter than the value itself.
@@ -90,8 +101,8 @@ class Result:
         """
         if len(self.outcome.value) < PATCH_FROM_BYTES:
             return None
-        if self._patch is None or self._patch[0] != earlier.digest:
-            self._patch = (earlier.digest, self._patched(earlier))
+        if self._patch is None or self._patch[0] != earlier.shown_digest:
+            self._patch = (earlier.shown_digest, self._patched(earlier))
         return self._patch[1]
 
     def patch_known(self, digest: bytes | None) -> bytes | None:
@@ -114,6 +125,19 @@ class Result:
     def share(self, earlier: Result) -> None:
         """Keep one copy of bytes known to be equal."""
         self.outcome.value, self._convex, self._rows = earlier.outcome.value, earlier._convex, earlier._rows
+
+
+def _digest(out: Outcome) -> bytes:
+    error = out.error
+    head = [out.ok, out.journal, out.logs, error and [error.code, error.message, error.has_data]]
+    data = native.dumps(error.data) if error is not None and error.has_data else b""
+    return hashlib.blake2b(orjson.dumps(head) + data + out.value, digest_size=DIGEST_BYTES).digest()
+
+
+def _redacted(out: Outcome) -> Outcome:
+    """The outcome as foreign callers see it, whichever run it was."""
+    error = out.error and replace(out.error, request_id="").redacted()
+    return Outcome(out.ok, out.value, error=error, journal=out.journal)
 
 
 def convex_json(value: bytes) -> bytes:

@@ -390,9 +390,10 @@ class Session:
             refused = self._refused(live, step.who)
             result = results[query_id] if refused is None else Result(Outcome.failed(refused, function=live.query.path))
             live.query = live.query.rerun(result.outcome.journal)
-            if live.digest != result.digest:
+            digest = result.digest_for(step.who)
+            if live.digest != digest:
                 changes.append(self._show(query_id, live, result, step.who))
-                live.digest = result.digest
+                live.digest = digest
             elif self.deltas and result.outcome.ok:
                 live.shown = result  # what it held from an earlier connection is this
         end = StateVersion(step.query_set, step.identity, max(step.ts, step.floor_ts, self._current.ts))
@@ -414,8 +415,8 @@ class Session:
             logs = logs_for(outcome, who)
             patch = result.patch_known(live.digest) if held is None else result.patch_from(held)
             if patch is not None and self.deltas:
-                return wire.query_patched(query_id, patch, logs, outcome.journal, result.digest)
-            digest = result.digest if self.deltas else None
+                return wire.query_patched(query_id, patch, logs, outcome.journal, result.digest_for(who))
+            digest = result.digest_for(who) if self.deltas else None
             return wire.query_updated(query_id, result.value(self.exact), logs, outcome.journal, digest)
         failure = failure_for(outcome, who, self.exact)
         return wire.query_failed(query_id, failure, logs_for(outcome, who), outcome.journal)

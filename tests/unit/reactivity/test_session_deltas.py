@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cellstore.errors import FunctionError
+from cellstore.errors import CellstoreError, FunctionError
 from cellstore.protocol import messages as wire
 from cellstore.protocol.codec import encode_frame
 from cellstore.protocol.delta import spliced
-from cellstore.reactivity.principal import EMBEDDED
+from cellstore.reactivity.principal import ANONYMOUS, EMBEDDED, Principal
 from cellstore.reactivity.result import Result
 from cellstore.reactivity.session import Send, Session
 from cellstore.runtime.outcome import Outcome
@@ -19,8 +19,8 @@ ROWS = [{"_id": str(number), "n": number} for number in range(600)]
 CHANGED = [*ROWS[:50], {"_id": "50", "n": -1}, *ROWS[51:]]
 
 
-def subscribed(**said: Any) -> Session:
-    session = Session(EMBEDDED)
+def subscribed(who: Principal = EMBEDDED, **said: Any) -> Session:
+    session = Session(who)
     session.received(wire.parse({"type": "Connect", "sessionId": "s", **said}))
     add = {"type": "Add", "queryId": 0, "udfPath": "m:f", "args": [{}]}
     session.received(
@@ -72,9 +72,9 @@ def test_of_a_short_list_the_whole_is_told() -> None:
     assert shown(session, 2, good(ROWS[1:21]))["value"] == ROWS[1:21]
 
 
-def resumed(holds: Any, **said: Any) -> Session:
+def resumed(holds: Any, who: Principal = EMBEDDED, **said: Any) -> Session:
     """A session whose client comes back with a result it was told on an earlier connection."""
-    session = Session(EMBEDDED)
+    session = Session(who)
     session.received(wire.parse({"type": "Connect", "sessionId": "s", "exact": True, "deltas": True, **said}))
     add = {"type": "Add", "queryId": 0, "udfPath": "m:f", "args": [{}], "holds": holds}
     modify = {"type": "ModifyQuerySet", "baseVersion": 0, "newVersion": 1, "modifications": [add]}
@@ -117,3 +117,26 @@ def test_what_a_client_says_it_holds_counts_only_where_deltas_were_agreed() -> N
         assert "digest" not in update
     for nonsense in (7, "x", "g" * 32, None, "0" * 31):
         assert first(resumed(nonsense), Result(good(ROWS), 1))[0]["value"] == ROWS
+
+
+def test_by_no_digest_can_be_tried_what_a_client_is_not_shown() -> None:
+    """A pin in the logs has ten thousand possibilities: whoever has a digest of it, or is told that one is right, has it."""
+    said = Outcome(True, native.dumps(ROWS), logs=["the pin is 4711"])
+    told = shown(subscribed(ANONYMOUS, exact=True, deltas=True), 1, said)
+    assert (told["logLines"], told["digest"]) == ([], Result(good(ROWS)).digest.hex())
+    assert first(resumed(told["digest"], ANONYMOUS), Result(said, 2)) == []
+    assert first(resumed(Result(said).digest.hex(), ANONYMOUS), Result(said, 2)) != []
+    changed = Result(good(CHANGED), 3)
+    assert changed.patch_from(Result(said, 2)) is not None
+    assert first(resumed(Result(said).digest.hex(), ANONYMOUS), changed)[0]["type"] == "QueryUpdated"
+    bug = Outcome.failed(CellstoreError("the pin is 4711"))
+    assert first(resumed(Result(bug).digest.hex(), ANONYMOUS), Result(bug, 4)) != []
+
+
+def test_an_owner_hears_of_logs_that_changed_and_nobody_else_of_the_same_value_again() -> None:
+    loud = Outcome(True, native.dumps(ROWS), logs=["changed"])
+    owner, guest = (subscribed(who, exact=True, deltas=True) for who in (EMBEDDED, ANONYMOUS))
+    for session in (owner, guest):
+        shown(session, 1, good(ROWS))
+    assert first(owner, Result(loud, 2))[0]["logLines"] == ["changed"]
+    assert [effect for effect in guest.refreshed(2, {0: Result(loud, 2)}) if isinstance(effect, Send)] == []

@@ -8,6 +8,7 @@ import pytest
 
 from cellstore.errors import CallerError, ConflictError, LimitExceeded, NotFound, ValidationError
 from cellstore.knobs import Knobs
+from cellstore.storage.contract import NUMBERED_INDEXES
 from cellstore.transaction.access import DatabaseReader
 from cellstore.transaction.database import Engine
 from cellstore.transaction.hidden import leftovers, purge
@@ -278,3 +279,21 @@ def test_what_an_import_that_never_ended_left_is_in_nobodys_way(engine: Engine) 
     imported(engine, "replace", "notes", {"_id": id_of(1), "text": "b"}, number=NUMBER)
     assert texts(engine, "notes") == ["b"]
     assert leftovers(engine) == []
+
+
+def test_a_table_being_filled_loses_nothing_to_another_import_that_wants_its_number(engine: Engine) -> None:
+    running = Import(engine, "replace", [Wanted("notes", NUMBER)])
+    running.load("notes", lines({"text": "a"}))
+    with pytest.raises(CallerError, match="which is the table 'notes' here"):
+        Import(engine, "replace", [Wanted("tasks", NUMBER)])
+    running.finish()
+    assert texts(engine, "notes") == ["a"]
+
+
+def test_no_table_gets_a_number_whose_indexes_would_be_somebody_elses(engine: Engine, define: Any) -> None:
+    imported(engine, "fail", "notes", {"text": "a"}, number=NUMBERED_INDEXES // 2 - 1)
+    with pytest.raises(LimitExceeded, match="table numbers"):
+        engine.run(lambda tx: tx.insert("tasks", {"text": "b"}))
+    with pytest.raises(LimitExceeded, match="table numbers"):
+        engine.define(define("tasks", {"text": "string"}, by_text="text"))
+    assert texts(engine, "notes") == ["a"]

@@ -136,8 +136,9 @@ class Import:
         twice += [f"number {number}" for number in numbers if numbers.count(number) > 1]
         if twice:
             raise ValidationError(f"the table {twice[0]} occurs twice in one import")
-        for number in numbers:
-            self._make_room(number)
+        for each in wanted:
+            if each.number is not None:
+                self._make_room(each.table, each.number)
 
         def prepare(transaction: Transaction) -> CommitRequest:
             jobs = [self._plan(transaction, each, max([*numbers, FIRST_TABLE - 1]) + 1) for each in wanted]
@@ -146,8 +147,8 @@ class Import:
 
         committed(self._engine, prepare)
 
-    def _make_room(self, number: int) -> None:
-        """Remove what an earlier table of this number has left."""
+    def _make_room(self, name: str, number: int) -> None:
+        """Remove what an earlier table of this name and number has left."""
         if not FIRST_TABLE <= number < NUMBERED_INDEXES // 2:
             raise ValidationError(
                 path="_tables",
@@ -155,7 +156,7 @@ class Import:
                 got=str(number),
             )
         owner = self._engine.catalog.by_number(number)
-        if owner is not None and owner.stands_for:
+        if owner is not None and owner.stands_for == name:
             purge(self._engine, number)
 
     def _plan(self, transaction: Transaction, wanted: Wanted, free: int) -> _Job:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cellstore.errors import LimitExceeded, NotFound, ValidationError
 from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.storage.contract import NUMBERED_INDEXES
 from cellstore.transaction import catalog as names
 from cellstore.transaction.catalog import Catalog, TableMeta
 from cellstore.transaction.overlay import Overlay
@@ -273,7 +274,12 @@ class Transaction(Reading):
         self.place_table(None if existing is None else existing.row, row)
 
     def place_table(self, id: bytes | None, row: Mapping[str, Any]) -> None:
-        """Write a row of `_tables` as it is: how an import hides, swaps and retires tables."""
+        """Write a row of `_tables` as it is: how an import hides, swaps and retires tables. Errors: LimitExceeded"""
+        if row["number"] >= NUMBERED_INDEXES // 2:
+            raise LimitExceeded(
+                f"the table {row['name']!r} was not made: the store has given out all its table numbers, up to "
+                f"{NUMBERED_INDEXES // 2 - 1}; import its documents into a new store without their ids"
+            )
         self._reads.imply(names.TABLES_BY_NAME, (b"", END))
         self._define("_tables", id, row)
 

@@ -58,6 +58,16 @@ def test_a_grid_of_ten_thousand_rows_keeps_its_keys(notebook: Callable[..., Page
     assert page.troubles == []
 
 
+def test_a_grid_that_has_room_shows_all_its_rows_and_no_scroll_bar(notebook: Callable[..., Page]) -> None:
+    page = notebook("few.ipynb", LOAD, counter("few"), MANY.replace("10_000", "4"))
+    page.run_all()
+    page.wait_text(".cs-count", "4 rows", 20)
+    bars = page.page.locator("[role=grid]").evaluate(
+        "e => [e.offsetWidth - e.clientWidth, e.offsetHeight - e.clientHeight, e.scrollHeight - e.clientHeight]"
+    )
+    assert bars == [2, 2, 0], "only borders"
+
+
 def test_a_grid_sorts_filters_and_stays_so_when_data_change(notebook: Callable[..., Page], outside: Any) -> None:
     page = notebook("sorted.ipynb", LOAD, counter("sorted"), MANY)
     page.run_all()

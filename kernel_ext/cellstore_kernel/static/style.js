@@ -108,7 +108,7 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 .cellstore .cs-gbody .cs-grow:hover { background: var(--cs-hover); }
 .cellstore .cs-cell {
   padding: 0 10px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; box-sizing: border-box;
-  line-height: var(--cs-row); height: var(--cs-row); text-align: left;
+  line-height: var(--cs-row); height: calc(var(--cs-row) - 1px); text-align: left; /* the line below makes it a row */
 }
 .cellstore .cs-cell.cs-id { font: 11px/var(--cs-row) var(--cs-mono); max-width: none !important; }
 .cellstore .cs-ghead .cs-cell { cursor: pointer; }

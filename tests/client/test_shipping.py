@@ -103,6 +103,14 @@ def test_a_function_that_cannot_travel_holds_up_no_other(shipper, told):
     assert names(told[-1]) == ["shipped:good", "shipped:later"]
 
 
+def test_of_two_functions_that_cannot_travel_neither_hides_the_other(shipper, told):
+    with pytest.raises(DeployError, match="bad uses `LOCK`"):
+        shipper.ready(define(GOOD + BAD)["bad"])
+    worse = define("@cs.query\ndef worse(ctx): return LOCK")["worse"]
+    with pytest.raises(DeployError, match=r"bad uses `LOCK`.*\nworse uses `LOCK`"):
+        shipper.ready(worse)
+
+
 def test_a_form_that_cannot_travel_leaves_the_one_before_in_place(shipper, told):
     shipper.ready(define(GOOD + "@cs.query\ndef bad(ctx): return 0")["bad"])
     hashes = told[-1].hashes

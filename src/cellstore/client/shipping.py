@@ -77,10 +77,12 @@ class Shipper:
         with self._lock:
             try:
                 report = self._send(module, handles, tables)
-            except DeployError:
-                fit = self._fit(module, handles)
+            except DeployError as refusal:
+                fit, refusals = self._fit(module, handles)
                 if len(fit) < len(handles) or any(one is not other for one, other in zip(fit, handles, strict=True)):
                     self._send(module, fit, tables)
+                if len(refusals) > 1:
+                    raise DeployError("\n".join(refusals)) from refusal
                 raise
             except ValidationError:
                 self._send(module, handles, self._tables.get(module, []))
@@ -88,23 +90,25 @@ class Shipper:
             self._refused.pop(module, None)
             return report
 
-    def _fit(self, module: str, handles: list[Any]) -> list[Any]:
-        """Those that can travel. The form that is deployed goes in the place of one that cannot.
+    def _fit(self, module: str, handles: list[Any]) -> tuple[list[Any], list[str]]:
+        """Those that can travel, and why each of the others cannot. The form that is deployed goes in the place of one
+        that cannot.
 
         Errors: DeployError when a function that is deployed can go along in no form: leaving it out would end it.
         """
         from cellstore.deploy.pack import pack
 
-        fit = []
+        fit, refusals = [], []
         for handle in handles:
             try:
                 pack(module, [handle], [])
-            except DeployError:
+            except DeployError as refusal:
+                refusals.append(refusal.message)
                 handle = self._good.get(handle.path)
                 if handle is not None:
                     pack(module, [handle], [])
             fit.append(handle)
-        return [handle for handle in fit if handle is not None]
+        return [handle for handle in fit if handle is not None], refusals
 
     def _send(self, module: str, handles: list[Any], tables: list[Any]) -> dict[str, Any] | None:
         from cellstore.deploy.pack import pack

@@ -9,7 +9,8 @@ What an earlier kernel of the notebook deployed serves on until a cell replaces 
 Another notebook, or a file, may deploy the same function: the one that takes it is told from whom, and the one that had it
 is told after a later cell, by a look at the store every few seconds.
 
-Invariant: the same refusal is shown once, not under every later cell, until something about the module changes.
+Invariant: the same refusal is shown once, not under every later cell, until something about the module changes; a cell
+that defines something meanwhile is told that it waits, and for what.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class AutoDeploy:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._refused: dict[str, str] = {}  # module → the refusal shown last
+        self._refused: dict[str, tuple[str, object]] = {}  # module → the refusal shown last, and what was defined then
         self._waiting = False  # the server was away, and that was said
         self._mine: dict[str, str] = {}  # path → where we deployed it from
         self._looked_at = 0.0
@@ -80,9 +81,13 @@ class AutoDeploy:
 
     def _refuse(self, module: str, error: CellstoreError, result: Any) -> None:
         """Show it in the cell, and have the cell count as failed."""
-        if self._refused.get(module) == error.message:
+        defined = definitions_of(module)
+        shown, then = self._refused.get(module, ("", None))
+        self._refused[module] = error.message, defined
+        if shown == error.message:
+            if then != defined:
+                say(f"{module} is deployed as a whole, and still waits: {error.message}")
             return
-        self._refused[module] = error.message
         failed = getattr(result, "error_in_exec", None)
         if isinstance(failed, CellstoreError) and failed.message == error.message:
             return  # a call in the cell has met it already
@@ -141,6 +146,13 @@ def unit_origin(module: str) -> str:
     from cellstore.functions import registry
 
     return origin_of(registry.handles(module))
+
+
+def definitions_of(module: str) -> object:
+    """Equal as long as no function or table of a module is defined anew."""
+    from cellstore.functions import registry
+
+    return [id(each) for each in (*registry.handles(module), *registry.tables(module))]
 
 
 def usable() -> Database | None:

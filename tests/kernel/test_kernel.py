@@ -153,6 +153,16 @@ def test_what_cannot_travel_is_named_in_the_cell_and_the_old_version_serves_on(l
     assert (healed.text, healed.errors) == ("'healed'", [])
 
 
+def test_a_cell_beside_one_that_is_refused_is_told_what_it_waits_for(loaded: Kernel) -> None:
+    bad = loaded.run("stuck = (n for n in [1])\n@cs.query\ndef bad(ctx):\n    return stuck")
+    assert "stuck" in bad.errors[-1]
+    good = loaded.run("@cs.query\ndef good(ctx):\n    return 7")
+    assert ("still waits" in good.printed, "stuck" in good.printed) == (True, True)
+    assert loaded.run("1").printed == "", "nothing is defined here, so nothing is said"
+    assert loaded.run("stuck = [1]").errors == []
+    assert loaded.run("good()").text == "7"
+
+
 def test_a_schema_the_data_refuse_is_named_in_the_cell(loaded: Kernel) -> None:
     loaded.run("add(text='bread')")
     cell = loaded.run("class Task(cs.Table, name='tasks'):\n    text: int\n    completed: bool = False")

@@ -11,6 +11,7 @@ import cellstore as cs
 from cellstore.errors import ConflictError, DeployError, ValidationError
 from cellstore.schema.definition import TableDefinition
 from cellstore.transaction.database import Engine
+from cellstore.transaction.importing import Import, Wanted
 from cellstore.values.ids import Id
 from cellstore.values.index_key import encode_value
 
@@ -145,6 +146,21 @@ def test_references_go_on_meaning_the_renamed_table(engine: Engine, tasks: list[
     engine.run(lambda tx: tx.insert("lists", {"tasks": [str(id) for id in tasks[2:4]]}))
     with pytest.raises(ValidationError, match="an id of table 'todos'"):
         engine.run(lambda tx: tx.insert("lists", {"tasks": [tx.insert("others", {})]}))
+
+
+def test_references_from_before_it_was_replaced_go_on_meaning_it_too(
+    engine: Engine, tasks: list[Id], define: Any
+) -> None:
+    schema = {"type": "object", "fields": {"task": {"type": {"type": "id", "table": "tasks"}, "optional": False}}}
+    engine.define(TableDefinition("notes", schema))
+    note = engine.run(lambda tx: tx.insert("notes", {"task": tasks[0]}))[0]
+    replacement = Import(engine, "replace", [Wanted("tasks")])
+    replacement.load("tasks", b'{"text":"new","rank":0}')
+    replacement.finish()
+    engine.define(replace(define("todos", {"text": "string", "rank": "int"}), renamed_from="tasks"))
+    engine.run(lambda tx: tx.patch(note, {"task": str(tasks[1])}))
+    assert everything(engine, "notes") == [{"task": tasks[1]}]
+    assert list(engine.check()) == []
 
 
 def test_a_table_may_refer_to_itself_by_its_new_name(engine: Engine, define: Any) -> None:

@@ -36,6 +36,7 @@ from cellstore.transaction.catalog import (
     check_name,
 )
 from cellstore.transaction.committer import Committer
+from cellstore.transaction.hidden import follow
 from cellstore.transaction.requests import Committed
 from cellstore.transaction.rules import Rules
 from cellstore.transaction.transaction import Transaction
@@ -369,7 +370,8 @@ class Definitions:
                     transaction.define_index(None, row)
 
     def _rename_mentions(self, transaction: Transaction, old: str, new: str) -> None:
-        """Schemas of other tables whose ids are of a renamed one go on meaning it."""
+        """Schemas of other tables whose ids are of a renamed one go on meaning it, ids it had before it was replaced too."""
+        follow(transaction, old, new)
         for table in transaction.catalog.user_tables():
             if table.schema is not None and table.name != old:
                 schema = with_table_renamed(table.schema, old, new)

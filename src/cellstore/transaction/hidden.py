@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cellstore.transaction.transaction import Transaction
 
 PURGE_DOCUMENTS = 500  # in one commit: others hardly wait for it
+REPLACED = "_replaced_"  # and the number: what a table is called that had its name taken away
 
 
 def drop_table(engine: Engine, name: str) -> int:
@@ -96,8 +97,15 @@ def leftovers(engine: Engine) -> list[int]:
 
 def hide(transaction: Transaction, table: TableMeta) -> None:
     """Take a table's name away. Its indexes stay, so that earlier moments can be read."""
-    row = table_row(f"_replaced_{table.number}", table.number, table.schema, table.name)
+    row = table_row(f"{REPLACED}{table.number}", table.number, table.schema, table.name)
     transaction.place_table(table.row, row)
+
+
+def follow(transaction: Transaction, old: str, new: str) -> None:
+    """Those that a renamed table has replaced stand for it by its new name: ids of them are ids of it."""
+    for table in list(transaction.catalog.tables()):
+        if table.stands_for == old and table.name.startswith(REPLACED):
+            transaction.place_table(table.row, table_row(table.name, table.number, table.schema, new))
 
 
 def table_row(name: str, number: int, schema: Any, stands_for: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -29,6 +30,11 @@ def main() -> None:
     """A reactive document database under your notebook cells."""
 
 
+def _end_as_interrupted() -> None:
+    """Told to end, this process goes as after Ctrl-C: what it started ends with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @main.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default="cellstore-tour")
 @click.option("--port", type=int, default=0, help="Port on the loopback interface; 0 takes a free one.")
@@ -37,6 +43,7 @@ def lab(directory: Path, port: int, no_browser: bool) -> None:
     """Open JupyterLab on a copy of the tour, in DIRECTORY."""
     from cellstore import tour
 
+    _end_as_interrupted()
     sys.exit(tour.lab(directory, port=port, open_browser=not no_browser))
 
 
@@ -46,6 +53,7 @@ def demo(months: str) -> None:
     """Run the tour's story in this terminal: a server, a kernel that commits, a client that watches."""
     from cellstore import tour
 
+    _end_as_interrupted()
     first, _, last = months.partition("-")
     try:
         chosen = range(int(first), int(last or first) + 1)

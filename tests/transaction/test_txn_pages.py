@@ -137,7 +137,7 @@ def test_a_cursor_is_good_for_its_store_and_as_it_was_given_only(define: Any) ->
             changed = cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :]
             with pytest.raises(ValidationError, match="begin again"):
                 ask(engine, {"numItems": 3, "cursor": changed})
-        for wrong in ("", ".", cursor + "A", cursor[:-4], cursor.upper(), "é" + cursor, 5):
+        for wrong in ("", ".", cursor + "A", cursor[:-4], cursor.upper(), "é" + cursor, "\ud800.AAAA", 5):
             with pytest.raises(ValidationError, match="begin again"):
                 ask(engine, {"numItems": 3, "cursor": wrong})
         with pytest.raises(ValidationError, match="begin again"):

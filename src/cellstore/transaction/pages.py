@@ -230,7 +230,7 @@ class _Seal:
         if cursor is None or cursor == END:  # the end: of a table that did not exist yet
             return cursor
         position = self._opened(cursor) if isinstance(cursor, str) else None
-        if position is None or not compare_digest(self.cursor(position).encode(), cursor.encode()):
+        if position is None or not compare_digest(self.cursor(position).encode(), cursor.encode(errors="replace")):
             problem = "this cursor belongs to another query: begin again without a cursor"
             raise ValidationError(problem, path="cursor", code="InvalidCursor")
         return position

@@ -1,6 +1,7 @@
 """What all tests share. `pytest_jupyter` brings a real Jupyter server in this process (fixtures `jp_…`).
 
-Nothing may hang: each step of a test that takes longer than DEADLINE_S fails where it stands.
+Nothing may hang: each step of a test that takes longer than DEADLINE_S, or than its mark `deadline(seconds)` allows, fails
+where it stands.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ if os.environ.get("CI"):
 DEADLINE_S = 180  # of a set-up, a test or a tear-down; far above what any needs on a busy machine
 
 
-def _too_long(_signum: int, _frame: FrameType | None) -> None:
-    raise TimeoutError(f"this step of the test took longer than {DEADLINE_S} s")
+def _within_the_deadline(item: pytest.Item) -> Iterator[None]:
+    mark = item.get_closest_marker("deadline")
+    deadline_s = DEADLINE_S if mark is None else mark.args[0]
 
+    def too_long(_signum: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"this step of the test took longer than {deadline_s} s")
 
-def _within_the_deadline() -> Iterator[None]:
-    before = signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(DEADLINE_S)
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(deadline_s)
     try:
         return (yield)
     finally:
@@ -38,18 +41,18 @@ def _within_the_deadline() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    return (yield from _within_the_deadline())
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    return (yield from _within_the_deadline(item))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    return (yield from _within_the_deadline())
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    return (yield from _within_the_deadline(item))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Iterator[None]:
-    return (yield from _within_the_deadline())
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    return (yield from _within_the_deadline(item))
 
 
 @pytest.hookimpl(wrapper=True)

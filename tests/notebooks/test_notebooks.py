@@ -14,6 +14,7 @@ CELL_TIMEOUT_S = 240
 TIMEOUT_S = 600
 
 
+@pytest.mark.deadline(TIMEOUT_S + 60)
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_notebook_runs_and_shows_what_it_says(notebook: Path) -> None:
     """In a run of its own, because its server tells kernels where it is through the environment."""

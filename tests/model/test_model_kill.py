@@ -73,7 +73,7 @@ def test_a_kill_at_each_point_of_a_commit_leaves_all_of_it_or_nothing(point: str
 def test_an_engine_that_acknowledges_before_it_stores_is_noticed(tmp_path: Path) -> None:
     """A test of this test: the last fsync is lost."""
     broken = "commits_are_acknowledged_before_they_are_stored"
-    run_and_kill(tmp_path, "bank", 1, 0.3, CELLSTORE_BROKEN=broken)
+    run_and_kill(tmp_path, "bank", 1, 30, CELLSTORE_BROKEN=broken, CELLSTORE_FAULT="commit.published=kill@40")
     with pytest.raises(Violation, match="is not in the log"):
         judge(tmp_path, "bank", 1)
 

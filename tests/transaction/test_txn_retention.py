@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cellstore.errors import OutOfRetention
 from cellstore.knobs import Knobs
+from cellstore.transaction import retention
 from cellstore.transaction.database import Engine
 
 KNOBS = Knobs(retention_s=10.0, request_retention_s=100.0, requests_kept_max=3)
@@ -95,21 +96,32 @@ def test_a_transaction_that_began_before_the_window_reads_on(engine: Engine, clo
         assert len(list(rows)) == 699
 
 
-def test_slices_grow_to_their_time_and_no_further(tmp_path: Path, clock: HandClock) -> None:
+def test_slices_grow_to_their_time_and_no_further(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where a row takes 10 µs, at every load."""
+    now = [0.0]
+    monkeypatch.setattr(retention, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     knobs = Knobs(retention_s=1.0, trim_slice_s=0.004)
     with Engine.open(tmp_path / "s.db", clock=clock, knobs=knobs) as engine:
         ids = engine.run(lambda tx: [tx.insert("t", {"n": 0}) for _ in range(500)])[0]
         for n in range(20):
             engine.run(lambda tx, n=n: [tx.patch(id, {"n": n + 1}) for id in ids])
         clock.pass_s(5)
-        times, waits = [], []
-        while not waits or waits[-1] < 0.1:
-            begun = time.perf_counter()
+        trim, rows = engine.storage.trim, []
+
+        def timed(*args: Any, **options: Any) -> int:
+            rows.append(trim(*args, **options))
+            now[0] += rows[-1] * 10e-6
+            return rows[-1]
+
+        monkeypatch.setattr(engine.storage, "trim", timed)
+        waits = [engine.retention.slice()]
+        while waits[-1] < 0.1:
             waits.append(engine.retention.slice())
-            times.append(time.perf_counter() - begun)
-        assert len(times) > 5, "not all at once"
-        assert sorted(times)[len(times) // 2] < 0.02, "a few milliseconds each, on a busy machine too"
-        assert sum(times) * 2 < sum(waits[:-1]), "and most of the time is left to writers"
+        assert max(rows) == 400, "four milliseconds"
+        assert rows[0] < rows[1] < rows[2] <= 400, "it is found out, not known"
+        assert sum(rows) * 10e-6 * 2 < sum(waits[:-1]), "and most of the time is left to writers"
 
 
 def test_the_file_stops_growing_under_a_stream_of_updates(tmp_path: Path, clock: HandClock) -> None:

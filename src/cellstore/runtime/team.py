@@ -163,13 +163,10 @@ class Team:
 
     def _send(self, worker: Worker, call: Pending) -> None:
         call.number = self._next_number()
-        was_idle = not worker.flying
-        if was_idle:
+        if not worker.flying:
             worker.quiet_since = time.monotonic()
         worker.flying[call.number] = call
         worker.link.send(call.message(worker.generation))
-        if was_idle:
-            worker.link.flush()  # it begins while we go on; what else this turn has for it follows in one frame
 
     # Queries and whatever is not for the lane
 
@@ -184,7 +181,12 @@ class Team:
                 return
             call = self.waiting.popleft()
             call.tenancy = None
+            was_idle = not worker.flying
             self._send(worker, call)
+            if was_idle:
+                # It begins while we go on, and what else this turn has for it follows in one frame. Not so in the lane:
+                # mutations that come together are to be committed together.
+                worker.link.flush()
 
     def _loading_worker(self) -> Worker | None:
         """The one worker that prepares bulk inserts, so that they are created in the order sent and never fill a team."""

@@ -143,3 +143,15 @@ def test_a_function_that_was_taken_away_is_defined_again_by_being_called(shipper
     assert names(told[-1]) == ["shipped:other"]
     shipper.ready(env["good"])
     assert names(told[-1]) == ["shipped:other", "shipped:good"]
+
+
+def test_a_table_defined_again_is_told_again_for_somebody_may_have_dropped_it(
+    told: list[Unit], shipper: Shipper
+) -> None:
+    table = "class T(cs.Table, name='t'):\n    a: int\n"
+    shipper.ready(define(GOOD + table)["good"])
+    shipper.ready(define(GOOD)["good"])
+    assert len(told) == 1, "a function defined again as it was is not"
+    define(table)
+    shipper.ensure("shipped")
+    assert [unit.hash for unit in told] == [told[0].hash] * 2

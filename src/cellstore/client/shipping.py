@@ -73,7 +73,8 @@ class Shipper:
             return report
 
     def ship(self, module: str, handles: list[Any], tables: list[Any]) -> dict[str, Any] | None:
-        """Pack and deploy, unless the very same unit was deployed before. Errors: as `ensure`, when the rest is shipped."""
+        """Pack and deploy, unless the very same unit was deployed before; with tables defined again it is told again, for
+        somebody may have dropped them. Errors: as `ensure`, when the rest is shipped."""
         with self._lock:
             try:
                 report = self._send(module, handles, tables)
@@ -114,7 +115,7 @@ class Shipper:
         from cellstore.deploy.pack import pack
 
         unit = pack(module, handles, tables)
-        if self._hashes.get(module) == unit.hash:
+        if self._hashes.get(module) == unit.hash and same_objects(tables, self._tables.get(module)):
             return None
         report = self._deploy(unit)
         self._hashes[module], self._tables[module] = unit.hash, tables

@@ -260,6 +260,54 @@ def test_a_memory_hog_is_told_so(tmp_path: Path) -> None:
     play(tmp_path, TROUBLE, scenario, memory_bytes=2 << 30)
 
 
+@pytest.mark.parametrize(
+    ("knob", "line"),
+    [("time_s", "while True: n += 1"), ("memory_bytes", "while True: kept.append(bytes(64 << 20))")],
+    ids=["time", "memory"],
+)
+@pytest.mark.parametrize("kind", ["query", "mutation"])
+def test_a_call_beyond_its_budget_ends_at_its_line_leaves_nothing_and_is_noticed_by_nobody(
+    tmp_path: Path, kind: str, knob: str, line: str
+) -> None:
+    source = (
+        TROUBLE
+        + f"""
+    def waste(n=0):
+        kept = []
+        {line}
+
+    @cs.query
+    def wasteful_query(ctx):
+        return waste(total(ctx))
+
+    @cs.mutation
+    def wasteful_mutation(ctx):
+        bump()
+        for _ in range(100):
+            ctx.db.insert("u", {{"n": 1}})
+        bump()
+        waste()
+
+    @cs.query
+    def rows(ctx):
+        return [total(ctx), ctx.db.query("u").count()]
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        wasteful = asyncio.ensure_future(getattr(stage.runner, kind)(f"m:wasteful_{kind}", {}))
+        others = [asyncio.ensure_future(stage.runner.mutation("m:bump", {})) for _ in range(20)]
+        outcome = await asyncio.wait_for(wasteful, 20)
+        assert outcome.error is not None
+        assert (outcome.error.code, outcome.error.function) == ("LimitExceeded", f"m:wasteful_{kind}")
+        assert knob in outcome.error.message
+        assert line in outcome.error.traceback
+        assert all(other.ok for other in await asyncio.wait_for(asyncio.gather(*others), 20))
+        assert await stage.query("rows") == [20, 0]
+
+    play(tmp_path, source, scenario, memory_bytes=2 << 30, query_time_s=0.3, mutation_time_s=0.3)
+
+
 def test_a_mutation_that_takes_its_process_down_writes_nothing(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         dying = asyncio.ensure_future(stage.runner.mutation("m:write_and_die", {}))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from runtime_harness import Stage, play
 
-from cellstore.runtime import jobs
+from cellstore.runtime import jobs, scheduler
 from cellstore.runtime.scheduler import _missed, _next_ms
+from cellstore.testing.clock import FakeClock
 
 SOURCE = """
     @cs.mutation
@@ -348,3 +350,102 @@ def test_a_store_with_a_time_zone_this_machine_does_not_know_opens_and_says_what
     play(tmp_path, source, nothing)
     monkeypatch.setattr("zoneinfo.ZoneInfo", lambda name: exec("raise LookupError(name)"))
     play(tmp_path, None, here)
+
+
+# A day asleep, and runs that take longer than their interval
+
+HOUR_NS = 3_600 * 10**9
+SLOW_CRON = """
+    import time
+
+    @cs.mutation
+    def add(ctx, n: int):
+        ctx.db.insert("t", {"n": n})
+
+    @cs.query
+    def numbers(ctx):
+        return [row["n"] for row in ctx.db.query("t")]
+
+    @cs.every(hours=1)
+    @cs.action
+    def tick(ctx):
+        add(n=1)
+        while 100 not in ctx.run_query(numbers):
+            time.sleep(0.01)
+        add(n=2)
+
+    @cs.mutation
+    def later(ctx):
+        ctx.scheduler.run_after(0, add, n=50)
+
+    @cs.query
+    def ticks(ctx):
+        return [row for row in ctx.db.query("_scheduled_functions") if row["name"] == "m:tick"]
+"""
+
+
+async def until(stage: Stage, *numbers: int) -> None:
+    """Wait until all of them are there."""
+    while not set(numbers) <= set(await stage.query("numbers")):
+        await asyncio.sleep(0.01)
+
+
+async def two_ticks(stage: Stage) -> list[dict]:
+    """The run of the cron that is over and the one planned next, when it is."""
+    while len(rows := await stage.query("ticks")) < 2 or rows[0]["state"]["kind"] == "inProgress":
+        await asyncio.sleep(0.01)
+    return rows
+
+
+def said_missed(stage: Stage) -> list[str]:
+    return [line for record in stage.runner.logs.tail(100) for line in record["lines"] if "missed" in line]
+
+
+@pytest.mark.parametrize("how", ["closed", "asleep"])
+def test_after_a_day_of_sleep_one_run_follows_and_the_others_are_said_to_be_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(scheduler, "_SLEEP_MAX_S", 0.02)
+    clock = FakeClock(time.time_ns())
+
+    async def before(stage: Stage) -> None:
+        await stage.mutate("add", n=100)
+        if how == "asleep":
+            clock.move(24 * HOUR_NS + HOUR_NS // 2)
+            await after(stage)
+
+    async def after(stage: Stage) -> None:
+        run, coming = await two_ticks(stage)
+        assert (run["state"]["kind"], run["missed"]) == ("success", 23)
+        assert sorted(await stage.query("numbers")) == [1, 2, 100], "one run, from its beginning to its end"
+        assert coming["state"]["kind"] == "pending"
+        assert round((coming["scheduledTime"] - run["scheduledTime"]) / 3_600_000) == 24
+        [said] = said_missed(stage)
+        assert "23 runs of m:tick since" in said
+
+    play(tmp_path, SLOW_CRON, before, clock=clock)
+    if how == "closed":
+        clock.move(24 * HOUR_NS + HOUR_NS // 2)
+        play(tmp_path, None, after, clock=clock)
+
+
+def test_a_run_that_takes_longer_than_its_interval_is_never_beside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_SLEEP_MAX_S", 0.02)
+    clock = FakeClock(time.time_ns())
+
+    async def scenario(stage: Stage) -> None:
+        clock.move(HOUR_NS + 1)
+        await until(stage, 1)
+        clock.move(5 * HOUR_NS)  # the run is still at it
+        await stage.mutate("later")
+        await until(stage, 50)  # what is due runs
+        assert [row["state"]["kind"] for row in await stage.query("ticks")] == ["inProgress"]
+        await stage.mutate("add", n=100)
+        run, coming = await two_ticks(stage)
+        assert (run["state"]["kind"], run["missed"], coming["state"]["kind"]) == ("success", 5, "pending")
+        assert sorted(await stage.query("numbers")) == [1, 2, 50, 100]
+        assert len(said_missed(stage)) == 1
+
+    play(tmp_path, SLOW_CRON, scenario, clock=clock)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import TOKEN, ServerProcess
+from server_process import TOKEN, ServerProcess, deploy_body
 
 from cellstore.client.connect import connect as connect_database
+from cellstore.transaction.database import Engine
 
 SOURCE = """
+import pathlib
 import time
 
 import cellstore as cs
@@ -64,6 +66,14 @@ def jobs(ctx):
 def flood(ctx, first: int, count: int):
     for n in range(first, first + count):
         ctx.scheduler.run_after(0, put, token=f"m{n}")
+
+@cs.action
+def leave_a_mark(ctx, path: str):
+    pathlib.Path(path).touch()
+
+@cs.mutation
+def plan_a_mark(ctx, path: str):
+    ctx.scheduler.run_after(3, leave_a_mark, path=path)
 
 @cs.query
 def count(ctx):
@@ -140,3 +150,21 @@ def test_who_watches_sees_ten_thousand_jobs_go_by_in_small_steps_and_in_order(se
     assert max(steps) < 500
     assert set(Counter(ask(server, "done")).values()) == {1}
     assert Counter(kind for _, kind in ask(server, "states")) == {"success": 10_000}
+
+
+def test_jobs_of_every_deployment_go_on_after_a_restart_before_anybody_asks(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    token, mark = {"Authorization": f"token {TOKEN}"}, tmp_path / "mark"
+    server.post("/cellstore/d/other/x/deploy", deploy_body(tmp_path / "surviving_jobs.py"), token)
+    server.post("/cellstore/d/idle/x/hello", b"", token)
+    with connect_database(server.url, TOKEN, deployment="other") as other:
+        other.mutation("surviving_jobs:plan_a_mark", path=str(mark))
+    server.kill()
+    assert not mark.exists()
+    server.start()
+    deadline = time.monotonic() + 30
+    while not mark.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    Engine.open(server.root / ".cellstore" / "idle" / "store.db").close()  # nobody has opened what has nothing to do

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -337,3 +338,11 @@ class Deployment:
             self.failure = stop
             log.critical("deployment %s stops: %s", self.name, stop.message)
             self._stopping = asyncio.get_running_loop().create_task(self.stop())
+
+
+def has_functions(path: Path) -> bool:
+    """Whether functions are deployed in the store at `path`, which nobody needs to serve. Errors: NotFound, StorageError."""
+    from cellstore.transaction.worker_store import WorkerStore
+
+    with closing(WorkerStore(path)) as store:
+        return any(True for _ in store.begin().scan("_modules", "by_path"))

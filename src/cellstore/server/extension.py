@@ -1,7 +1,8 @@
 """CellstoreApp: the Jupyter server extension. Traits in, deployments out.
 
     load      settings and routes; nothing is opened
-    start     the loop runs and the port is bound: open the default store, tell kernels where we are
+    start     the loop runs and the port is bound: open the default store, tell kernels where we are; then, one by one, the
+              other stores that have functions, whose jobs and crons wait for no caller
     stop      close every store, take the address back; Jupyter answers for a while yet, and we open none again
 
 Kernels find us by two environment variables, which every kernel of this server inherits; the secret is new each run.
@@ -24,7 +25,7 @@ from traitlets import Bool, Dict, List, TraitError, Unicode, default, validate
 
 from cellstore.errors import CellstoreError, NotFound, Overloaded, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.server.deployment import Deployment
+from cellstore.server.deployment import Deployment, has_functions
 from cellstore.server.identity import Doorkeeper, admin_key, known_admin_key, new_secret
 from cellstore.server.jwt import Verifier
 from cellstore.server.routes import routes
@@ -99,6 +100,7 @@ class CellstoreApp(ExtensionApp):
         self._deployments: dict[str, Deployment] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._is_stopping = False
+        self._waking: asyncio.Task[None] | None = None
         self._admin_keys: dict[str, str] = {}
         self._address = ""
 
@@ -117,12 +119,25 @@ class CellstoreApp(ExtensionApp):
             deployment = await self.deployment(self.deployment_name, may_create=True)
         except CellstoreError as error:
             self.log.error("cellstore cannot open its store and serves nothing: %s", error.message)
-            return
-        self.log.info("cellstore serves %s at %scellstore/", deployment.path, self._address)
+        else:
+            self.log.info("cellstore serves %s at %scellstore/", deployment.path, self._address)
+        self._waking = asyncio.create_task(self._wake_the_others())
+
+    async def _wake_the_others(self) -> None:
+        """Open the stores there are that have functions: their jobs are due, and their first callers find workers."""
+        for name in self.deployment_names():
+            try:
+                if await asyncio.to_thread(has_functions, self.directory(name) / "store.db"):
+                    await self.deployment(name)
+            except Exception as error:  # noqa: BLE001 — one that cannot be opened is no reason to leave the next asleep
+                self.log.error("cellstore cannot open the deployment %s: %s", name, error)
 
     async def stop_extension(self) -> None:
         """The server shuts down: close the stores, then take back the address kernels were told."""
         self._is_stopping = True
+        if (waking := getattr(self, "_waking", None)) is not None:
+            waking.cancel()
+            await asyncio.gather(waking, return_exceptions=True)
         deployments = list(getattr(self, "_deployments", {}).values())
         self._deployments = {}
         for ended in await asyncio.gather(*(each.stop() for each in deployments), return_exceptions=True):

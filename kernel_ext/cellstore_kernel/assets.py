@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 STATIC = Path(__file__).parent / "static"
-MODULES = ("codec", "values", "style", "machine", "links", "page", "frame", "live", "grid", "form", "view", "client")
+RENDERERS = ("live", "grid", "form", "view")
+MODULES = ("codec", "values", "style", "machine", "links", "page", "frame", *RENDERERS, "saved", "client")
 
 _IMPORT = re.compile(r"^import\s[^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?!default)", re.MULTILINE)

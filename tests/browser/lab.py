@@ -203,6 +203,11 @@ class Page:
     def save(self) -> None:
         self.command("docmanager:save")
 
+    def saved_widgets(self) -> dict[str, Any]:
+        """The state of widgets that is saved with the notebook."""
+        notebook = self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.model.toJSON()")
+        return dict(notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"])
+
     def text(self, selector: str) -> str:
         return str(self.page.locator(selector).first.inner_text())
 

@@ -82,6 +82,24 @@ def test_after_restart_and_reload_the_saved_view_is_live_again(notebook: Callabl
     eventually_shows(page, outside.mutation("reload:bump", by=100))
 
 
+def test_a_view_without_its_kernel_is_saved_again_as_long_as_it_is_shown(
+    notebook: Callable[..., Page], outside: Any
+) -> None:
+    page = notebook("resaved.ipynb", LOAD, counter("resaved"), "cs.live(count)")
+    page.run_all()
+    eventually_shows(page, 0)
+    page.restart_kernel()
+    page.save()
+    page.reload()
+    eventually_shows(page, outside.mutation("resaved:bump", by=1), seconds=20)
+    page.save()  # what was loaded from the file, too
+    page.reload()
+    eventually_shows(page, outside.mutation("resaved:bump", by=1), seconds=20)
+    page.command("notebook:clear-all-cell-outputs")
+    page.save()
+    assert page.saved_widgets() == {}
+
+
 ACCOUNTS = """
 @cs.query
 def balance(ctx, name: str):

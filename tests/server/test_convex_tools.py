@@ -78,6 +78,24 @@ async def test_large_tables_come_in_pages_without_gaps(chat: Served) -> None:
     assert not any(one & another for one, another in itertools.combinations(commits, 2))  # no commit is torn
 
 
+async def test_a_reader_begins_again_when_a_table_came_or_went_as_a_whole(chat: Served) -> None:
+    await send(chat, "one")
+    begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
+    await chat.fetch("x/insert", b'{"n": 1}', {**chat.kernel_header, "X-Cellstore-Params": '{"table": "numbers"}'})
+    dropped = await chat.fetch(
+        "x/drop_table", b"", {**chat.kernel_header, "X-Cellstore-Params": '{"table": "messages"}'}
+    )
+    assert dropped.status == 200, dropped.body
+    missed = await chat.fetch(f"/api/document_deltas?cursor={begin}", headers=admin(chat))
+    assert (missed.status, missed.json["code"]) == (410, "OutOfRetention")
+    assert "'messages' was imported, replaced or dropped" in missed.json["message"]
+    others = await ask(chat, "/api/document_deltas", {"cursor": begin, "tableName": "numbers"})
+    assert [row["n"] for row in others["values"]] == [1], "of another table nothing is missing"
+    again = await ask(chat, "/api/list_snapshot")
+    assert {row["_table"] for row in again["values"]} == {"numbers"}
+    assert (await ask(chat, "/api/document_deltas", {"cursor": again["snapshot"]}))["values"] == []
+
+
 async def test_tables_and_fields_may_be_selected(chat: Served) -> None:
     begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
     await send(chat, "one")

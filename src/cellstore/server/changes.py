@@ -10,7 +10,8 @@ What is wanted of it is one table, or a selection: component ("" is the only one
     {"": {"_other": "excluded", "posts": {"_other": "included", "secret": "excluded"}}}
 
 A reader begins with `list_snapshot` until it has no more, and goes on with `document_deltas` from that snapshot's
-timestamp; it then has every revision once, in commit order. That holds as far back as history is kept.
+timestamp; it then has every revision once, in commit order. That holds as far back as history is kept, and until a table
+comes or goes as a whole (an import that replaces, a drop): then it is told to begin again.
 
 Source:  Convex streaming export, as its connectors read it
 """
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from cellstore.errors import ValidationError
+from cellstore.errors import OutOfRetention, ValidationError
 from cellstore.transaction.catalog import by_id
 from cellstore.values import json as native
 from cellstore.values.convex import to_clean, to_convex
@@ -76,11 +77,14 @@ class Changes:
         return {"values": values, "snapshot": ts, "cursor": _cursor(last), "hasMore": False}
 
     def deltas(self, after_ts: int, wanted: Wanted, encoding: str) -> dict[str, Any]:
-        """What of it was committed after `after_ts`, about a page of it. Errors: OutOfRetention."""
+        """What of it was committed after `after_ts`, about a page of it. Errors: OutOfRetention, after a table was replaced too."""
         encode = _encoder(encoding)
         with self._engine.begin() as transaction, self._reader() as reader:
             newest = transaction.begin_ts
             reader.check_retention(after_ts)
+            if 0 < after_ts < transaction.catalog_ts:
+                with self._engine.begin(after_ts) as then:
+                    _check_whole(then.catalog, transaction.catalog, wanted)
             entries = reader.log(after_ts, newest, DELTA_ROWS) if after_ts < newest else []
             tables = {meta.number: meta for meta in transaction.catalog.user_tables()}
             values = [
@@ -108,6 +112,17 @@ class Changes:
     def columns(self) -> list[dict[str, Any]]:
         """The names of each table's fields, as far as they are declared."""
         return [{"name": name, "columns": list(found["properties"])} for name, found in self.schemas(False).items()]
+
+
+def _check_whole(then: Catalog, now: Catalog, wanted: Wanted) -> None:
+    """Whether the log tells all that happened between two moments: documents of a table that comes or goes as a whole stay
+    where they are, and only its name is given or taken."""
+    for table in then.tables():
+        later = now.by_number(table.number)
+        if bool(table.stands_for) != (later is None or bool(later.stands_for)) and wanted(table.known_as):
+            raise OutOfRetention(
+                f"the table {table.known_as!r} was imported, replaced or dropped since; begin again with list_snapshot"
+            )
 
 
 def schema_of(table: TableMeta, with_meta: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 import cellstore as cs
 from cellstore.client.frames import frame_of
-from cellstore.client.snapshot import timestamp_of
+from cellstore.client.snapshot import moment_of, timestamp_of
 
 
 class Task(cs.Table, name="tasks"):
@@ -251,6 +251,7 @@ def test_a_moment_before_the_store_began_is_refused_and_its_first_is_named(db):
     with pytest.raises(cs.OutOfRetention, match="before this store's first commit; its history begins at") as caught:
         cs.snapshot(dt.timedelta(hours=1))
     first = int(caught.value.message.rpartition(" ")[2])
+    assert f"begins at {moment_of(first):%Y-%m-%d %H:%M:%S} UTC" in caught.value.message
     assert cs.snapshot(first).ts == first
     with pytest.raises(cs.OutOfRetention, match="first commit"):
         cs.snapshot(first - 1)

@@ -26,6 +26,7 @@ through a function. Strangers are told what they may do instead.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -153,8 +154,10 @@ class Control:
         """Errors: OutOfRetention when the store is younger than that."""
         first = self._engine.first_ts
         if ts < first:
+            when = dt.datetime.fromtimestamp(first / 1e9, dt.UTC)
             raise OutOfRetention(
-                f"the moment {ts} is {(first - ts) / 1e9:,.1f} s before this store's first commit; its history begins at {first}",
+                f"the moment {ts} is {(first - ts) / 1e9:,.1f} s before this store's first commit; its history begins at "
+                f"{when:%Y-%m-%d %H:%M:%S} UTC, timestamp {first}",
                 ts=ts,
                 min_snapshot_ts=first,
             )

@@ -27,7 +27,7 @@ def test_an_interrupted_call_shows_the_callers_line_and_its_fate(tmp_path: Path)
     registry.forget("waiting")
     lines = "\n".join(caught.value._render_traceback_())
     assert "wait_long()" in lines
-    fate = "it was sent and may have been carried out"
+    fate = "it was sent and is told to stop; what it has done stays"
     assert lines.endswith(f"KeyboardInterrupt: waiting:wait_long is no longer waited for: {fate}")
     assert "cellstore/" not in lines
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cellstore.functions import Function, FunctionReference
 
 ABANDON_S = 1.0
+SENT = "it was sent and may have been carried out"
 Moment = int | datetime | timedelta | None
 """A timestamp in ns, a moment, or a span before now; None is now."""
 
@@ -485,7 +486,9 @@ class Database:
                     if patience.is_over():
                         raise self._given_up(future, path) from self.link.problem
         except KeyboardInterrupt as stopped:
-            stopped.add_note(f"{path} is no longer waited for: {self._fate(future)}")
+            stopping = isinstance(bar, ActionBar) and self.link.state == "connected"
+            sent = "it was sent and is told to stop; what it has done stays" if stopping else SENT
+            stopped.add_note(f"{path} is no longer waited for: {self._fate(future, sent)}")
             raise
 
     def _waits_for(self, future: Future[Outcome]) -> str:
@@ -501,14 +504,14 @@ class Database:
             case _:
                 return "done; waits until every live view here shows it"
 
-    def _fate(self, future: Future[Outcome]) -> str:
-        """What has become of a call that nobody waits for any more."""
+    def _fate(self, future: Future[Outcome], sent: str = SENT) -> str:
+        """What has become of a call that nobody waits for any more: `sent` when the server has heard of it."""
         abandoned = self.link.abandon(future)
         try:
             in_doubt = wait(abandoned, ABANDON_S)
         except TimeoutError:  # the link has no time to answer
             in_doubt = True
-        return "it was sent and may have been carried out" if in_doubt else "it was not sent, and will not be"
+        return sent if in_doubt else "it was not sent, and will not be"
 
     def _given_up(self, future: Future[Outcome], path: str) -> CellstoreError:
         fate = self._fate(future)

@@ -147,7 +147,10 @@ def subscribe(path_or_fn: Any, callback: Any = None, /, **args: Any) -> Subscrip
 
 
 def snapshot(at: Moment = None) -> Any:
-    """`Database.snapshot` of the current database: all tables at one moment."""
+    """All tables of the current database at one moment: now, a datetime, a timedelta before now, or a timestamp in ns.
+
+    Errors: OutOfRetention for a moment that is to come, or older than the store keeps (a day: knob retention_s).
+    """
     return current().snapshot(at)
 
 

@@ -262,8 +262,12 @@ def test_a_memory_hog_is_told_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("knob", "line"),
-    [("time_s", "while True: n += 1"), ("memory_bytes", "while True: kept.append(bytes(64 << 20))")],
-    ids=["time", "memory"],
+    [
+        ("time_s", "while True: n += 1"),
+        ("time_s", "n += sum(itertools.repeat(1))"),
+        ("memory_bytes", "while True: kept.append(bytes(64 << 20))"),
+    ],
+    ids=["time", "time in C", "memory"],
 )
 @pytest.mark.parametrize("kind", ["query", "mutation"])
 def test_a_call_beyond_its_budget_ends_at_its_line_leaves_nothing_and_is_noticed_by_nobody(
@@ -301,6 +305,8 @@ def test_a_call_beyond_its_budget_ends_at_its_line_leaves_nothing_and_is_noticed
         assert outcome.error is not None
         assert (outcome.error.code, outcome.error.function) == ("LimitExceeded", f"m:wasteful_{kind}")
         assert knob in outcome.error.message
+        assert f"in wasteful_{kind}\n    " in outcome.error.traceback
+        assert '  File "<cell m' in outcome.error.traceback
         assert line in outcome.error.traceback
         assert all(other.ok for other in await asyncio.wait_for(asyncio.gather(*others), 20))
         assert await stage.query("rows") == [20, 0]

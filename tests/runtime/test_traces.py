@@ -36,5 +36,7 @@ def test_a_dump_of_a_stuck_process_becomes_a_traceback_of_the_users_frames() -> 
     dump = (
         f'Current thread 0x1 (most recent call first):\n  File "{CELL}", line 2 in f\n  File "/lib/x.py", line 9 in g\n'
     )
-    text = from_dump(dump, {CELL}.__contains__, {CELL: "Cell In[5]"})
+    text = from_dump(dump, {CELL}.__contains__, {CELL: "Cell In[5]"}, {CELL: "def f():\n    wait()\n"})
+    assert text.splitlines() == ["Traceback (most recent call last):", "  Cell In[5], line 2, in f", "    wait()"]
+    text = from_dump(dump, {CELL}.__contains__, {CELL: "Cell In[5]"}, {CELL: "# another text by now"})
     assert text.splitlines() == ["Traceback (most recent call last):", "  Cell In[5], line 2, in f"]

@@ -422,7 +422,7 @@ class PoolRunner(Serving):
         wire = unit.to_json()
         team = self._team(environment)
         team.units[unit.key] = wire
-        team.sources.update({name: name for name in unit.sources} | unit.cells)
+        team.sources.update({name: f'File "{name}"' for name in unit.sources} | unit.cells)
         team.broadcast(["unit", wire])
         actions = self._actions.get(environment)
         if actions is not None:

@@ -98,7 +98,7 @@ class Team:
     ) -> None:
         self.environment = environment
         self.units: dict[str, Any] = {}  # module to unit JSON, for workers to come
-        self.sources: dict[str, str] = {}  # file name to "Cell In[n]" or itself: what is the user's
+        self.sources: dict[str, str] = {}  # file name to what a traceback calls it: what is the user's
         self.workers: list[Worker] = []
         self.waiting: deque[Pending] = deque()
         self.lane_waiting: deque[Pending] = deque()
@@ -391,7 +391,8 @@ class Team:
 
     def _obituary(self, call: Pending, link: Link) -> ErrorInfo:
         dump = link.dump()
-        trace = traces.from_dump(dump, self.sources.__contains__, self.sources)
+        texts = {name: text for unit in self.units.values() for name, text in unit["sources"].items()}
+        trace = traces.from_dump(dump, self.sources.__contains__, self.sources, texts)
         if call.stopped is not None:
             info = ErrorInfo.of(call.stopped, function=call.path)
         else:

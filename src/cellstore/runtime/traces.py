@@ -61,13 +61,23 @@ def user_line(frame: FrameType | None, is_users: IsUsers, cells: Mapping[str, st
     return ""
 
 
-def from_dump(dump: str, is_users: IsUsers, cells: Mapping[str, str]) -> str:
-    """A faulthandler dump (innermost first) as a traceback of the user's frames (innermost last)."""
+def from_dump(dump: str, is_users: IsUsers, cells: Mapping[str, str], texts: Mapping[str, str]) -> str:
+    """A faulthandler dump (innermost first) as a traceback of the user's frames (innermost last).
+
+    `texts`: what stands in the files, as far as it is known.
+    """
     frames = [
         f'  File "{match["file"]}", line {match["line"]}, in {match["name"]}'
+        + _quoted(texts.get(match["file"], ""), int(match["line"]))
         for match in _FILE_LINE.finditer(dump)
         if is_users(match["file"])
     ]
     if not frames:
         return ""
     return name_cells("\n".join(["Traceback (most recent call last):", *reversed(frames)]), cells)
+
+
+def _quoted(text: str, number: int) -> str:
+    """A line of `text` as it stands below its frame; nothing when there is no such line."""
+    lines = text.splitlines()
+    return f"\n    {lines[number - 1].strip()}" if number <= len(lines) else ""

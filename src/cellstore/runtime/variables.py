@@ -39,7 +39,7 @@ class Variables(Mapping[str, str]):
             self._seen[name] = get(self._transaction, name)
         value = self._seen[name]
         if value is None:
-            raise KeyError(name)
+            raise KeyError(f"there is no variable {name!r}; set it with: cellstore env {name}=VALUE")
         return value
 
     def __iter__(self) -> Iterator[str]:

@@ -77,7 +77,7 @@ class Changes:
         return {"values": values, "snapshot": ts, "cursor": _cursor(last), "hasMore": False}
 
     def deltas(self, after_ts: int, wanted: Wanted, encoding: str) -> dict[str, Any]:
-        """What of it was committed after `after_ts`, about a page of it. Errors: OutOfRetention, after a table was replaced too."""
+        """What of it was committed after `after_ts`, about a page of it. Errors: OutOfRetention, also of replaced tables."""
         encode = _encoder(encoding)
         with self._engine.begin() as transaction, self._reader() as reader:
             newest = transaction.begin_ts

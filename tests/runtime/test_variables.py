@@ -53,7 +53,8 @@ def test_every_kind_of_function_sees_what_is_set_now(tmp_path: Path, inline: boo
         put(stage, KEY="two", OTHER=None)
         assert await stage.query("seen", key="KEY") == ["two", ["KEY"]]
         failed = await stage.runner.mutation("m:note", {"key": "OTHER"})
-        assert "there is no variable 'OTHER'; set it with: cellstore env OTHER=VALUE" in str(failed.error)
+        assert failed.error is not None
+        assert "there is no variable 'OTHER'; set it with: cellstore env OTHER=VALUE" in failed.error.message
 
     play(tmp_path, FUNCTIONS, scenario, inline=inline)
 

@@ -183,3 +183,158 @@ def test_reading_copying_caching_and_writing_the_same_are_no_changes(place: Path
 
     play(place, SOURCE, scenario)
     assert unit_of(SOURCE).functions
+
+
+SETTINGS = """
+    import contextvars, decimal, gc, io, locale, logging, sys, warnings
+    import numpy as np, pandas as pd
+    import matplotlib
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    WORD = contextvars.ContextVar("word", default="")
+
+    def of_pandas():
+        pd.set_option("display.max_rows", 7)
+        pd.options.display.html.border = 3
+
+    def of_warnings():
+        warnings.simplefilter("error")
+        warnings.catch_warnings().__enter__()
+        warnings.showwarning = print
+
+    def of_logging():
+        logging.disable(logging.ERROR)
+        logging.getLogger().setLevel(logging.CRITICAL)
+        logging.getLogger().addHandler(logging.StreamHandler())
+        logging.getLogger().handlers[0].setLevel(logging.CRITICAL)
+        logging.getLogger("of.the.call").propagate = False
+
+    def of_sys():
+        sys.path.append("elsewhere")
+        sys.setrecursionlimit(4321)
+        sys.stdout = io.StringIO()
+        gc.disable()
+
+    def of_locale():
+        locale.setlocale(locale.LC_ALL, "C" if locale.setlocale(locale.LC_ALL) != "C" else "C.UTF-8")
+
+    def of_matplotlib():
+        plt.rcParams["lines.linewidth"] = 9
+        plt.plot([1, 2])
+
+    def of_context():
+        WORD.set("said")
+        decimal.getcontext().prec = 3
+        np.seterr(all="raise")
+        np.set_printoptions(precision=2)
+
+    CHANGES = {
+        "pandas": of_pandas, "warnings": of_warnings, "logging": of_logging, "sys": of_sys, "locale": of_locale,
+        "matplotlib": of_matplotlib, "context": of_context,
+    }
+
+    def found():
+        root = logging.getLogger()
+        propagates = getattr(root.manager.loggerDict.get("of.the.call"), "propagate", True)
+        return {
+            "pandas": repr([pd.get_option(each) for each in ("display.max_rows", "display.html.border")]),
+            "warnings": repr([warnings.filters, warnings.showwarning]),
+            "logging": repr([root.level, root.manager.disable, root.handlers, root.handlers[0].level, propagates]),
+            "sys": repr([sys.path, sys.getrecursionlimit(), sys.stdout, gc.isenabled()]),
+            "locale": locale.setlocale(locale.LC_ALL),
+            "matplotlib": repr([plt.rcParams["lines.linewidth"], plt.get_fignums()]),
+            "context": repr([WORD.get(), decimal.getcontext().prec, np.geterr(), np.get_printoptions()["precision"]]),
+        }
+
+    @cs.query
+    def settings(ctx):
+        return found()
+
+    @cs.mutation
+    def change(ctx, what: str, fail: bool = False):
+        before = found()
+        CHANGES[what]()
+        if fail:
+            raise ValueError("no")
+        return before[what] != found()[what]
+"""
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_setting_of_a_library_lasts_as_long_as_the_call_that_changed_it(place: Path, fail: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("settings")
+        for what, setting in before.items():
+            outcome = await stage.runner.mutation("m:change", {"what": what, "fail": fail})
+            assert outcome.ok is not fail, outcome.error
+            assert fail or value_of(outcome) is True, f"{what} could be changed"
+            assert (await stage.query("settings"))[what] == setting, what
+
+    play(place, SETTINGS, scenario, workers_max=1, workers_min=1)
+
+
+def test_inline_a_context_variable_lasts_as_long_as_the_call_that_set_it(place: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("settings")
+        assert await stage.mutate("change", what="context") is True
+        assert (await stage.query("settings"))["context"] == before["context"]
+
+    play(place, SETTINGS, scenario, inline=True)
+
+
+IMPORTING = """
+    @cs.query
+    def filters(ctx):
+        import warnings
+        return [str(pattern and pattern.pattern) for _, pattern, *_ in warnings.filters]
+
+    @cs.query
+    def imports(ctx):
+        import warnings
+        import sets_a_filter
+        warnings.filterwarnings("error", "of the call")
+        assert warnings.filters[0][0] == "error"
+"""
+
+
+def test_what_an_import_inside_a_call_sets_stays_because_it_is_done_once(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "sets_a_filter.py").write_text("import warnings\nwarnings.filterwarnings('once', 'of the module')\n")
+
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("filters")
+        for _ in range(2):
+            await stage.query("imports")
+            assert await stage.query("filters") == ["of the module", *before]
+
+    play(place, IMPORTING, scenario, workers_max=1, workers_min=1)
+
+
+PROCESS = """
+    import os, resource
+
+    @cs.mutation
+    def change(ctx, what: str):
+        changes = {
+            "os.umask": lambda: os.umask(0),
+            "os.chdir": lambda: os.chdir("/"),
+            "os.putenv": lambda: os.environ.update(WORD="said"),
+            "resource.setrlimit": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+        }
+        changes[what]()
+"""
+
+
+def test_what_belongs_to_the_whole_process_is_refused_by_name(place: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        for call in ("os.umask", "os.chdir", "os.putenv", "resource.setrlimit"):
+            outcome = await stage.runner.mutation("m:change", {"what": call})
+            assert outcome.error is not None, call
+            assert f"{call}(" in outcome.error.message
+            assert "@cs.action" in outcome.error.message
+            assert f'"{call}": lambda' in outcome.error.traceback
+
+    play(place, PROCESS, scenario)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -194,7 +195,7 @@ class Executor:
         token = running.set(context)
         self._guards.enter(call, run.seed)
         try:
-            return invoke(loaded, context, call.args)
+            return copy_context().run(invoke, loaded, context, call.args)  # context variables last as long as it
         finally:
             self._guards.exit()
             running.reset(token)

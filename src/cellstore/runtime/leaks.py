@@ -10,8 +10,8 @@ is compared by identity, element by element. A queries' worker runs calls of man
 what one call leaves behind would be seen by some and not by others.
 
 Undone without a word: what `functools.cache` and `cached_property` remembered, and where a generator of chance stands that
-was captured (each call draws the same from it). Not looked at: the insides of library objects, except NumPy
-arrays, which are made read-only.
+was captured (each call draws the same from it). Settings of libraries: see `settings`. Not looked at: the insides of
+library objects, except NumPy arrays, which are made read-only.
 
 Cost       tens of nanoseconds for each global and each element of a captured container, at every call that can reach it
 """

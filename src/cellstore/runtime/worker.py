@@ -258,6 +258,10 @@ class Worker:
         except BaseException as failure:  # noqa: BLE001 — module code may raise anything; the deployer is told
             text = traces.user_traceback(failure, lambda name: name in unit.sources, unit.cells)
             error = f"{type(failure).__name__}: {failure}", text
+        if keep and error is None:
+            self._envelope.settings.keep()  # what a module sets when it is loaded is there for all calls
+        else:
+            self._envelope.settings.put_back()
         self._send(["loaded" if keep else "tried", unit.module, unit.hash, error])
 
     def _call(self, message: Message) -> None:

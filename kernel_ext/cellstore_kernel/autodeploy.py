@@ -21,6 +21,7 @@ from typing import Any
 
 from cellstore.client import connect
 from cellstore.client.database import Database
+from cellstore.client.shipping import same_objects
 from cellstore.errors import CellstoreError, Disconnected, NotFound
 from cellstore_kernel.removals import Removal, Removals, handles_of_cells
 
@@ -32,7 +33,9 @@ class AutoDeploy:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._refused: dict[str, tuple[str, object]] = {}  # module → the refusal shown last, and what was defined then
+        self._refused: dict[
+            str, tuple[str, list[Any]]
+        ] = {}  # module → the refusal shown last, and what was defined then
         self._waiting = False  # the server was away, and that was said
         self._mine: dict[str, str] = {}  # path → where we deployed it from
         self._looked_at = 0.0
@@ -85,7 +88,7 @@ class AutoDeploy:
         shown, then = self._refused.get(module, ("", None))
         self._refused[module] = error.message, defined
         if shown == error.message:
-            if then != defined:
+            if not same_objects(defined, then):
                 say(f"{module} is deployed as a whole, and still waits: {error.message}")
             return
         failed = getattr(result, "error_in_exec", None)
@@ -148,11 +151,11 @@ def unit_origin(module: str) -> str:
     return origin_of(registry.handles(module))
 
 
-def definitions_of(module: str) -> object:
-    """Equal as long as no function or table of a module is defined anew."""
+def definitions_of(module: str) -> list[Any]:
+    """The same objects as long as no function or table of a module is defined anew."""
     from cellstore.functions import registry
 
-    return [id(each) for each in (*registry.handles(module), *registry.tables(module))]
+    return [*registry.handles(module), *registry.tables(module)]
 
 
 def usable() -> Database | None:

@@ -43,21 +43,16 @@ from cellstore.values.ids import decode_id
 
 SUFFIXES = {".zip": "zip", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 BATCH_ROWS, BATCH_BYTES = 1_000, 4 << 20
-ARRAY_BYTES_MAX = (
-    32 << 20
-)  # parsed it takes twenty times as much, in the server where that reads it; Convex takes 8 MiB
+# parsed it takes twenty times as much, in the server where that reads it; Convex takes 8 MiB
+ARRAY_BYTES_MAX = 32 << 20
 _DEPTH_MAX = 200  # beyond any document's
 _BOM = b"\xef\xbb\xbf"
 _READ_CHARS = 1 << 20
 _RECORD_CHARS_MAX = 64 << 20
 _ROWS = 1000
 _UNIFORM = b'"uniform"'  # the mark of exact values in a snapshot
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    RuntimeError,
-)  # the last: encrypted, or packed in a way unknown here
+# what a ZIP raises; the last: encrypted, or packed in a way unknown here
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 _INT64 = range(-(1 << 63), 1 << 63)
 _ROW = re.compile(r"row (\d+): ")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?\Z")

@@ -27,11 +27,11 @@ from cellstore.protocol.messages import Action, Authenticate, Mutation
 from cellstore.protocol.path import canonical
 from cellstore.reactivity import session as machine
 from cellstore.reactivity.principal import Principal
-from cellstore.reactivity.query_cache import LiveQuery, QueryCache
+from cellstore.reactivity.query_cache import LiveQuery, QueryCache, broken
 from cellstore.reactivity.result import Query, Result
 from cellstore.reactivity.session import Effects, Session
 from cellstore.reactivity.subscriptions import Subscriptions
-from cellstore.runtime.outcome import ErrorInfo, Outcome, cancelled
+from cellstore.runtime.outcome import Outcome, cancelled
 
 if TYPE_CHECKING:
     from cellstore.runtime.runner import HttpSend, ProgressSink, Runner
@@ -199,9 +199,7 @@ class Hub:
             self.on_fatal(error)
         if isinstance(error, CellstoreError):
             return Outcome.failed(error, function=path)
-        log.error("%s could not be run", path, exc_info=error)
-        message = f"the call could not be run: {type(error).__name__}: {error}"
-        return Outcome.failed(ErrorInfo("InternalServerError", message), function=path)
+        return broken("call", path, error)
 
     # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -293,8 +293,11 @@ class QueryCache:
 
 def _not_run(path: str, error: BaseException) -> Outcome:
     """What those who wait are told when a run raised, which is not what queries do when they fail."""
-    if isinstance(error, FatalError):
-        return Outcome.failed(error, function=path)
-    log.error("query %s could not be run", path, exc_info=error)
-    message = f"the query could not be run: {type(error).__name__}: {error}"
+    return Outcome.failed(error, function=path) if isinstance(error, FatalError) else broken("query", path, error)
+
+
+def broken(what: str, path: str, error: BaseException) -> Outcome:
+    """Nobody has foreseen this error: the log has all of it. `what`: a query, a call."""
+    log.error("%s %s could not be run", what, path, exc_info=error)
+    message = f"the {what} could not be run: {type(error).__name__}: {error}"
     return Outcome.failed(ErrorInfo("InternalServerError", message), function=path)

@@ -84,7 +84,7 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._slots: dict[str, float] = {}  # by cron: the latest slot that was served
-        self._unfollowed: set[str] = set()  # crons whose schedule means nothing here, as the log was told
+        self._followed: dict[str, bool] = {}  # by cron: whether its schedule means something here
         self._cleaned_at = time.monotonic()
         self._listener: Callable[[Sequence[Commit]], None] = self._on_commit
         self._loop = asyncio.get_running_loop()
@@ -280,20 +280,23 @@ class Scheduler:
         self._engine.run(plan, source="")
 
     def _crons(self) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Path and schedule of every cron by its key. A store that comes from elsewhere may follow time zones this machine
-        does not know: those stand still, and the log says so."""
-        found: dict[str, tuple[str, dict[str, Any]]] = {}
-        for key, path, spec in _deployed_crons(self._registry):
+        """Path and schedule, by its key, of every cron that can be followed."""
+        deployed = _deployed_crons(self._registry)
+        return {key: (path, spec) for key, path, spec in deployed if self._can_follow(key, path, spec)}
+
+    def _can_follow(self, key: str, path: str, spec: dict[str, Any]) -> bool:
+        """A store that comes from elsewhere may know time zones that this machine does not: such a cron stands still, and
+        the log says so, once."""
+        known = self._followed.get(key)
+        if known is None:
             try:
                 check_schedule(spec)
+                known = True
             except CallerError as error:
-                if key not in self._unfollowed:
-                    self._unfollowed.add(key)
-                    self._runner.logs.say("ERROR", f"the schedule of {path} cannot be followed here: {error}", path)
-                continue
-            self._unfollowed.discard(key)
-            found[key] = path, spec
-        return found
+                self._runner.logs.say("ERROR", f"the schedule of {path} cannot be followed here: {error}", path)
+                known = False
+            self._followed[key] = known
+        return known
 
     # Old rows
 
@@ -358,17 +361,11 @@ def _missed(spec: dict[str, Any], slot_ms: float, now_ms: float) -> int:
 
 
 def _slots_after(spec: dict[str, Any], from_ms: float) -> Iterator[float]:
-    """The slots of a cron expression after a moment, in ms. Errors: CallerError."""
-    from cronsim import CronSim, CronSimError
+    """The slots of a cron expression, which `check_schedule` has passed, after a moment, in ms."""
+    from cronsim import CronSim
 
-    expression = spec["cron"]
-    if len(expression.split()) != 5:
-        raise CallerError(f"the cron expression {expression!r} must have five fields")
-    try:
-        start = dt.datetime.fromtimestamp(from_ms / 1000, ZoneInfo(spec.get("tz") or "UTC"))
-        yield from (float(each.timestamp() * 1000) for each in CronSim(expression, start))
-    except CronSimError as error:
-        raise CallerError(f"the cron expression {expression!r} cannot be read: {error}") from None
+    start = dt.datetime.fromtimestamp(from_ms / 1000, ZoneInfo(spec.get("tz") or "UTC"))
+    return (float(each.timestamp() * 1000) for each in CronSim(spec["cron"], start))
 
 
 def _is_worth_another(code: str, attempt: int) -> bool:

@@ -27,10 +27,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SEND_EOF, Protocol, Side
 
 from cellstore.protocol.codec import CHUNK_CHARS, chunks, encode_frame
+from cellstore.runtime.calls import receive_buffer
 
 FRAGMENT_BYTES = CHUNK_CHARS  # of a frame; Rust's client takes 16 MiB
 TRANSITION = b'{"type":"Transition",'
-RECEIVE_BYTES = 1 << 18  # at most, at once
 CLOSE_WAIT_S = 5.0  # how long the other side may take to agree that it is over
 UNHEARD_BYTES_MAX = 1 << 20  # of answers to pings, for a client that takes nothing
 
@@ -78,13 +78,10 @@ def takeover(stream: IOStream) -> tuple[socket.socket, bytes]:
 _thread = threading.local()
 
 
-def _receive_buffer() -> memoryview:
-    """What all connections of a thread receive into: a transport fills it and has it read before it does anything else.
-
-    A protocol without a buffer is given new memory for each message, which costs as much as parsing it.
-    """
+def _shared_buffer() -> memoryview:
+    """What all connections of a thread receive into: a transport fills it and has it read before it does anything else."""
     if not hasattr(_thread, "received"):
-        _thread.received = memoryview(bytearray(RECEIVE_BYTES))
+        _thread.received = receive_buffer()
     return cast(memoryview, _thread.received)
 
 
@@ -113,7 +110,7 @@ class Framer(asyncio.BufferedProtocol):
         self._on_open, self._on_text, self._on_sent, self._on_closed = on_open, on_text, on_sent, on_closed
         self._chunked, self._ping_interval_s = chunked, ping_interval_s
         self._protocol = Protocol(Side.SERVER, state=OPEN, max_size=size_max)
-        self._buffer = _receive_buffer()
+        self._buffer = _shared_buffer()
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None

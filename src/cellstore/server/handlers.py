@@ -110,9 +110,8 @@ class HttpHandler(Door, JupyterHandler):
         super().set_cors_headers()
         origin, allowed = self.request.headers.get("Origin"), self.app.cors_allow_origins
         if allowed:
-            self.set_header(
-                "Vary", "Origin"
-            )  # also what is answered to none: it may be kept, and then shown to another
+            # also what is answered to none: it may be kept, and then shown to another
+            self.set_header("Vary", "Origin")
         if origin and (origin in allowed or "*" in allowed):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")

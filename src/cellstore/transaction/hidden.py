@@ -97,8 +97,12 @@ def leftovers(engine: Engine) -> list[int]:
 
 def hide(transaction: Transaction, table: TableMeta) -> None:
     """Take a table's name away. Its indexes stay, so that earlier moments can be read."""
-    row = table_row(f"{REPLACED}{table.number}", table.number, table.schema, table.name)
-    transaction.place_table(table.row, row)
+    transaction.place_table(table.row, hidden_row(table))
+
+
+def hidden_row(table: TableMeta) -> dict[str, Any]:
+    """The row of a table once its name is taken away."""
+    return table_row(f"{REPLACED}{table.number}", table.number, table.schema, table.name)
 
 
 def follow(transaction: Transaction, old: str, new: str) -> None:

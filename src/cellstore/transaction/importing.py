@@ -26,7 +26,7 @@ from cellstore.errors import CallerError, CellstoreError, InvariantError, LimitE
 from cellstore.storage.contract import NUMBERED_INDEXES, DocWrite, Row
 from cellstore.transaction.bulk import prepare_bulk
 from cellstore.transaction.catalog import FIRST_INDEX, FIRST_TABLE, TABLES, Catalog, TableMeta, by_id, check_name
-from cellstore.transaction.hidden import REPLACED, committed, filled, hide, purge, table_row
+from cellstore.transaction.hidden import committed, filled, hidden_row, hide, purge, table_row
 from cellstore.transaction.requests import CommitRequest
 from cellstore.values.ids import decode_id, encode_id
 from cellstore.values.index_key import END
@@ -261,7 +261,7 @@ class Import:
                 continue
             old = catalog.table(job.table)
             if old is not None and job.method == "switch":
-                rows[old.row] = table_row(f"{REPLACED}{old.number}", old.number, old.schema, job.table)
+                rows[old.row] = hidden_row(old)
             rows[hidden.row] = table_row(job.label, hidden.number, hidden.schema)
         made = catalog.with_writes(
             DocWrite(TABLES, id, dumps({**row, "_creationTime": 0.0}), "update", []) for id, row in rows.items()

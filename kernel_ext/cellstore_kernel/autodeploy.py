@@ -33,9 +33,7 @@ class AutoDeploy:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._refused: dict[
-            str, tuple[str, list[Any]]
-        ] = {}  # module → the refusal shown last, and what was defined then
+        self._refused: dict[str, tuple[str, list[Any]]] = {}  # module → what was shown last, what was defined then
         self._waiting = False  # the server was away, and that was said
         self._mine: dict[str, str] = {}  # path → where we deployed it from
         self._looked_at = 0.0

@@ -211,9 +211,10 @@ class Relay:
 
 def result_json(key: str, result: QueryResult) -> dict[str, Any]:
     """One result in a step."""
+    said = {"logs": list(result.logs)} if result.logs else {}
     if result.failure is not None:
-        return {"key": key, "error": failure_json(result.failure)}
-    return {"key": key, "value": result.value}
+        return {"key": key, "error": failure_json(result.failure), **said}
+    return {"key": key, "value": result.value, **said}
 
 
 def reply_of(future: Future[Outcome]) -> dict[str, Any]:
@@ -224,7 +225,10 @@ def reply_of(future: Future[Outcome]) -> dict[str, Any]:
     if error is not None:
         return {"error": {"code": "InternalError", "message": f"the call could not be made: {error!r}"}}
     outcome = future.result()
-    return {"error": failure_json(outcome.failure)} if outcome.failure is not None else {"value": outcome.value}
+    said = {"logs": list(outcome.logs)} if outcome.logs else {}
+    if outcome.failure is not None:
+        return {"error": failure_json(outcome.failure), **said}
+    return {"value": outcome.value, **said}
 
 
 def is_own(database: Database) -> bool:

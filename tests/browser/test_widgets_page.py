@@ -181,6 +181,58 @@ def test_a_form_and_a_button_call_while_the_kernel_is_busy(notebook: Callable[..
     page.shoot("form")
 
 
+SAYING = """
+import warnings
+@cs.query
+def tallied(ctx):
+    n = ctx.run_query(count)
+    print(f"counted to {n}")
+    if n > 1: warnings.warn("more than one")
+    return "steady"
+@cs.mutation
+def talk(ctx, text: str):
+    print("heard", repr(text))
+"""
+
+
+@pytest.mark.parametrize("where", ["", "%cellstore open :memory:"], ids=["direct", "through the kernel"])
+def test_what_functions_say_is_seen_in_the_view_and_beside_the_button(
+    notebook: Callable[..., Page], where: str
+) -> None:
+    views = ("cs.live(tallied)", "cs.button(bump, 'Bump')", "cs.button(talk, 'Talk', text='hi')")
+    page = notebook("saying.ipynb", f"{LOAD}\n{where}", counter("saying"), SAYING, *views)
+    page.run_all()
+    page.wait_text(".cs-live .cs-logs summary", "counted to 0", 20)
+    page.page.get_by_role("button", name="Bump").click()
+    page.page.get_by_role("button", name="Bump").click()
+    page.wait_text(".cs-live .cs-logs summary .cs-loud", "2 lines … ", 20)
+    page.page.locator(".cs-live .cs-logs summary").click()
+    page.wait_text(".cs-live .cs-logs pre", "counted to 2")
+    assert "UserWarning: more than one" in page.text(".cs-live .cs-logs pre")
+    page.page.get_by_role("button", name="Talk").click()
+    page.wait_text(".cs-button .cs-logs summary", "heard 'hi'")
+    page.shoot(f"saying-{'relay' if where else 'direct'}")
+    assert page.troubles == []
+
+
+def test_a_text_that_is_needed_and_left_empty_says_so(notebook: Callable[..., Page], outside: Any) -> None:
+    shaped = (
+        "@cs.mutation\ndef note(ctx, text: str, tag: str | None, kind: str = 'plain'):\n    return [text, tag, kind]"
+    )
+    page = notebook("empty.ipynb", LOAD, shaped, "cs.form(note)")
+    page.run_all()
+    push = page.page.get_by_role("button", name="Note")
+    push.click()
+    page.wait_text(".cs-problem", "a text is needed")
+    page.page.get_by_label("text").fill('""')
+    push.click()
+    page.wait_text(".cs-outcome", "done: ['', None, 'plain']")
+    page.page.get_by_label("text").fill("milk")
+    page.page.get_by_label("kind").fill("")
+    push.click()
+    page.wait_text(".cs-outcome", "done: ['milk', None, '']")
+
+
 @pytest.mark.parametrize("where", ["", "%cellstore open :memory:"], ids=["direct", "through the kernel"])
 def test_a_button_shows_how_far_its_action_is_and_stops_it(notebook: Callable[..., Page], where: str) -> None:
     action = (

@@ -31,9 +31,9 @@ class HandLink:
     def close(self) -> None:
         self.watching -= 1
 
-    def tell(self, value: Any, ts: int = 1) -> None:
+    def tell(self, value: Any, ts: int = 1, logs: tuple[str, ...] = ()) -> None:
         self.ts = ts
-        self.deliver(QueryResult(value))
+        self.deliver(QueryResult(value, logs=logs))
 
     def fail(self, message: str) -> None:
         self.deliver(QueryResult(failure=Failure("FunctionError", message)))
@@ -81,6 +81,16 @@ def test_a_callback_gets_every_value_it_keeps_up_with(link):
     for n in (1, 2, 3):
         link.tell(n)
     assert seen == [1, 2, 3]
+
+
+def test_what_a_run_printed_comes_before_the_callback_and_alone_calls_nobody(link, capsys):
+    sub = subscribe(link, print)
+    link.tell(1, logs=("[LOG] counted", "[WARN] slowly"))
+    assert capsys.readouterr().out.splitlines() == ["counted", "[WARN] slowly", "1"]
+    link.tell(1, logs=("[LOG] again",))
+    assert capsys.readouterr().out == ""
+    assert sub.logs == ("[LOG] again",)
+    sub.close()
 
 
 def test_a_slow_callback_skips_to_the_newest(link):

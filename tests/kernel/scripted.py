@@ -59,7 +59,8 @@ class ScriptedLink(Link):
         self.thread.run(run())
 
     def step(self, ts: int, **values: Any) -> None:
-        """A transition at `ts`; queries are named by their function. A dict with `code` fails the query."""
+        """A transition at `ts`; queries are named by their function. A dict with `code` fails the query, one with `logLines`
+        says something beside its `value`."""
         self.on_loop(lambda: None)  # what was asked before has been sent
         ids = {
             each["udfPath"].partition(":")[2]: each["queryId"]
@@ -79,6 +80,8 @@ def modification(query_id: int, value: Any) -> dict[str, Any]:
     common = {"queryId": query_id, "logLines": [], "journal": None}
     if isinstance(value, dict) and "code" in value:
         return {"type": "QueryFailed", "errorMessage": value["message"], "error": value, **common}
+    if isinstance(value, dict) and "logLines" in value:
+        return {"type": "QueryUpdated", **common, **value}
     return {"type": "QueryUpdated", "value": value, **common}
 
 

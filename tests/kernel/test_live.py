@@ -104,6 +104,16 @@ def test_steps_are_numbered_and_never_faster_than_twenty_a_second(elsewhere: Scr
     assert len(numbers) < 100
 
 
+def test_what_the_query_said_goes_to_the_page_also_when_its_value_stays(elsewhere: ScriptedDatabase) -> None:
+    widget = made(elsewhere)
+    elsewhere.link.step(10, board={"value": 1, "logLines": ["[LOG] first"]})
+    assert widget.get_state()["snapshot"]["logs"] == ["[LOG] first"]
+    elsewhere.link.step(20, board={"value": 1, "logLines": ["[WARN] stale"]})
+    [shown] = eventually(lambda: widget.comm.custom() and widget.comm.custom()[-1][1]["results"])
+    eventually(lambda: widget.comm.custom()[-1][1]["results"][0]["logs"] == ["[WARN] stale"])
+    assert widget.value == shown["value"] == 1
+
+
 def test_a_page_that_missed_something_gets_everything_again(elsewhere: ScriptedDatabase) -> None:
     widget = made(elsewhere)
     elsewhere.link.step(10, board="x")

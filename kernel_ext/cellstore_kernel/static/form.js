@@ -11,6 +11,7 @@ import { linkFor } from "./page.js";
 import { h, literal, setText } from "./values.js";
 
 const DONE_MS = 2500;
+const EMPTY = 'a text is needed; "" is the empty one';
 
 export function renderForm({ model, el }) {
   const link = linkFor(model);
@@ -76,7 +77,8 @@ class Push {
     const call = this._collect();
     if (call === null) return;
     this.button.disabled = true;
-    const running = this._link.call(...call, (far) => this._show(far));
+    const said = (lines) => this._frame.showLogs(lines);
+    const running = this._link.call(...call, (far) => this._show(far), said);
     const slow = setTimeout(() => this._wait(call[0], running), 250);
     try {
       const value = await running.answer;
@@ -157,8 +159,10 @@ function field(spec) {
       const { value, problem, empty } = get();
       if (problem) return { problem };
       if (!empty) return { value };
+      if (type.type === "string" && initial && !isNullable(spec.type)) return { value: "" }; // who deletes the default means it
       if (spec.optional) return {};
-      return isNullable(spec.type) ? { value: null } : type.type === "string" ? { value: "" } : { problem: "a value is needed" };
+      if (isNullable(spec.type)) return { value: null };
+      return { problem: type.type === "string" ? EMPTY : "a value is needed" };
     },
     clear() {
       if (type.type !== "boolean") set(initial);
@@ -173,7 +177,10 @@ const MAKERS = {
   },
   int: (type, id) => numeric(type, id, "1", (text) => (/^-?[0-9]+$/.test(text) ? BigInt(text) : undefined), "a whole number"),
   float: (type, id) => numeric(type, id, "any", (text) => (Number.isNaN(Number(text)) ? undefined : new Float(Number(text))), "a number"),
-  string: (_type, id) => textual(h("input", { id, type: "text", autocomplete: "off" })),
+  string(_type, id) {
+    const { element, get, set } = textual(h("input", { id, type: "text", autocomplete: "off" }));
+    return { element, set, get: () => (element.value === '""' ? { value: "" } : get()) };
+  },
   id: (type, id) => textual(h("input", { id, type: "text", autocomplete: "off", placeholder: `id of ${type.table}` })),
   datetime(_type, id) {
     const element = h("input", { id, type: "datetime-local", step: "1" });

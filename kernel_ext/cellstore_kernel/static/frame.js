@@ -3,7 +3,7 @@
  */
 
 import { STYLE } from "./style.js";
-import { h, literal, timeText } from "./values.js";
+import { h, literal, setText, timeText } from "./values.js";
 
 const TRANSPORTS = {
   direct: "This page talks to the server itself: it stays current while the kernel is busy or gone.",
@@ -23,6 +23,9 @@ export class Frame {
     this._time = h("time", { class: "cs-time" });
     this._badge = h("span", { class: "cs-badge", role: "status" });
     this._error = h("div", { class: "cs-error", role: "alert", hidden: true });
+    this._said = h("span", { class: "cs-last" });
+    this._log = h("pre");
+    this._logs = h("details", { class: "cs-logs", hidden: true }, h("summary", {}, this._said), this._log);
     this.head = h("div", { class: "cs-head" }, this._label, h("span", { class: "cs-space" }), this._time, this._badge);
     this.root = h(
       "div",
@@ -30,6 +33,7 @@ export class Frame {
       this.head,
       this._error,
       this.body,
+      this._logs,
     );
     style(el);
     el.append(this.root);
@@ -59,6 +63,16 @@ export class Frame {
     this._badge.title = live ? TRANSPORTS[this.transport] : problem || "looking for the server";
     this.root.dataset.state = state;
     if (state === "closed") this.showFailure({ code: "Closed", message: problem, traceback: "", function: "" });
+  }
+
+  /** What the function printed, logged and warned of in its newest run: the last line, and all of them on a click. */
+  showLogs(lines = []) {
+    this._logs.hidden = lines.length === 0;
+    if (lines.length === 0) return;
+    const texts = lines.map((line) => line.replace(/^\[LOG\] /, ""));
+    const loud = lines.some((line) => /^\[(WARN|ERROR)\]/.test(line));
+    setText(this._said, `${lines.length === 1 ? "" : `${lines.length} lines … `}${texts.at(-1).trim().split("\n").at(-1)}`, loud ? "cs-last cs-loud" : "cs-last");
+    setText(this._log, texts.join("\n"), "");
   }
 
   /** @param {import("./machine.js").Failure | null} failure */

@@ -36,6 +36,7 @@ export function renderGrid({ model, el }) {
   const show = (result, ts) => {
     frame.showFailure(result.failure);
     if (!result.failure) grid.update(result.value);
+    frame.showLogs(result.logs);
     frame.showTime(ts);
   };
   const saved = snapshotOf(model);

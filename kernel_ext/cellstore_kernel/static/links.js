@@ -2,8 +2,9 @@
  * How this page hears from the store. Two links with one face:
  *
  *     watch(path, args, show) → stop      `show(result, ts)` with the newest result, painted with all others at once
- *     call(kind, path, args, onProgress)  → { answer, stop }   answer: the value, or rejects with a Failure;
- *                                           onProgress({ done, total, note }): how far an action is; stop(): end it
+ *     call(kind, path, args, onProgress, onSaid)  → { answer, stop }
+ *                                         answer: the value, or rejects with a Failure; stop(): end an action;
+ *                                         onProgress({ done, total, note }): how far it is; onSaid(lines): what it printed
  *     state, problem, transport           what the badge says; `onState(listener) → stop`
  *
  *     SocketLink   the page's own WebSocket to the server it came from, with the page's login
@@ -120,9 +121,9 @@ export class SocketLink extends Link {
     };
   }
 
-  call(kind, path, args, onProgress) {
+  call(kind, path, args, onProgress, onSaid) {
     const [id, effects] = this._machine.request(kind, path, args);
-    const answer = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject, onProgress }));
+    const answer = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject, onProgress, onSaid }));
     this._perform(effects);
     return { answer, stop: () => this._perform(this._machine.stop(id)) };
   }
@@ -209,6 +210,7 @@ export class SocketLink extends Link {
   _settle({ id, outcome }) {
     const waiting = this._waiting.get(id);
     this._waiting.delete(id);
+    waiting?.onSaid?.(outcome.logs);
     if (outcome.failure) waiting?.reject(outcome.failure);
     else waiting?.resolve(outcome.value);
   }
@@ -273,9 +275,9 @@ export class RelayLink extends Link {
     };
   }
 
-  call(kind, path, args, onProgress) {
+  call(kind, path, args, onProgress, onSaid) {
     const id = `${Math.random().toString(36).slice(2)}-${this._nextCall++}`;
-    const answer = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject, onProgress }));
+    const answer = new Promise((resolve, reject) => this._waiting.set(id, { resolve, reject, onProgress, onSaid }));
     const busy = setTimeout(() => this._become("connected", "waiting for the kernel"), KERNEL_PATIENCE_MS);
     const calm = () => {
       clearTimeout(busy);
@@ -315,8 +317,8 @@ export class RelayLink extends Link {
     this._number = Math.max(this._number, number);
     const at = BigInt(ts);
     if (at > this.ts) this.ts = at;
-    for (const { key, value, error } of results) {
-      const result = { value: value ?? null, failure: error ? failureOf(error) : null, journal: null };
+    for (const { key, value, error, logs } of results) {
+      const result = { value: value ?? null, failure: error ? failureOf(error) : null, logs: logs ?? [], journal: null };
       this._known.set(key, result);
       for (const show of this._watchers.get(key) ?? []) this.painter.queue(show, result, this.ts);
     }
@@ -325,9 +327,10 @@ export class RelayLink extends Link {
     if (gap) this._ask({ kind: "want" });
   }
 
-  _answer(id, { value, error }) {
+  _answer(id, { value, error, logs }) {
     const waiting = this._waiting.get(id);
     this._waiting.delete(id);
+    waiting?.onSaid?.(logs ?? []);
     if (error) waiting?.reject(failureOf(error));
     else waiting?.resolve(value ?? null);
   }

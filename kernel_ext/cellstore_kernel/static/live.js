@@ -16,6 +16,7 @@ export function renderLive({ model, el }) {
     frame.showFailure(result.failure);
     if (result.failure) view.note("");
     else view.show(result.value);
+    frame.showLogs(result.logs);
     frame.showTime(ts);
   };
   const saved = snapshotOf(model);

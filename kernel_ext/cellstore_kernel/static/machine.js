@@ -20,7 +20,7 @@ import { decode, decodeTs, encodeTs, same } from "./codec.js";
 
 /**
  * @typedef {{code: string, message: string, traceback: string, data?: any, function: string}} Failure
- * @typedef {{value: any, failure: Failure | null, journal: string | null}} Result
+ * @typedef {{value: any, failure: Failure | null, logs: string[], journal: string | null}} Result
  * @typedef {{value: any, failure: Failure | null, logs: string[], ts: bigint | null}} Outcome
  */
 
@@ -186,9 +186,9 @@ export class Machine {
       if (one.type === "QueryRemoved" || !query) continue;
       const failure = one.type === "QueryFailed" ? failureOf(one.error, one.errorMessage, one) : null;
       const value = one.type === "QueryPatched" ? spliced(query.result?.value, one.splices) : (one.value ?? null);
-      const result = { value, failure, journal: one.journal ?? null };
+      const result = { value, failure, logs: one.logLines ?? [], journal: one.journal ?? null };
       const old = query.result;
-      if (old && same(old.value, result.value) && same(old.failure, result.failure)) query.result = result;
+      if (old && ["value", "failure", "logs"].every((part) => same(old[part], result[part]))) query.result = result;
       else changed.set(one.queryId, result);
     }
     return changed;

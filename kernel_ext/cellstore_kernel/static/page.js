@@ -41,7 +41,8 @@ export function snapshotOf(model) {
   const ts = BigInt(saved.ts ?? 0);
   const failure = saved.error ? failureOf(decode(saved.error)) : null;
   const value = saved.value ? decode(saved.value) : null;
-  const result = saved.value || failure ? { value, failure, journal: null } : null;
+  const logs = saved.logs ?? [];
+  const result = saved.value || failure ? { value, failure, logs, journal: null } : null;
   return { result, ts, partial: Boolean(saved.partial), total: saved.total ?? null };
 }
 

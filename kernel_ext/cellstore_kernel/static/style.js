@@ -60,6 +60,17 @@ body[data-jp-theme-light="false"] .cellstore, body.vscode-dark .cellstore, body.
 }
 .cellstore .cs-error pre + .cs-error-head, .cellstore .cs-error-head + pre { margin-top: 4px; }
 
+.cellstore .cs-logs { margin-top: 5px; font-size: 11px; color: var(--cs-quiet); }
+.cellstore .cs-logs summary { cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.cellstore .cs-logs .cs-last { font-family: var(--cs-mono); }
+.cellstore .cs-logs .cs-loud { color: var(--cs-warn); }
+.cellstore .cs-logs[open] .cs-last { display: none; }
+.cellstore .cs-logs[open] summary::after { content: "what it said"; color: var(--cs-faint); }
+.cellstore .cs-logs pre {
+  font: 12px/1.5 var(--cs-mono); margin: 2px 0 0; padding: 0 0 0 14px; background: none; border: 0; color: inherit;
+  white-space: pre-wrap; overflow-wrap: anywhere; max-height: 20em; overflow-y: auto;
+}
+
 .cellstore .cs-place > .cs-none { padding: 0 4px; }
 .cellstore .cs-scalar { font-size: 26px; font-weight: 300; line-height: 1.25; padding: 0 4px; border-radius: 3px; display: inline-block; }
 .cellstore .cs-scalar.cs-prose { font-size: 13px; font-weight: 400; line-height: 1.5; white-space: pre-wrap; }

@@ -5,6 +5,7 @@
  * page hears of changes itself, too, so even where the kernel is dead or hung it can say that the drawing is old.
  */
 
+import { same } from "./codec.js";
 import { Frame } from "./frame.js";
 import { linkFor, queriesOf } from "./page.js";
 import { h } from "./values.js";
@@ -32,10 +33,10 @@ export function renderView({ model, el }) {
   const watch = () => {
     for (const stop of stops) stop();
     stops = queriesOf(model).map(([path, args]) => {
-      let first = true;
-      return link.watch(path, args, (_result, ts) => {
-        if (!first && ts > changedAt) changedAt = ts;
-        first = false;
+      let last = null;
+      return link.watch(path, args, (result, ts) => {
+        if (last && differs(last, result) && ts > changedAt) changedAt = ts;
+        last = result;
         judge();
       });
     });
@@ -67,6 +68,11 @@ export function renderView({ model, el }) {
     model.off("change:queries", watch);
     frame.close();
   };
+}
+
+/** Whether a block would draw something else: another value, or a failure that came or went. */
+function differs(old, now) {
+  return Boolean(old.failure) !== Boolean(now.failure) || (!now.failure && !same(old.value, now.value));
 }
 
 /** One output of the block: [mime, text, width?]; images are base64. */

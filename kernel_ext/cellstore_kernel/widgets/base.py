@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import anywidget
 import traitlets
@@ -25,6 +25,7 @@ from cellstore_kernel.cells import cells
 from cellstore_kernel.display import as_html, as_text
 
 SAVED_BYTES_MAX = 32 << 10  # of a value, in the notebook's file
+LINES_MAX, LINE_CHARS_MAX = 20, 200  # of what a query said
 RELAYED_BYTES_MAX = 256 << 10  # where the page has nothing but what we send
 
 
@@ -115,14 +116,13 @@ class StoreWidget(anywidget.AnyWidget):
         """The traits a page is opened with; the snapshot is taken now."""
         state: dict[str, Any] = super().get_state(key, drop_defaults)
         if "snapshot" in state:
-            value, ts, error = self._saved()
             bytes_max = SAVED_BYTES_MAX if is_own(self._database) else RELAYED_BYTES_MAX
-            state["snapshot"] = bounded(value, ts, error, bytes_max)
+            state["snapshot"] = bounded(self._saved(), bytes_max)
         return state
 
-    def _saved(self) -> tuple[Any, int | None, dict[str, Any] | None]:
-        """(value, timestamp, failure) that a page starts from."""
-        return None, None, None
+    def _saved(self) -> Saved:
+        """What a page starts from."""
+        return Saved()
 
     def close(self) -> None:
         """End the widget and what feeds it. Again is fine, and so is one that never came to be."""
@@ -132,16 +132,27 @@ class StoreWidget(anywidget.AnyWidget):
             self._relay.leave(self)
 
 
-def bounded(value: Any, ts: int | None, error: dict[str, Any] | None, bytes_max: int) -> dict[str, Any]:
+class Saved(NamedTuple):
+    """A result for the page to start from; of no moment when there is none."""
+
+    value: Any = None
+    ts: int | None = None
+    failure: dict[str, Any] | None = None
+    logs: tuple[str, ...] = ()
+
+
+def bounded(saved: Saved, bytes_max: int) -> dict[str, Any]:
     """A snapshot for the page: everything, or of a list the first items that fit.
 
-    Shape: {ts, value?: native JSON, error?: native JSON, partial?: true, total?: items}
+    Shape: {ts, value?: native JSON, error?: native JSON, logs?: lines, partial?: true, total?: items}
     """
-    if ts is None:
+    if saved.ts is None:
         return {}
-    shot: dict[str, Any] = {"ts": str(ts)}
-    if error is not None:
-        shot["error"] = native.dumps(error).decode()
+    value, shot = saved.value, dict[str, Any](ts=str(saved.ts))
+    if saved.logs:
+        shot["logs"] = [line[:LINE_CHARS_MAX] for line in saved.logs[-LINES_MAX:]]
+    if saved.failure is not None:
+        shot["error"] = native.dumps(saved.failure).decode()
         return shot
     text = native.dumps(value)
     if len(text) <= bytes_max:

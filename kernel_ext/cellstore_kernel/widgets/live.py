@@ -22,7 +22,7 @@ from cellstore.errors import CellstoreError
 from cellstore.values import json as native
 from cellstore_kernel.bridge import failure_json, main_loop, query_key
 from cellstore_kernel.cells import cells
-from cellstore_kernel.widgets.base import StoreWidget, bound, deployed, handle_of, label_of
+from cellstore_kernel.widgets.base import Saved, StoreWidget, bound, deployed, handle_of, label_of
 
 if TYPE_CHECKING:
     from cellstore.client.transport import LinkState
@@ -119,9 +119,10 @@ class LiveWidget(StoreWidget):
         lines = [f"{type(error).__name__}: {error.message}", *getattr(error, "__notes__", ())]
         return self._sub.value, self._sub.ts, "\n".join(lines)
 
-    def _saved(self) -> tuple[Any, int | None, dict[str, Any] | None]:
+    def _saved(self) -> Saved:
         error = self._sub.error
-        return self._sub.value, self._sub.ts, failure_json(error) if error is not None else None
+        failure = failure_json(error) if error is not None else None
+        return Saved(self._sub.value, self._sub.ts, failure, self._sub.logs)
 
 
 class Grid(LiveWidget):

@@ -54,7 +54,7 @@ class Results:
         self.version = START
 
     def apply(self, frame: Frame) -> dict[int, QueryResult]:
-        """Move to the transition's end; the results that differ from what was known before.
+        """Move to the transition's end; the results that differ from what was known before, or whose runs said something else.
 
         Errors: OutOfStep, ProtocolError, ValidationError; nothing has changed then.
         """
@@ -66,7 +66,7 @@ class Results:
             raise OutOfStep(f"a transition goes back from {start} to {end}")
         updates, removed = read_modifications(frame.get("modifications"), self._results)
         self.version, self.ts = end, max(self.ts, end.ts)
-        changed = {q: result for q, result in updates.items() if not same_result(self._results.get(q), result)}
+        changed = {q: result for q, result in updates.items() if is_news(self._results.get(q), result)}
         self._results.update(updates)
         for query_id in removed:
             self._results.pop(query_id, None)
@@ -100,6 +100,11 @@ def read_modifications(payload: Any, held: Mapping[int, QueryResult]) -> tuple[d
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"a transition's modifications do not parse: {error!r}") from error
     return updates, removed
+
+
+def is_news(old: QueryResult | None, new: QueryResult) -> bool:
+    """Is there anything to tell: a difference, or other log lines?"""
+    return old is None or old.logs != new.logs or not same_result(old, new)
 
 
 def same_result(old: QueryResult | None, new: QueryResult) -> bool:

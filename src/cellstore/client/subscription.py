@@ -29,7 +29,7 @@ from typing import Any, Literal, Self
 
 from cellstore.client.errors_render import doorway, error_from
 from cellstore.client.loop import WAIT_TICK_S
-from cellstore.client.results import QueryResult
+from cellstore.client.results import QueryResult, same_result
 from cellstore.client.transport import Link, Watch
 from cellstore.errors import CallerError, CellstoreError, Disconnected
 
@@ -63,9 +63,13 @@ class _Inbox:
         self.wakers: set[Callable[[], None]] = set()  # of those who wait on an event loop
         self.turns = 0  # results and changes of status so far
         self.is_closed = False
+        self.newest: QueryResult | None = None
 
     def deliver(self, result: QueryResult) -> None:
-        """A new result."""
+        """A new result; or only the log lines are new, which nobody waits for."""
+        before, self.newest = self.newest, result
+        if same_result(before, result):
+            return
         if result.failure is not None:
             self.put(self.state.value, error_from(result.failure, self.path))
         else:
@@ -156,6 +160,13 @@ class Subscription:
     def error(self) -> CellstoreError | None:
         """Why the newest run failed; None when it did not."""
         return self._inbox.state.error
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """What the newest run printed, logged and warned of: `"[LEVEL] text"`, as in the log stream. Printed before `callback`
+        is called."""
+        newest = self._inbox.newest
+        return () if newest is None else newest.logs
 
     @property
     def ts(self) -> int | None:
@@ -333,7 +344,8 @@ class _Heard:
         """Takes the results of one query."""
 
         def deliver(result: QueryResult) -> None:
-            self._results[name], self._is_new = result, True
+            self._is_new = self._is_new or not same_result(self._results[name], result)
+            self._results[name] = result
 
         return deliver
 
@@ -386,6 +398,8 @@ class _Caller:
         if self._inbox.is_closed or state.number == self._called:
             return
         self._called = state.number
+        for line in self._owner.logs:
+            self._context.run(print, line.removeprefix("[LOG] "))
         if state.error is not None:
             self._context.run(log.warning, "live query %s failed: %s", self._inbox.path, state.error.message)
             return

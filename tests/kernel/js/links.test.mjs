@@ -153,13 +153,15 @@ test("a call through the kernel is answered by its reply, failures included", as
   const link = new RelayLink(handPainter().painter, "embedded");
   const model = fakeModel();
   link.adopt(model);
-  const good = link.call("mutation", "m:set", '{"x":1}');
+  const said = [];
+  const good = link.call("mutation", "m:set", '{"x":1}', undefined, (lines) => said.push(...lines));
   const bad = link.call("mutation", "m:set", "{}");
   const [first, second] = model.sent;
   assert.deepEqual([first.kind, first.call, first.path, first.args], ["call", "mutation", "m:set", '{"x":1}']);
-  model.hear({ kind: "reply" }, { id: first.id, value: 7 });
+  model.hear({ kind: "reply" }, { id: first.id, value: 7, logs: ["[LOG] set"] });
   model.hear({ kind: "reply" }, { id: second.id, error: { code: "ValidationError", message: "no" } });
   assert.equal(await good.answer, 7);
+  assert.deepEqual(said, ["[LOG] set"]);
   await assert.rejects(bad.answer, { code: "ValidationError" });
 });
 

@@ -55,6 +55,17 @@ test("a transition is one step of everything it changes; equal results are no ch
   assert.deepEqual([...second.step.changed.entries()].map(([id, r]) => [id, r.value]), [[1, "y"]]);
 });
 
+test("other log lines of an equal result are news; the same ones are not", () => {
+  const machine = opened();
+  machine.subscribe("a:b", "{}");
+  const said = (...logLines) => ({ ...updated(0, 1), logLines });
+  machine.received(transition(at(0, 0), at(2, 10), [said("[LOG] one")]));
+  const [again] = machine.received(transition(at(2, 10), at(2, 20), [said("[LOG] one")]));
+  assert.equal(again.step.changed.size, 0);
+  const [other] = machine.received(transition(at(2, 20), at(2, 30), [said("[WARN] two")]));
+  assert.deepEqual(other.step.changed.get(0).logs, ["[WARN] two"]);
+});
+
 test("a patch changes the list it is for, and is refused where there is none", () => {
   const machine = opened();
   machine.subscribe("a:b", "{}");

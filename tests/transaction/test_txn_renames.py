@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 import cellstore as cs
 from cellstore.errors import ConflictError, DeployError, ValidationError
 from cellstore.schema.definition import TableDefinition
+from cellstore.transaction.access import upsert
+from cellstore.transaction.catalog import INDEXES, TABLES
 from cellstore.transaction.database import Engine
+from cellstore.transaction.hidden import drop_table, leftovers, purge
 from cellstore.transaction.importing import Import, Wanted
 from cellstore.values.ids import Id
 from cellstore.values.index_key import encode_value
@@ -73,6 +77,100 @@ def test_writers_who_know_the_old_name_run_again(engine: Engine, tasks: list[Id]
     assert isinstance(engine.commit([request])[0], ConflictError)
     with pytest.raises(ValidationError, match="text"):
         engine.run(lambda tx: tx.patch(tasks[0], {"text": "late"}))
+
+
+@pytest.mark.parametrize("documents", [10, 2000])
+def test_a_rename_rewrites_no_document(engine: Engine, define: Any, documents: int) -> None:
+    engine.define(define("t", {"text": "string"}, by_text="text"))
+    engine.run(lambda tx: [tx.insert("t", {"text": f"t{n}"}) for n in range(documents)])
+    before = engine.published_ts
+    engine.define(replace(define("t", {"title": "string"}, by_text="title"), renamed_fields={"text": "title"}))
+    with closing(engine.storage.reader()) as reader:
+        written = reader.log(before, reader.refresh(), 10_000)
+    assert len({entry.ts for entry in written}) == 1, "one commit"
+    assert sorted(entry.table for entry in written) == [TABLES, INDEXES], "the row of the table, the row of the index"
+    assert everything(engine, "t")[-1] == {"title": f"t{documents - 1}"}
+
+
+def test_a_new_field_of_the_old_name_is_another_field(engine: Engine, tasks: list[Id], define: Any) -> None:
+    engine.define(retitled(define))
+    fields = {"title": "string", "rank": "int", "note?": "string", "text?": "int"}
+    engine.define(define("tasks", fields, by_text="title,rank!", by_rank="rank", by_new="text"))
+    engine.run(lambda tx: tx.patch(tasks[0], {"text": 7}))
+    engine.run(lambda tx: tx.insert("tasks", {"title": "t0", "rank": 50, "text": 8}))
+    assert [row for row in everything(engine) if "text" in row] == [
+        {"title": "t0", "rank": 0, "text": 7},
+        {"title": "t0", "rank": 50, "text": 8},
+    ]
+    with engine.begin() as tx:
+        assert tx.count("tasks", "by_new", encode_value(7), encode_value(9)) == 2
+
+
+def test_a_name_may_be_given_back(engine: Engine, tasks: list[Id], define: Any) -> None:
+    before = everything(engine)
+    engine.define(retitled(define))
+    fields = {"text": "string", "rank": "int", "note?": "string"}
+    back = define("tasks", fields, by_text="text,rank!", by_rank="rank")
+    engine.define(replace(back, renamed_fields={"title": "text"}))
+    assert everything(engine) == before
+    assert engine.catalog.table("tasks").stored_as == {}  # type: ignore[union-attr]
+
+
+def test_every_write_after_a_rename_is_by_the_new_name(engine: Engine, tasks: list[Id], define: Any) -> None:
+    engine.define(retitled(define))
+    engine.run(lambda tx: tx.patch(tasks[0], {"title": "patched", "note": "n"}))
+    engine.run(lambda tx: tx.replace(tasks[1], {"title": "replaced", "rank": 1}))
+    engine.run(lambda tx: upsert(tx, "tasks", {"title": "t2", "rank": 2}, {"note": "found"}))
+    engine.run(lambda tx: tx.delete(tasks[3]))
+    engine.define(define("tasks", {"title": "string", "rank": "int", "note?": "string"}, by_rank="rank"))
+    engine.bulk_insert("tasks", b'{"title": "as text", "rank": 20}')
+    engine.bulk_insert("tasks", [{"title": "as rows", "rank": 21}])
+    found = everything(engine)
+    assert found[:3] == [
+        {"title": "patched", "rank": 0, "note": "n"},
+        {"title": "replaced", "rank": 1},
+        {"title": "t2", "rank": 2, "note": "found"},
+    ]
+    assert [row["title"] for row in found[-2:]] == ["as text", "as rows"]
+    assert (len(found), list(engine.check())) == (13, [])
+
+
+def test_a_patch_that_changes_nothing_still_writes_nothing(engine: Engine, tasks: list[Id], define: Any) -> None:
+    engine.define(retitled(define))
+    with engine.begin() as tx:
+        tx.patch(tasks[0], {"title": "t0"})
+        assert tx.freeze().writes == []
+
+
+def test_counts_look_past_the_rename_from_either_side(engine: Engine, tasks: list[Id], define: Any) -> None:
+    before = engine.published_ts
+    engine.define(retitled(define))
+    engine.run(lambda tx: tx.patch(tasks[0], {"title": "t9"}))
+    span = encode_value("t0"), encode_value("t0") + b"\xff"
+    with engine.begin(before) as then, engine.begin() as now:
+        assert (then.count("tasks", "by_text", *span), now.count("tasks", "by_text", *span)) == (4, 3)
+        now.patch(tasks[3], {"title": "t9"})
+        assert now.count("tasks", "by_text", *span) == 2, "with a write of its own"
+
+
+@pytest.mark.parametrize("number", ["its own", "another"])
+def test_a_renamed_table_is_replaced_and_dropped_as_any_other(
+    engine: Engine, tasks: list[Id], define: Any, number: str
+) -> None:
+    engine.define(retitled(define))
+    table = engine.catalog.table("tasks")
+    assert table is not None
+    rows = b'{"_id":"%b","title":"t0","rank":0}\n' % str(tasks[0]).encode() + b'{"title":"new","rank":99}'
+    replacement = Import(engine, "replace", [Wanted("tasks", table.number if number == "its own" else None)])
+    replacement.load("tasks", rows if number == "its own" else rows.split(b"\n")[1])
+    replacement.finish()
+    assert everything(engine)[-1] == {"title": "new", "rank": 99}
+    for left in leftovers(engine):
+        purge(engine, left)
+    drop_table(engine, "tasks")
+    for left in leftovers(engine):
+        purge(engine, left)
+    assert everything(engine) == []
 
 
 def test_documents_written_while_it_is_deployed_are_renamed_too(engine: Engine, tasks: list[Id], define: Any) -> None:

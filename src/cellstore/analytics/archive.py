@@ -129,7 +129,7 @@ class _Source:
         batch: list[Row] = []
         size = 0
         for row in self._reader.scan(index, table.number, b"", END, ts=self._ts):
-            batch.append(row)
+            batch.append(row if not table.stored_as else row._replace(body=table.text(row.body)))
             size += len(row.body)
             if len(batch) == BATCH or size >= BATCH_BYTES:
                 self._check()

@@ -4,7 +4,7 @@
 
 The difference of the two moments, not the history between them: a document that came and went is not in it, nor one that
 was changed and changed back. Native JSON; `before` and `after` carry `_id` and `_creationTime`. Tables by name, within one
-the documents in the order they were first touched.
+the documents in the order they were first touched. Tables and fields bear the names they have now, so a rename is no change.
 
 Cost       a look at the log between the moments, and two point reads per document touched in it
 """
@@ -57,7 +57,7 @@ def _lines(reader: Reader, table: TableMeta, ids: list[bytes], ts0: int, ts1: in
         if place % BATCH == 0:
             check()
         before, after = reader.get(table.number, id, ts0), reader.get(table.number, id, ts1)
-        old, new = None if before is None else before.body, None if after is None else after.body
+        old, new = (None if row is None else table.text(row.body) for row in (before, after))
         kind = _change(old, new)
         if kind is None:
             continue

@@ -50,9 +50,9 @@ class Revision(NamedTuple):
 
 def documents(reader: Reader, table: TableMeta, ts: int) -> Iterator[list[Revision]]:
     """Every document of the table at `ts`, in order of creation, in batches. `since` is the commit that wrote it."""
-    number = table.number
+    number, text = table.number, table.text
     rows = reader.scan(by_creation_time(number), number, b"", END, ts=ts)
-    while batch := [Revision(row[1], row[2], FOREVER, row[3]) for row in islice(rows, BATCH)]:
+    while batch := [Revision(row[1], row[2], FOREVER, text(row[3])) for row in islice(rows, BATCH)]:
         yield batch
 
 

@@ -97,7 +97,7 @@ class Mirror:
         known = self._copies.get(then.number)
         if known is not None:
             known = self._followed(known, now, check)
-        if known is None and then.schema == now.schema and self._reader.ts - ts <= RECENT_NS:
+        if known is None and _alike(then, now) and self._reader.ts - ts <= RECENT_NS:
             made = self._loaded(then, ts, check)
             self._copies[then.number] = made
             known = self._followed(made, now, check)
@@ -115,7 +115,7 @@ class Mirror:
     def _followed(self, copy: Copy, now: TableMeta, check: Check) -> Copy | None:
         """The copy, moved on to the reader's view; None when it cannot be and has to be made again."""
         try:
-            if copy.table.schema == now.schema and self._follow(copy, check):
+            if _alike(copy.table, now) and self._follow(copy, check):
                 self._prune(copy)
                 return copy
         except OutOfRetention:
@@ -141,7 +141,7 @@ class Mirror:
 
     def _apply(self, copy: Copy, entries: Sequence[LogEntry]) -> bool:
         """Take some whole commits in. False: what came does not fit the columns."""
-        ended, fresh = spans(entries)
+        ended, fresh = spans(entries, copy.table.text)
         shape = copy.shape.merged(parsed(fresh))
         if not shape.fits_into(copy.shape):
             return False
@@ -309,8 +309,13 @@ class _Load:
             del self._waiting[0]
 
 
-def spans(entries: Iterable[LogEntry]) -> tuple[dict[bytes, int], list[Revision]]:
-    """What log entries of one table do to its rows.
+def _alike(then: TableMeta, now: TableMeta) -> bool:
+    """Whether documents are read by the same names, and the columns may be the same."""
+    return then.schema == now.schema and then.stored_as == now.stored_as
+
+
+def spans(entries: Iterable[LogEntry], text: Callable[[bytes], bytes]) -> tuple[dict[bytes, int], list[Revision]]:
+    """What log entries of one table do to its rows. `text`: from a stored body to the document's native JSON.
 
     (ids of rows that were true before, with when they ended · new revisions with their spans)
     """
@@ -325,5 +330,5 @@ def spans(entries: Iterable[LogEntry]) -> tuple[dict[bytes, int], list[Revision]
             ended.setdefault(entry.id, entry.ts)
         if entry.body is not None:
             open_at[entry.id] = len(fresh)
-            fresh.append(Revision(entry.id, entry.ts, FOREVER, entry.body))
+            fresh.append(Revision(entry.id, entry.ts, FOREVER, text(entry.body)))
     return ended, fresh

@@ -11,7 +11,7 @@ What is wanted of it is one table, or a selection: component ("" is the only one
 
 A reader begins with `list_snapshot` until it has no more, and goes on with `document_deltas` from that snapshot's
 timestamp; it then has every revision once, in commit order. That holds as far back as history is kept, and until a table
-comes or goes as a whole (an import that replaces, a drop): then it is told to begin again.
+comes or goes as a whole (an import that replaces, a drop) or a field is renamed: then it is told to begin again.
 
 Source:  Convex streaming export, as its connectors read it
 """
@@ -27,7 +27,6 @@ import orjson
 
 from cellstore.errors import OutOfRetention, ValidationError
 from cellstore.transaction.catalog import by_id
-from cellstore.values import json as native
 from cellstore.values.convex import to_clean, to_convex
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END
@@ -115,14 +114,15 @@ class Changes:
 
 
 def _check_whole(then: Catalog, now: Catalog, wanted: Wanted) -> None:
-    """Whether the log tells all that happened between two moments: documents of a table that comes or goes as a whole stay
-    where they are, and only its name is given or taken."""
+    """Whether the log tells all that happened between two moments: documents of a table that comes or goes as a whole, or
+    whose fields are renamed, stay where they are, and only names are given or taken."""
     for table in then.tables():
         later = now.by_number(table.number)
-        if bool(table.stands_for) != (later is None or bool(later.stands_for)) and wanted(table.known_as):
-            raise OutOfRetention(
-                f"the table {table.known_as!r} was imported, replaced or dropped since; begin again with list_snapshot"
-            )
+        moved = bool(table.stands_for) != (later is None or bool(later.stands_for))
+        renamed = later is not None and later.stored_as != table.stored_as
+        if (moved or renamed) and wanted(table.known_as):
+            what = "imported, replaced or dropped since" if moved else "given other field names since"
+            raise OutOfRetention(f"the table {table.known_as!r} was {what}; begin again with list_snapshot")
 
 
 def schema_of(table: TableMeta, with_meta: bool) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _rows_after(
 
 def _document(meta: TableMeta, ts: int, id: bytes, body: bytes, encode: Any, wanted: Wanted) -> dict[str, Any]:
     has = wanted(meta.name) or _everything
-    fields = {name: value for name, value in encode(native.loads(body)).items() if has(name)}
+    fields = {name: value for name, value in encode(meta.load(body)).items() if has(name)}
     return {"_id": encode_id(meta.number, id), **fields, "_component": "", "_table": meta.name, "_ts": ts}
 
 

@@ -4,8 +4,9 @@
     build       new indexes: from now on every write keeps them up, slices of old documents are added; nobody reads them
     finish      what was written meanwhile is checked too; then one commit switches everything over at once
 
-    rename      a table keeps its number, so its ids and indexes stay as they are; renamed fields are rewritten in every
-                document by the commit that switches, so nobody ever sees some of each
+    rename      a table keeps its number, so its ids and indexes stay as they are; fields keep the names they are stored by
+                (`catalog.TableMeta.stored_as`). So no document is rewritten: the commit that switches is as small for a
+                million of them, nobody ever sees some of each, and earlier moments show the names of then
 
 A write that fits the present schema but not the coming one succeeds, and the change is refused at its end. An index on an
 empty table needs no building. An interrupted change leaves half-built indexes, which the next opening clears away.
@@ -17,13 +18,12 @@ Errors     ValidationError naming table, document and field of the first offende
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellstore.errors import CellstoreError, FatalError, InvariantError, StorageError, ValidationError
 from cellstore.schema.expr import with_table_renamed
-from cellstore.storage.contract import DocWrite
 from cellstore.transaction.catalog import (
     FIRST_INDEX,
     FIRST_TABLE,
@@ -42,7 +42,6 @@ from cellstore.transaction.rules import Rules
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END, encode_value
-from cellstore.values.json import dumps, loads
 from cellstore.values.value import MISSING
 
 if TYPE_CHECKING:
@@ -171,8 +170,10 @@ def _fields_to_rename(definition: TableDefinition, table: TableMeta | None) -> d
 
 
 def _renamed_paths(paths: tuple[str, ...], fields: dict[str, str]) -> tuple[str, ...]:
+    """What an index is over once fields are renamed. One over a new name has nobody's values: that name changes, too."""
+    swapped = {**fields, **{new: old for old, new in fields.items()}}
     split = (path.partition(".") for path in paths)
-    return tuple(fields.get(root, root) + dot + rest for root, dot, rest in split)
+    return tuple(swapped.get(root, root) + dot + rest for root, dot, rest in split)
 
 
 def _check_added(change: Change) -> None:
@@ -282,7 +283,7 @@ class Definitions:
         if not change.building or change.table is None:
             return
         after, done = b"", 0
-        indexes = list(change.building.values())
+        indexes, load = list(change.building.values()), change.table.load
         with self._reader() as reader:
             total = reader.count(by_id(change.table.number), b"", END)
         while True:
@@ -291,7 +292,7 @@ class Definitions:
                 rows = list(
                     reader.scan(by_id(change.table.number), change.table.number, after, END, limit=SLICE_DOCUMENTS)
                 )
-                documents = [(loads(row.body), row) for row in rows]
+                documents = [(load(row.body), row) for row in rows]
                 for index in indexes:
                     self._storage.put_entries(
                         index.number, [(index.key(doc, row.id), row.ts) for doc, row in documents]
@@ -342,8 +343,7 @@ class Definitions:
                     return False
                 if any(_gone(catalog, change) for change in changes):
                     return False
-                rewritten = [write for change in changes for write in _rewritten(reader, change)]
-            self._commit(lambda transaction: self._switch(transaction, changes), rewritten)
+            self._commit(lambda transaction: self._switch(transaction, changes))
         return True
 
     def _switch(self, transaction: Transaction, changes: list[Change]) -> None:
@@ -363,7 +363,8 @@ class Definitions:
             if change.renamed_from is not None:
                 self._rename_mentions(transaction, change.renamed_from, change.name)
             if change.schema is not None or change.renamed_from is not None:
-                transaction.define_table(change.name, number, change.definition.fields, change.renamed_from)
+                schema = change.definition.fields
+                transaction.define_table(change.name, number, schema, change.renamed_from, change.fields)
             if not change.building:
                 for name, index in change.added.items():
                     row = _index_row(number, name, index, transaction.catalog.next_index, "enabled")
@@ -404,13 +405,12 @@ class Definitions:
         row = self._committer.catalog.row(id)
         return "dropped" if row is None else str(row["state"])
 
-    def _commit(self, function: Callable[[Transaction], Any], rewritten: Sequence[DocWrite] = ()) -> Any:
-        """A transaction nobody can conflict with, because nobody else commits meanwhile; with documents it rewrites."""
+    def _commit(self, function: Callable[[Transaction], Any]) -> Any:
+        """A transaction nobody can conflict with, because nobody else commits meanwhile."""
         with self._committer.exclusive():
             with self._begin() as transaction:
                 value = function(transaction)
                 request = transaction.freeze("definitions")
-            request.writes.extend(rewritten)
             (answer,) = self._committer.commit([request])
             if isinstance(answer, Committed):
                 return value
@@ -490,7 +490,7 @@ class _Watch:
                 with self._view() as reader:
                     rows = list(reader.scan(index.number, change.table.number, after, END, limit=SLICE_DOCUMENTS))
                     for row in rows:
-                        fields = loads(row.body)
+                        fields = change.table.load(row.body)
                         alike, before = before, _prefix(index, fields)
                         if alike == before:
                             _check_alone(reader, change, index, fields)
@@ -523,19 +523,20 @@ class _Watch:
                 self._check(*self._changes[entry.table], entry)
             if entry.body is not None and entry.table in self._unique:
                 change, indexes = self._unique[entry.table]
+                assert change.table is not None
                 for index in indexes:
-                    _check_alone(reader, change, index, loads(entry.body))
+                    _check_alone(reader, change, index, change.table.load(entry.body))
         if entries:
             self.upto_ts = entries[-1].ts
 
     def _check(self, change: Change, rules: Rules, document: Row | LogEntry) -> None:
         change.checked += 1
-        fields = loads(document.body or b"{}")
+        assert change.table is not None
+        fields = change.table.load(document.body or b"{}")
         del fields["_creationTime"]
         try:
             rules.admit(_renamed(fields, change), self._catalog())
         except ValidationError as error:
-            assert change.table is not None
             id = encode_id(change.table.number, document.id)
             raise ValidationError(
                 f"the table {change.name!r} cannot take the new schema, nothing was changed: document {id!r}, "
@@ -565,18 +566,6 @@ def _renamed(fields: dict[str, Any], change: Change) -> dict[str, Any]:
         if new in fields:
             raise ValidationError(path=f"{change.name}.{new}", expected="no such field before the rename", got="one")
     return {change.fields.get(name, name): value for name, value in fields.items()} if change.fields else fields
-
-
-def _rewritten(reader: Reader, change: Change) -> Iterator[DocWrite]:
-    """The documents with renamed fields. Their keys stay: indexes over those fields are renamed with them."""
-    if change.table is None or not change.fields:
-        return
-    number = change.table.number
-    for row in reader.scan(by_id(number), number, b"", END):
-        before = loads(row.body)
-        after = {change.fields.get(name, name): value for name, value in before.items()}
-        if after.keys() != before.keys():
-            yield DocWrite(number, row.id, dumps(after), "update", [])
 
 
 def _last_states(entries: list[LogEntry]) -> Iterator[LogEntry]:

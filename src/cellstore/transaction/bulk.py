@@ -78,7 +78,7 @@ def parts_of(catalog: Catalog, table: str, ndjson: bytes) -> Iterator[bytes]:
 
 def _insert_each(transaction: Transaction, table: str, rows: Rows, keep_system_fields: bool, first_row: int) -> int:
     """One by one, with all that `Transaction.insert` looks at; how many there were."""
-    parse, _ = _codec(rows)
+    parse: Callable[[Any], Any] = loads if isinstance(rows, bytes) else _copied
     count = 0
     for line in rows.split(b"\n") if isinstance(rows, bytes) else rows:
         if not line and isinstance(line, bytes):
@@ -98,7 +98,7 @@ def _insert_each(transaction: Transaction, table: str, rows: Rows, keep_system_f
 def _documents(transaction: Transaction, meta: TableMeta, rows: Rows, first_row: int) -> list[DocWrite]:
     """Every row as a write. One flat loop, because each call in it is paid for a million times."""
     lines: Sequence[Any] = [line for line in rows.split(b"\n") if line] if isinstance(rows, bytes) else list(rows)
-    parse, encode = _codec(rows)
+    parse, encode = _codec(rows, meta)
     rules, catalog, knobs, number = meta.rules, transaction.catalog, transaction.knobs, meta.number
     admit, closed, defaults = rules.admit, rules.closed, rules.has_defaults
     first = next(index.number for index in meta.written if index.name == BY_CREATION_TIME)
@@ -133,11 +133,12 @@ def _documents(transaction: Transaction, meta: TableMeta, rows: Rows, first_row:
     return made
 
 
-def _codec(rows: Rows) -> tuple[Callable[[Any], Any], Callable[[Any], bytes]]:
+def _codec(rows: Rows, meta: TableMeta) -> tuple[Callable[[Any], Any], Callable[[Any], bytes]]:
     """How a row is read and a document written. Text without marked objects needs no walk, in or out."""
     if not isinstance(rows, bytes):
-        return _copied, dumps
-    return (loads, dumps) if b'"$' in rows else (_plain_loads, orjson.dumps)
+        return _copied, meta.dump
+    plain = b'"$' not in rows
+    return (_plain_loads if plain else loads), (orjson.dumps if plain and not meta.stored_as else meta.dump)
 
 
 def _copied(row: Any) -> Any:

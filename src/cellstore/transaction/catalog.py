@@ -5,6 +5,7 @@ The truth is two system tables, read like any other:
     _tables   name, number, schema (a type expression, or null)                         index by_name  (name)
               stands_for: the name of the table this one will be or was, while it is being imported or after it was
               replaced; only hidden tables have it (see `importing`)
+              stored_as: the names that renamed fields have in stored bodies, by the names they have now
     _indexes  table (number), name, number, fields, unique, state                       index by_table (table, name)
 
 A `Catalog` is their decoded form. It is immutable: a transaction that creates a table holds a changed copy of its own
@@ -12,6 +13,9 @@ A `Catalog` is their decoded form. It is immutable: a transaction that creates a
 
 Numbers    user tables from 10001, indexes from 1,048,576; neither is ever used again. Two indexes of a table need no row,
            their numbers follow from the table's: by_id is 2n, by_creation_time 2n + 1.
+Fields     stored bodies keep the names their fields had at first, and no rename rewrites one. `TableMeta.load` and `dump`
+           stand between bodies and documents, and nothing else reads or writes the body of a user's document. The catalog
+           of a moment knows the names of that moment.
 States     backfilling: kept up by every write, not readable yet · enabled · dropped: gone, its row keeps the number taken
 """
 
@@ -22,10 +26,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
+
 from cellstore.errors import NotFound, ValidationError
 from cellstore.values.ids import Id
 from cellstore.values.index_key import END, encode_key, encode_value
-from cellstore.values.json import loads
+from cellstore.values.json import dumps, loads, snug
 from cellstore.values.value import MISSING
 
 if TYPE_CHECKING:
@@ -129,6 +135,52 @@ class TableMeta:
     schema: TypeExpr | None = None
     row: bytes = b""  # id of its row in _tables; empty for system tables
     stands_for: str = ""  # of a hidden table: the name it will have or had
+    stored_as: Mapping[str, str] = field(default_factory=dict)  # renamed fields: the name now to the name in bodies
+
+    @cached_property
+    def load(self) -> Callable[[bytes], dict[str, Any]]:
+        """The document in a stored body, by the names its fields have now."""
+        if not self.stored_as:
+            return loads
+        names = self._names_now
+        return lambda body: {names.get(name, name): value for name, value in loads(body).items()}
+
+    @cached_property
+    def dump(self) -> Callable[[dict[str, Any]], bytes]:
+        """A document as it is stored."""
+        if not self.stored_as:
+            return dumps
+        names = self.stored_as
+        return lambda document: dumps({names.get(name, name): value for name, value in document.items()})
+
+    @cached_property
+    def text(self) -> Callable[[bytes], bytes]:
+        """The native JSON of the document in a stored body, for who hands it on unread."""
+        if not self.stored_as:
+            return lambda body: body
+        names = self._names_now
+        return lambda body: snug(orjson.dumps({names.get(each, each): v for each, v in orjson.loads(body).items()}))
+
+    @property
+    def _names_now(self) -> dict[str, str]:
+        return {stored: name for name, stored in self.stored_as.items()}
+
+    def stored_as_after(self, renames: Mapping[str, str]) -> dict[str, str]:
+        """`stored_as` once fields are renamed, old names to new ones that no document has.
+
+        Each pair changes places, so that two names never mean one stored field: a new field of the old name is stored
+        by the new one.
+        """
+        after = dict(self.stored_as)
+        for old, new in renames.items():
+            after[new], after[old] = after.get(old, old), after.get(new, new)
+        return {name: stored for name, stored in after.items() if name != stored}
+
+    def row_with(self, **changes: Any) -> dict[str, Any]:
+        """Its row of `_tables` with some columns changed; one that is empty is left out."""
+        row = {"name": self.name, "number": self.number, "schema": self.schema}
+        row |= {"stands_for": self.stands_for, "stored_as": dict(self.stored_as), **changes}
+        return {name: value for name, value in row.items() if value or name not in ("stands_for", "stored_as")}
 
     @cached_property
     def written(self) -> tuple[IndexMeta, ...]:
@@ -315,7 +367,7 @@ class Catalog:
         meta = self._by_number.get(table)
         if meta is None:
             return []
-        fields = loads(body)
+        fields = meta.load(body)
         return [(index.number, index.key(fields, id)) for index in meta.written if index.state == "enabled"]
 
     def describe(self, index: int) -> str:
@@ -350,7 +402,8 @@ def _table(id: bytes, row: Fields, index_rows: list[Fields]) -> TableMeta:
             indexes[label] = IndexMeta.of(
                 index["number"], index["name"], index["fields"], index["unique"], index["state"]
             )
-    return TableMeta(row["name"], row["number"], indexes, row["schema"], id, row.get("stands_for", ""))
+    stands_for, stored_as = row.get("stands_for", ""), row.get("stored_as", {})
+    return TableMeta(row["name"], row["number"], indexes, row["schema"], id, stands_for, stored_as)
 
 
 def load_catalog(reader: Reader, ts: int | None = None, previous: Catalog | None = None) -> Catalog:

@@ -102,20 +102,14 @@ def hide(transaction: Transaction, table: TableMeta) -> None:
 
 def hidden_row(table: TableMeta) -> dict[str, Any]:
     """The row of a table once its name is taken away."""
-    return table_row(f"{REPLACED}{table.number}", table.number, table.schema, table.name)
+    return table.row_with(name=f"{REPLACED}{table.number}", stands_for=table.name)
 
 
 def follow(transaction: Transaction, old: str, new: str) -> None:
     """Those that a renamed table has replaced stand for it by its new name: ids of them are ids of it."""
     for table in list(transaction.catalog.tables()):
         if table.stands_for == old and table.name.startswith(REPLACED):
-            transaction.place_table(table.row, table_row(table.name, table.number, table.schema, new))
-
-
-def table_row(name: str, number: int, schema: Any, stands_for: str = "") -> dict[str, Any]:
-    """A row of `_tables`."""
-    row = {"name": name, "number": number, "schema": schema}
-    return {**row, "stands_for": stands_for} if stands_for else row
+            transaction.place_table(table.row, table.row_with(stands_for=new))
 
 
 def filled(transaction: Transaction, name: str) -> bool:

@@ -26,7 +26,7 @@ from cellstore.errors import CallerError, CellstoreError, InvariantError, LimitE
 from cellstore.storage.contract import NUMBERED_INDEXES, DocWrite, Row
 from cellstore.transaction.bulk import prepare_bulk
 from cellstore.transaction.catalog import FIRST_INDEX, FIRST_TABLE, TABLES, Catalog, TableMeta, by_id, check_name
-from cellstore.transaction.hidden import committed, filled, hidden_row, hide, purge, table_row
+from cellstore.transaction.hidden import committed, filled, hidden_row, hide, purge
 from cellstore.transaction.requests import CommitRequest
 from cellstore.values.ids import decode_id, encode_id
 from cellstore.values.index_key import END
@@ -262,7 +262,7 @@ class Import:
             old = catalog.table(job.table)
             if old is not None and job.method == "switch":
                 rows[old.row] = hidden_row(old)
-            rows[hidden.row] = table_row(job.label, hidden.number, hidden.schema)
+            rows[hidden.row] = hidden.row_with(name=job.label, stands_for="")
         made = catalog.with_writes(
             DocWrite(TABLES, id, dumps({**row, "_creationTime": 0.0}), "update", []) for id, row in rows.items()
         )
@@ -287,7 +287,7 @@ class Import:
                 continue
             if old is not None:
                 hide(transaction, old)
-            transaction.place_table(hidden.row, table_row(job.table, hidden.number, hidden.schema))
+            transaction.place_table(hidden.row, hidden.row_with(name=job.table, stands_for=""))
         request = transaction.freeze(SOURCE)
         if merged:
             with closing(self._engine.storage.reader()) as reader:
@@ -334,8 +334,8 @@ def _define(
         for id, row in list(transaction.catalog.index_rows()):
             if row["table"] == number and row["state"] != "dropped":
                 transaction.define_index(id, {**{k: v for k, v in row.items() if k[0] != "_"}, "state": "dropped"})
-    schema = None if like is None else like.schema
-    transaction.place_table(None if earlier is None else earlier.row, table_row(name, number, schema, stands_for))
+    row = (like or TableMeta(name, number, {})).row_with(name=name, number=number, stands_for=stands_for)
+    transaction.place_table(None if earlier is None else earlier.row, row)
     for index in () if like is None else like.indexes.values():
         if index.number >= FIRST_INDEX and (index.unique or not unique_only):
             transaction.define_index(
@@ -392,8 +392,8 @@ def _differences(reader: Reader, table: TableMeta, wanted: int) -> Iterator[DocW
 
 
 def _write(table: TableMeta, old: Row | None, new: Row | None) -> DocWrite:
-    before = {} if old is None else table.keys(loads(old.body), old.id)
-    after = {} if new is None else table.keys(loads(new.body), new.id)
+    before = {} if old is None else table.keys(table.load(old.body), old.id)
+    after = {} if new is None else table.keys(table.load(new.body), new.id)
     id = new.id if new is not None else old.id if old is not None else b""
     op: Literal["insert", "update", "delete"] = "insert" if old is None else "delete" if new is None else "update"
     keys = [(index.number, before.get(index.number), after.get(index.number)) for index in table.written]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellstore.errors import ValidationError
 from cellstore.knobs import DEFAULTS, Knobs
@@ -96,7 +96,7 @@ class Reading:
         number, internal = self._place(id, table)
         body, _ = self._read(number, internal)
         meta = self._table_of(number)
-        return None if body is None or meta is None else _document(meta.id_class(id), body)
+        return None if body is None or meta is None else _document(meta.id_class(id), meta.load(body))
 
     def scan(
         self,
@@ -156,7 +156,9 @@ class Reading:
         if span.lo >= span.hi:
             return 0
         self._reads.open(names.membership(span.meta.number), span.lo, span.hi).done = True
-        return count(self._snapshot, self._writes, span)
+        meta = self.catalog.by_number(span.table)
+        assert meta is not None
+        return count(self._snapshot, self._writes, span, meta.load)
 
     def holder(self, span: Span) -> Id | None:
         """The first document in a span, by its id. Depends on which stand there, and not on what they hold."""
@@ -171,12 +173,12 @@ class Reading:
             return
         reads, number, left = self._reads, span.table, want
         meta = self.catalog.by_number(number)
-        kind = Id if meta is None else meta.id_class
+        kind, load = (Id, loads) if meta is None else (meta.id_class, meta.load)
         read = reads.open(span.meta.number, span.lo, span.hi, span.descending)
         for key, internal, body in walk(self._snapshot, self._writes, span, want):
             read.reach = key
             reads.consumed(len(body))
-            yield key, _document(kind(encode_id(number, internal)), body)
+            yield key, _document(kind(encode_id(number, internal)), load(body))
             if left is not None:
                 left -= 1
                 if left == 0:
@@ -249,7 +251,7 @@ class Reading:
         return body, pending
 
 
-def _document(id: Id, body: bytes) -> Document:
+def _document(id: Id, fields: dict[str, Any]) -> Document:
     document = Document(_id=id)
-    document.update(loads(body))
+    document.update(fields)
     return document

@@ -10,17 +10,18 @@ reading: whoever consumes the walk records what was handed out.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cellstore.storage.contract import Row
 from cellstore.transaction.catalog import IndexMeta
 from cellstore.transaction.snapshot import Snapshot
 from cellstore.transaction.write_set import WriteSet
-from cellstore.values.json import loads
 
 FIRST_CHUNK, NEXT_CHUNK = 64, 512
+Load = Callable[[bytes], dict[str, Any]]
+"""From a stored body to the document: `TableMeta.load`."""
 WALKED_PER_LOOK = 400  # entries walked while one document is looked up and decoded twice
 
 
@@ -106,17 +107,17 @@ def _hidden(snapshot: Snapshot, own: WriteSet, table: int, id: bytes, start: int
     return pending is not None and pending.since <= start
 
 
-def count(snapshot: Snapshot, own: WriteSet, span: Span) -> int:
-    """How many documents a span holds; the storage counts, pending documents are settled one by one."""
+def count(snapshot: Snapshot, own: WriteSet, span: Span, load: Load) -> int:
+    """How many documents a span holds; the storage counts, pending documents are settled one by one, read with `load`."""
     table = span.table
-    total = _stored_count(snapshot, span)
+    total = _stored_count(snapshot, span, load)
     pending = set(own.tables.get(table, ()))
     if snapshot.overlay is not None:
         pending |= set(snapshot.overlay.tables.get(table, ()))
-    return total + len(_layered(snapshot, own, span)) - sum(_stands_in(snapshot, span, id) for id in pending)
+    return total + len(_layered(snapshot, own, span)) - sum(_stands_in(snapshot, span, id, load) for id in pending)
 
 
-def _stored_count(snapshot: Snapshot, span: Span) -> int:
+def _stored_count(snapshot: Snapshot, span: Span, load: Load) -> int:
     """How many stored documents a span holds. A moment ago it was what it is now, but for what was written since."""
     reader, at, (meta, table, lo, hi, _) = snapshot.reader, snapshot.at, span
     if at is None:
@@ -124,15 +125,14 @@ def _stored_count(snapshot: Snapshot, span: Span) -> int:
     now, written = reader.count(meta.number, lo, hi), reader.written_since(table, at)
     if written is None or len(written) * WALKED_PER_LOOK > now:
         return reader.count(meta.number, lo, hi, at)
-    stand_now = sum(_inside(span, reader.get(table, id)) for id in written)
-    return now - stand_now + sum(_stands_in(snapshot, span, id) for id in written)
+    stand_now = sum(_inside(span, reader.get(table, id), load) for id in written)
+    return now - stand_now + sum(_stands_in(snapshot, span, id, load) for id in written)
 
 
-def _stands_in(snapshot: Snapshot, span: Span, id: bytes) -> bool:
+def _stands_in(snapshot: Snapshot, span: Span, id: bytes, load: Load) -> bool:
     """Whether the stored state of a document is inside the span."""
-    return _inside(span, snapshot.row(span.table, id))
+    return _inside(span, snapshot.row(span.table, id), load)
 
 
-def _inside(span: Span, row: Row | None) -> bool:
-    id = b"" if row is None else row.id
-    return row is not None and span.lo <= span.meta.key(loads(row.body), id) < span.hi
+def _inside(span: Span, row: Row | None, load: Load) -> bool:
+    return row is not None and span.lo <= span.meta.key(load(row.body), row.id) < span.hi

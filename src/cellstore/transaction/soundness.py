@@ -17,7 +17,6 @@ from cellstore.errors import CellstoreError
 from cellstore.transaction.catalog import FIRST_TABLE, Catalog, IndexMeta, TableMeta, by_id, load_catalog
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END, encode_prefix
-from cellstore.values.json import loads
 from cellstore.values.value import MISSING
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def _documents(reader: Reader, catalog: Catalog, table: TableMeta) -> Iterator[s
         return
     for row in reader.scan(by_id(table.number), table.number, b"", END):
         try:
-            fields = loads(row.body)
+            fields = table.load(row.body)
             del fields["_creationTime"]
             table.rules.admit(fields, catalog)
         except (CellstoreError, KeyError) as error:
@@ -83,7 +82,7 @@ def _claims(reader: Reader, table: TableMeta, index: IndexMeta) -> Iterator[str]
     """Equal fields are neighbours. A document without one of the fields, or with None in it, claims nothing."""
     before, holder = b"", b""
     for row in reader.scan(index.number, table.number, b"", END):
-        values = index.values(loads(row.body))
+        values = index.values(table.load(row.body))
         if any(value is None or value is MISSING for value in values):
             continue
         prefix = encode_prefix(values)

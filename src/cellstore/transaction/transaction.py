@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _DAY_MS = 86_400_000
 _NO_KEYS: Mapping[int, bytes] = {}
+_NO_NAMES: Mapping[str, str] = {}
 
 
 class Savepoint(NamedTuple):
@@ -112,7 +113,7 @@ class Transaction(Reading):
         A patch that changes nothing writes nothing. Errors: NotFound, ValidationError, LimitExceeded
         """
         existing = self._existing(id, table)
-        old = loads(existing.body)
+        old = existing.table.load(existing.body)
         creation_time = old.pop("_creationTime")
         changes = _user_fields(_fields_of(changes, existing.table.name), id, creation_time)
         new = {**old, **changes}
@@ -124,7 +125,7 @@ class Transaction(Reading):
     def replace(self, id: str, fields: Mapping[str, Any], table: str | None = None) -> None:
         """Set all fields. Errors: NotFound, ValidationError, LimitExceeded"""
         existing = self._existing(id, table)
-        old = loads(existing.body)
+        old = existing.table.load(existing.body)
         creation_time = old.pop("_creationTime")
         new = _user_fields(_fields_of(fields, existing.table.name), id, creation_time)
         self._replace(existing, old, existing.table.rules.with_defaults(new), creation_time)
@@ -132,7 +133,7 @@ class Transaction(Reading):
     def delete(self, id: str, table: str | None = None) -> None:
         """Remove a document. Errors: NotFound"""
         meta, internal, body, pending = existing = self._existing(id, table)
-        self._write(meta, internal, None, _NO_KEYS, pending, body, existing.keys(loads(body)))
+        self._write(meta, internal, None, _NO_KEYS, pending, body, existing.keys(meta.load(body)))
 
     def _existing(self, id: str, table: str | None) -> Existing:
         number, internal = self._place(id, table)
@@ -178,7 +179,7 @@ class Transaction(Reading):
         return {**admitted}
 
     def _encoded(self, meta: TableMeta, document: dict[str, Any]) -> bytes:
-        body = dumps(document)
+        body = meta.dump(document)
         if meta.rules.closed:
             meta.rules.measure(document, len(body), self.knobs)
         return body
@@ -267,11 +268,21 @@ class Transaction(Reading):
         assert created is not None
         return created
 
-    def define_table(self, name: str, number: int, schema: Any, renamed_from: str | None = None) -> None:
-        """Write the row of a new table, or a new schema or name of one that exists. Conflicts with every definition."""
+    def define_table(
+        self,
+        name: str,
+        number: int,
+        schema: Any,
+        renamed_from: str | None = None,
+        renamed_fields: Mapping[str, str] = _NO_NAMES,
+    ) -> None:
+        """Write the row of a new table, or a new schema or names of one that exists. Conflicts with every definition."""
         existing = self.catalog.table(renamed_from or name)
-        row = {"name": name, "number": number, "schema": schema}
-        self.place_table(None if existing is None else existing.row, row)
+        if existing is None:
+            self.place_table(None, {"name": name, "number": number, "schema": schema})
+        else:
+            stored_as = existing.stored_as_after(renamed_fields)
+            self.place_table(existing.row, existing.row_with(name=name, schema=schema, stored_as=stored_as))
 
     def place_table(self, id: bytes | None, row: Mapping[str, Any]) -> None:
         """Write a row of `_tables` as it is: how an import hides, swaps and retires tables. Errors: LimitExceeded"""

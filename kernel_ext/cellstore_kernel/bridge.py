@@ -72,13 +72,14 @@ def query_key(path: str, args: str) -> str:
 
 
 def failure_json(error: CellstoreError | Failure) -> dict[str, Any]:
-    """An error as pages read it: code, message, data?, traceback, function."""
+    """An error as pages read it: code, message, data?, traceback, function, class where the code is a finer one."""
     if isinstance(error, Failure):
         body: dict[str, Any] = {
             "code": error.code,
             "message": error.message,
             "traceback": error.traceback,
             "function": error.function,
+            "class": error.kind,
         }
         return {**body, "data": error.data} if error.has_data else body
     body = {
@@ -86,6 +87,7 @@ def failure_json(error: CellstoreError | Failure) -> dict[str, Any]:
         "message": error.message,
         "traceback": getattr(error, "traceback", "") or "\n".join(getattr(error, "__notes__", ())),
         "function": getattr(error, "function", ""),
+        "class": type(error).__name__ if error.code != type(error).__name__ else "",
     }
     return {**body, "data": error.data} if error.data is not None else body
 

@@ -232,7 +232,7 @@ class Function(_Callable, Generic[P, R]):
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, checked, as they are sent. Errors: ValidationError naming the argument."""
         try:
-            checked: dict[str, Any] = check_plain(self._spec.args, super().bind(args, kwargs), self.name)
+            checked: dict[str, Any] = check_plain(self._spec.args, super().bind(args, kwargs), self.name, "argument")
         except ValidationError as error:
             error.code = "ArgumentValidationError"
             raise

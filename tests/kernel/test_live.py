@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -35,6 +36,13 @@ def test_a_failing_query_keeps_its_last_value_and_names_the_users_line(own: Scri
     assert "Cell In[3], line 7" in widget._repr_mimebundle_()[0]["text/plain"]
     own.link.step(30, board=2)
     assert (widget.value, widget.status, widget.error) == (2, "live", None)
+
+
+def test_an_error_has_one_name_in_the_cell_and_in_the_page(own: ScriptedDatabase) -> None:
+    widget = made(own)
+    own.link.step(10, board={"code": "NotUnique", "class": "ValidationError", "message": "taken"})
+    assert "ValidationError: taken" in widget._repr_mimebundle_()[0]["text/plain"]
+    assert json.loads(widget.get_state()["snapshot"]["error"])["class"] == "ValidationError"
 
 
 def test_observers_hear_of_changes_elsewhere_than_on_the_clients_thread(own: ScriptedDatabase) -> None:

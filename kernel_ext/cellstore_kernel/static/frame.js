@@ -93,9 +93,9 @@ export class Frame {
  * A failure as Python would print it: the user's lines, then `Name: reason`. Of an error in a function that name is the
  * exception's own, which the message begins with, and which the traceback would say again.
  */
-function worded({ code, message, traceback, data }) {
+function worded({ code, class: kind, message, traceback, data }) {
   const raised = code === "FunctionError" && /^([A-Za-z_][\w.]*)(?:: ([^]*))?$/.exec(message);
-  const [name, reason] = raised ? [raised[1], raised[2] ?? ""] : [code, message];
+  const [name, reason] = raised ? [raised[1], raised[2] ?? ""] : [kind || code, message];
   const lines = traceback.trimEnd().split("\n");
   if (lines[0].startsWith("Traceback (most recent")) lines.shift();
   const last = lines.findLastIndex((line) => /^\S/.test(line));

@@ -19,7 +19,7 @@
 import { decode, decodeTs, encodeTs, same } from "./codec.js";
 
 /**
- * @typedef {{code: string, message: string, traceback: string, data?: any, function: string}} Failure
+ * @typedef {{code: string, message: string, traceback: string, data?: any, function: string, class?: string}} Failure
  * @typedef {{value: any, failure: Failure | null, logs: string[], journal: string | null}} Result
  * @typedef {{value: any, failure: Failure | null, logs: string[], ts: bigint | null}} Outcome
  */
@@ -270,6 +270,7 @@ export function failureOf(error, message = "", plain = {}) {
     traceback: String(error?.traceback ?? ""),
     function: String(error?.function ?? ""),
   };
+  if (error?.class) failure.class = String(error.class);
   if (error && "data" in error) failure.data = error.data;
   else if ("errorData" in plain) failure.data = plain.errorData;
   return failure;

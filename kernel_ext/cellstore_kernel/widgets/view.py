@@ -180,7 +180,8 @@ class View(StoreWidget):
 
     def _fallback(self) -> tuple[Any, int | None, str]:
         if self.failure is not None:
-            return None, int(self.ts), f"{self.failure['code']}: {self.failure['message']}\n{self.failure['traceback']}"
+            name = self.failure.get("class") or self.failure["code"]
+            return None, int(self.ts), f"{name}: {self.failure['message']}\n{self.failure['traceback']}"
         return "\n".join(self._texts) or "a drawing", int(self.ts), ""
 
 

@@ -137,7 +137,7 @@ def _loaded(unit: Unit, spec: FunctionSpec, callables: dict[str, Any]) -> Loaded
         fn=fn,
         is_async=inspect.iscoroutinefunction(fn),
         spec=spec,
-        check_args=validator(spec.args).check,
+        check_args=validator(spec.args, "argument").check,
         check_result=None if spec.returns is None else validator(spec.returns).check,
     )
 

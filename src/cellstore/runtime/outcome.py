@@ -20,6 +20,9 @@ ReadIntervals = dict[int, list[tuple[bytes, bytes]]]
 """Index number to sorted, disjoint, half-open spans of index keys: what a call depended on."""
 
 
+_BUGS = ("FunctionError", "ReturnsValidationError")  # the function's own, whatever their class
+
+
 @dataclass(slots=True)
 class ErrorInfo:
     """Why a call failed, as data.
@@ -39,7 +42,7 @@ class ErrorInfo:
 
     def redacted(self) -> ErrorInfo:
         """What a foreign client may know: application errors whole, caller mistakes by message, bugs by request id."""
-        if self.has_data or (self.code != "FunctionError" and _is_callers_fault(self.code)):
+        if self.has_data or (self.code not in _BUGS and _is_callers_fault(self.kind or self.code)):
             return replace(self, traceback="")
         message = f"the function failed on the server; its owner finds the reason under request id {self.request_id}"
         return ErrorInfo(code="ServerError", message=message, function=self.function, request_id=self.request_id)
@@ -77,12 +80,12 @@ class ErrorInfo:
         )
 
 
-def _is_callers_fault(code: str) -> bool:
-    """Whether `code` names a mistake in the request, which the caller must be told about."""
-    if code == "ArgumentValidationError":
+def _is_callers_fault(kind: str) -> bool:
+    """Whether an error of this class is a mistake in the request, which the caller must be told about."""
+    if kind == "ArgumentValidationError":
         return True
-    kind = getattr(errors, code, None)
-    return isinstance(kind, type) and issubclass(kind, errors.CallerError | errors.TransientError)
+    known = getattr(errors, kind, None)
+    return isinstance(known, type) and issubclass(known, errors.CallerError | errors.TransientError)
 
 
 @dataclass(slots=True)

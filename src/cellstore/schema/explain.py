@@ -36,16 +36,18 @@ _SHOWN_NAMES = 12
 class Misfit(Exception):
     """A value that does not fit. The steps to it are added while the stack unwinds."""
 
-    def __init__(self, expected: str, got: str, message: str | None = None) -> None:
+    def __init__(self, expected: str, got: str, message: Callable[[str], str] | None = None) -> None:
+        """`message`: of what the thing is called that is missing or one too many, "field"."""
         self.expected, self.got, self.message = expected, got, message
         self.steps: list[str | int] = []  # innermost first
 
-    def error(self, where: str) -> ValidationError:
-        """As callers see it."""
+    def error(self, where: str, part: str = "field") -> ValidationError:
+        """As callers see it. `part`: what the outermost fields are."""
         path = where
         for step in reversed(self.steps):
             path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
-        text = f"expected {self.expected}, got {self.got}" if self.message is None else self.message
+        part = part if len(self.steps) == 1 else "field"
+        text = f"expected {self.expected}, got {self.got}" if self.message is None else self.message(part)
         message = f"{path}: {text}" if path else text
         return ValidationError(message, path=path, expected=self.expected, got=self.got)
 
@@ -267,9 +269,13 @@ def _check_names(expr: TypeExpr, value: object) -> None:
 
 
 def _unknown(name: str, known: list[str]) -> Misfit:
-    fields = f"the fields are {', '.join(known)}" if known else "there are none"
+    names = ", ".join(known)
     misfit = Misfit(
-        f"one of {', '.join(known)}", f"{name!r}", f"there is no field {name!r}{near(name, known)}; {fields}"
+        f"one of {names}" if known else "nothing",
+        f"{name!r}",
+        lambda part: (
+            f"there is no {part} {name!r}{near(name, known)}; {f'the {part}s are {names}' if known else 'there are none'}"
+        ),
     )
     misfit.steps.append(name)
     return misfit
@@ -278,7 +284,9 @@ def _unknown(name: str, known: list[str]) -> Misfit:
 def _missing(name: str, expr: TypeExpr) -> Misfit:
     words = describe(expr)
     misfit = Misfit(
-        words, "nothing", f"expected {words}, got nothing: the field is required (a default makes it optional)"
+        words,
+        "nothing",
+        lambda part: f"expected {words}, got nothing: the {part} is required (a default makes it optional)",
     )
     misfit.steps.append(name)
     return misfit

@@ -267,7 +267,7 @@ def loaded_from(handle: Function[..., Any]) -> Loaded:
             fn=adapted_to(handle.fn, handle.hints),
             is_async=asyncio.iscoroutinefunction(handle.fn),
             spec=spec,
-            check_args=validator(spec.args).check,
+            check_args=validator(spec.args, "argument").check,
             check_result=None if spec.returns is None else validator(spec.returns).check,
         )
     return loaded

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { encodeTs } from "../../../kernel_ext/cellstore_kernel/static/codec.js";
-import { Machine } from "../../../kernel_ext/cellstore_kernel/static/machine.js";
+import { Machine, failureOf } from "../../../kernel_ext/cellstore_kernel/static/machine.js";
 
 const SESSION = "0f0e0d0c-0000-4000-8000-000000000000";
 const at = (querySet, ts) => ({ querySet, identity: 0, ts: encodeTs(BigInt(ts)) });
@@ -109,6 +109,13 @@ test("a failed mutation resolves at once and carries the user's own lines", () =
   const answer = { type: "MutationResponse", requestId: id, success: false, result: "…", logLines: [], error };
   const [done] = machine.received(JSON.stringify(answer));
   assert.deepEqual(done.settled.outcome.failure, error);
+});
+
+test("a failure is known by its class, where its code says more", () => {
+  const error = { code: "NotUnique", class: "ValidationError", message: "taken" };
+  const { code, class: kind } = failureOf(error);
+  assert.deepEqual([code, kind], ["NotUnique", "ValidationError"]);
+  assert.ok(!("class" in failureOf({ code: "Overloaded", message: "full" })));
 });
 
 test("an action tells how far it is, and is stopped while it runs; a mutation never is", () => {

@@ -4,6 +4,7 @@ import pytest
 
 from cellstore.analytics import changes
 from cellstore.errors import OutOfRetention
+from cellstore.schema.definition import TableDefinition
 from cellstore.values import json as native
 
 
@@ -67,3 +68,14 @@ def test_a_moment_that_is_not_kept_is_refused(desk, moments):
         pass
     with pytest.raises(OutOfRetention):
         differences(desk, before, after)
+
+
+def test_a_renamed_field_is_no_change(desk):
+    _, changed = desk.write(lambda tx: [tx.insert("t", {"n": n}) for n in range(2)])
+    before = desk.now
+    fields = {"label": {"type": {"type": "any"}, "optional": True}}
+    desk.engine.define(TableDefinition("t", {"type": "object", "fields": fields}, {}, None, {"n": "label"}))
+    assert differences(desk, before, desk.now) == []
+    desk.write(lambda tx: tx.patch(changed, {"label": 10}))
+    (found,) = differences(desk, before, desk.now)
+    assert (found["before"]["label"], found["after"]["label"]) == (1, 10), "by the name the field has now"

@@ -212,3 +212,20 @@ def test_nothing_is_left_in_the_scratch_directory_but_the_mirror(desk, tmp_path)
     desk.write(lambda tx: tx.patch(one, {"n": 2.0}))
     desk.table("t")
     assert {path.name.partition(".")[0] for path in (tmp_path / "scratch").iterdir()} <= {"mirror"}
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_renamed_field_has_the_name_of_each_moment(desk, read_before):
+    define(desk, "t", n=int, x=float)
+    desk.write(lambda tx: [tx.insert("t", {"n": n, "x": math.nan}) for n in range(3)])
+    before = desk.now
+    if read_before:
+        assert [row["n"] for row in desk.table("t")] == [0, 1, 2]
+    fields = schema_of(number=int, x=float)
+    desk.engine.define(TableDefinition("t", fields, {}, None, {"n": "number"}))
+    desk.write(lambda tx: tx.insert("t", {"number": 3, "x": 0.5}))
+    assert [row["number"] for row in desk.table("t")] == [0, 1, 2, 3]
+    desk.write(lambda tx: tx.insert("t", {"number": 4}))
+    assert [row["number"] for row in desk.table("t")] == [0, 1, 2, 3, 4], "what came after the copy was made, too"
+    assert math.isnan(desk.sql("select x from t where number = 1")[0]["x"])
+    assert [row["n"] for row in desk.table("t", before)] == [0, 1, 2]

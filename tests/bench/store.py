@@ -9,6 +9,7 @@ reads       a point read and a 50-document range at the newest moment, by dead r
 worn        the same after one document was updated a million times, and in a table of a million updated 10 times each
 counts      count() of a table and of half an index, by number of documents
 backfill    documents a second into a new index, with a writer beside
+rename      how long a writer beside waits at most while a field of every document gets another name
 retention   file, log and longest stalls over a million updates while history is given up
 memory      of a process that scans a million documents, from before to after
 served      of a server and its workers while a million documents are scanned: in pages, by exports, by SQL
@@ -23,9 +24,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +252,55 @@ def backfill(scale: float) -> None:
         print(f"  its transfers: {statistics.median(commits_us):,.0f} µs, the longest {max(commits_us) / 1e3:,.1f} ms")
 
 
+def rename(scale: float) -> None:
+    print("\nan indexed field renamed, with a writer in another thread")
+    print(
+        f"{'documents':>12}{'seconds':>10}{'transfers':>11}{'median, ms':>12}{'p99':>7}{'longest':>9}{'one commit':>12}"
+    )
+    kinds = {"no": "int", "score": "float", "owner": "string", "balance": "int"}
+    before, after = (declared({**kinds, text: "string"}, text) for text in ("text", "body"))
+    for documents in (int(100_000 * scale), int(1_000_000 * scale)):
+        with store(documents, definition=before) as engine:
+            took_s, times = beside(engine, lambda engine=engine: engine.define(replace(after, renamed_fields=RENAMED)))
+            with closing(SqliteReader(engine.path)) as reader:
+                written = len(reader.log(engine.catalog.ts - 1, reader.refresh(), 1))
+            times.sort()
+            middle, high, longest = (times[int(len(times) * p)] * 1e3 for p in (0.5, 0.99, 1 - 1e-9))
+            row = f"{documents:>12,}{took_s:>10.2f}{len(times):>11,}{middle:>12.2f}{high:>7.1f}{longest:>9.1f}"
+            print(f"{row}{written:>6} writes")
+
+
+RENAMED = {"text": "body"}
+
+
+def declared(kinds: dict[str, str], indexed: str) -> TableDefinition:
+    """The table with all fields declared, and indexes over the score and over one that is to be renamed."""
+    fields = {name: {"type": {"type": kind}, "optional": False} for name, kind in kinds.items()}
+    indexes = {"by_score": IndexDefinition(("score",)), "by_text": IndexDefinition((indexed,))}
+    return TableDefinition("items", {"type": "object", "fields": fields}, indexes)
+
+
+def beside(engine: Engine, work: Callable[[], object]) -> tuple[float, list[float]]:
+    """(how long `work` took, how long each transfer took that another thread made meanwhile), in s."""
+    ids, dice, times, over = ids_of(engine, 1000), random.Random(8), [], threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            before = time.perf_counter()
+            engine.commit([transfer(engine, dice, ids)])
+            times.append(time.perf_counter() - before)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    begun = time.perf_counter()
+    try:
+        work()
+    finally:
+        over.set()
+        writer.join()
+    return time.perf_counter() - begun, times
+
+
 def retention(scale: float) -> None:
     updates, documents = int(1_000_000 * scale), 10_000
     print(f"\n{updates:,} updates of {documents:,} documents, history of 2 s kept; 16 in a group")
@@ -397,7 +449,7 @@ def peak_mb(pid: int | str = "self") -> float:
     return next((int(line.split()[1]) for line in told if line.startswith("VmHWM")), 0) / 1024
 
 
-SECTIONS = {each.__name__: each for each in (commits, reads, worn, counts, backfill, retention, memory, served)}
+SECTIONS = {each.__name__: each for each in (commits, reads, worn, counts, backfill, rename, retention, memory, served)}
 
 
 def main() -> None:

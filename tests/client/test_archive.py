@@ -143,6 +143,25 @@ def test_references_between_tables_hold_after_a_zip_came_back(db: Database, othe
     assert documents(other, "users")[0]["_id"] == documents(other, "posts")[0]["author"]
 
 
+@pytest.mark.parametrize("suffix", ["zip", "jsonl", "csv", "parquet"])
+def test_renamed_fields_travel_by_their_new_names(db: Database, other: Database, tmp_path: Path, suffix: str) -> None:
+    module = tmp_path / "talk.py"
+    head = "import cellstore as cs\nfrom typing import Any\n"
+    db.mutation(put, table="talk", documents=[{"body": "hello", "n": n} for n in range(3)])
+    module.write_text(
+        f'{head}class Talk(cs.Table, name="talk", renamed_fields={{"body": "text"}}):\n text: str\n n: Any'
+    )
+    db.deploy(module)
+    before = documents(db, "talk")
+    assert [row["text"] for row in before] == ["hello"] * 3
+    exported = db.export(tmp_path / f"talk.{suffix}", ["talk"])
+    other.import_(exported)
+    assert documents(other, "talk") == before
+    db.mutation(put, table="talk", documents=[{"text": "later", "n": 3}])
+    db.import_(exported, mode="replace")
+    assert documents(db, "talk") == before
+
+
 def test_a_directory_goes_out_and_comes_in(db: Database, other: Database, tmp_path: Path) -> None:
     db.mutation(put, table="a", documents=[{"n": 1}])
     db.mutation(put, table="b", documents=[{"n": 2}])

@@ -26,8 +26,15 @@ STORY = textwrap.dedent(
         made = {f"by_{name}": IndexDefinition(tuple(name.split("_"))) for name in indexes}
         return TableDefinition("items", {"type": "any"}, made)
 
+    def users(number):
+        '''The table as it is defined at a step: every seventh renames a field.'''
+        old, new = ("seen", "last") if number // 7 % 2 else ("last", "seen")
+        fields = {name: {"type": {"type": "any"}, "optional": name != "name"} for name in ("name", "step", new)}
+        indexes = {"by_name": IndexDefinition(("name",), True), "by_seen": IndexDefinition((new,))}
+        return new, TableDefinition("users", {"type": "object", "fields": fields}, indexes, None, {old: new})
+
     def begin(engine):
-        engine.define(TableDefinition("users", {"type": "any"}, {"by_name": IndexDefinition(("name",), True)}), items("n"))
+        engine.define(users(0)[1], items("n"))
         engine.run(lambda tx: [tx.insert("accounts", {"no": n, "balance": 100}) for n in range(ACCOUNTS)])
 
     def money(tx, dice):
@@ -46,6 +53,8 @@ STORY = textwrap.dedent(
     def step(engine, number):
         '''One step: a group of dependent commits, the last of them a client's request; at times something rarer.'''
         dice = random.Random(number)
+        seen, table = users(number)
+        engine.define(table)
         overlay, requests = Overlay(str(number)), []
         for what in (money, churn, money):
             with engine.begin(overlay=overlay) as tx:
@@ -53,7 +62,7 @@ STORY = textwrap.dedent(
                 requests.append(tx.freeze("story"))
                 overlay.apply(requests[-1])
         with engine.begin(overlay=overlay) as tx:
-            DatabaseWriter(tx).upsert("users", {"name": dice.randrange(5)}, {"seen": number})
+            DatabaseWriter(tx).upsert("users", {"name": dice.randrange(5)}, {seen: number})
             DatabaseWriter(tx).upsert("users", {"name": "progress"}, {"step": number})
             requests.append(tx.freeze("story", request=("client", number), result=b"%d" % number))
         answers = engine.commit(requests)
@@ -70,6 +79,9 @@ STORY = textwrap.dedent(
                 rows = [{k: v for k, v in row.items() if k[0] != "_"} for _, row in tx.scan(table.name)]
                 found[table.name] = sorted(rows, key=repr)
                 assert tx.count(table.name) == tx.count(table.name, "by_id") == len(rows)
+            names = {name for row in found["users"] for name in row} & {"seen", "last"}
+            assert len(names) < 2, "a rename is whole, too"
+            found["users"] = [{"at" if k in names else k: v for k, v in row.items()} for row in found["users"]]
             return found
     """
 )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from served_harness import Served
 
+from cellstore.schema.definition import TableDefinition
 from cellstore.server.uploads import Uploads
 from cellstore.transaction.importing import Import
 
@@ -96,6 +97,23 @@ async def test_a_reader_begins_again_when_a_table_came_or_went_as_a_whole(chat: 
     assert (await ask(chat, "/api/document_deltas", {"cursor": again["snapshot"]}))["values"] == []
 
 
+async def test_a_reader_begins_again_when_a_field_was_renamed(chat: Served) -> None:
+    await send(chat, "one")
+    begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
+    fields = {name: {"type": {"type": "any"}, "optional": True} for name in ("author", "text")}
+    engine = (await chat.app.deployment("default"))._engine
+    engine.define(TableDefinition("messages", {"type": "object", "fields": fields}, {}, None, {"body": "text"}))
+    missed = await chat.fetch(f"/api/document_deltas?cursor={begin}", headers=admin(chat))
+    assert (missed.status, missed.json["code"]) == (410, "OutOfRetention")
+    assert "'messages' was given other field names" in missed.json["message"]
+    again = await ask(chat, "/api/list_snapshot")
+    assert [row["text"] for row in again["values"]] == ["one"]
+    assert (await ask(chat, "/api/list_snapshot", {"snapshot": begin}))["values"][0]["body"] == "one"
+    engine.run(lambda tx: tx.insert("messages", {"text": "two"}))
+    after = await ask(chat, "/api/document_deltas", {"cursor": again["snapshot"]})
+    assert [row["text"] for row in after["values"]] == ["two"]
+
+
 async def test_tables_and_fields_may_be_selected(chat: Served) -> None:
     begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
     await send(chat, "one")
@@ -125,9 +143,9 @@ async def test_schemas_name_every_field(chat: Served) -> None:
 
 @pytest.mark.parametrize("path", ["/api/list_snapshot", "/api/document_deltas?cursor=0", "/api/stream_function_logs"])
 async def test_strangers_see_none_of_it(chat: Served, path: str) -> None:
-    assert (await chat.fetch(path)).status == 401
-    wrong = await chat.fetch(path, headers={"Authorization": "Convex default|00"})
-    assert wrong.status == 401
+    for headers in ({}, {"Authorization": "Convex default|00"}):
+        refused = await chat.fetch(path, headers=headers)
+        assert refused.status == (403 if path.endswith("_logs") else 401)
 
 
 @pytest.mark.parametrize(

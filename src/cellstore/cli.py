@@ -275,6 +275,8 @@ def import_(path: Path, table: str | None, mode: str, **address: Any) -> None:
         report = db.import_(path, table, mode)
         for name, each in report["tables"].items():
             click.echo(f"{name}: {each['documents']:,} documents")
+            if "renumbered_from" in each:
+                click.echo(f"{name}: their ids were renumbered, as they could not keep theirs here", err=True)
         if report.get("ignored"):
             click.echo(f"left out, as there is no place for it here: {', '.join(report['ignored'])}", err=True)
 

@@ -143,6 +143,19 @@ def test_references_between_tables_hold_after_a_zip_came_back(db: Database, othe
     assert documents(other, "users")[0]["_id"] == documents(other, "posts")[0]["author"]
 
 
+def test_tables_whose_numbers_are_taken_come_in_with_the_references_between_them(
+    db: Database, other: Database, tmp_path: Path
+) -> None:
+    (user,) = db.mutation(put, table="users", documents=[{"name": "ann"}])
+    db.mutation(put, table="posts", documents=[{"author": user}])
+    other.mutation(put, table="tasks", documents=[{"n": 1}])  # the first table here, too
+    report = other.import_(db.export(tmp_path / "all.zip"))["tables"]
+    assert report["users"] == {"documents": 1, "number": 10_003, "renumbered_from": 10_001}
+    assert "renumbered_from" not in report["posts"]
+    assert documents(other, "posts")[0]["author"] == documents(other, "users")[0]["_id"] != user
+    assert fields(other, "tasks") == [{"n": 1}]
+
+
 @pytest.mark.parametrize("suffix", ["zip", "jsonl", "csv", "parquet"])
 def test_renamed_fields_travel_by_their_new_names(db: Database, other: Database, tmp_path: Path, suffix: str) -> None:
     module = tmp_path / "talk.py"

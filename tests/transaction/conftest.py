@@ -12,6 +12,10 @@ from cellstore.schema.definition import IndexDefinition, TableDefinition
 from cellstore.transaction.database import Engine
 
 
+def _type(kind: str) -> dict[str, str]:
+    return {"type": "id", "table": kind.removeprefix("id of ")} if kind.startswith("id of ") else {"type": kind}
+
+
 def defined(name: str, fields: dict[str, str] | None = None, **indexes: Any) -> TableDefinition:
     """`defined("tasks", {"rank": "int"}, by_rank="rank")`; a field ending in ? is optional, an index in ! unique."""
     expr: dict[str, Any] = {"type": "any"}
@@ -19,8 +23,7 @@ def defined(name: str, fields: dict[str, str] | None = None, **indexes: Any) -> 
         expr = {
             "type": "object",
             "fields": {
-                name.rstrip("?"): {"type": {"type": kind}, "optional": name.endswith("?")}
-                for name, kind in fields.items()
+                name.rstrip("?"): {"type": _type(kind), "optional": name.endswith("?")} for name, kind in fields.items()
             },
         }
     made = {

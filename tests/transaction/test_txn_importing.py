@@ -8,15 +8,16 @@ import pytest
 
 from cellstore.errors import CallerError, ConflictError, LimitExceeded, NotFound, ValidationError
 from cellstore.knobs import Knobs
-from cellstore.storage.contract import NUMBERED_INDEXES
+from cellstore.transaction import catalog, importing
 from cellstore.transaction.access import DatabaseReader
+from cellstore.transaction.catalog import FIRST_TABLE, TABLES_END
 from cellstore.transaction.database import Engine
-from cellstore.transaction.hidden import leftovers, purge
+from cellstore.transaction.hidden import drop_table, leftovers, purge
 from cellstore.transaction.importing import Import, Wanted
 from cellstore.values.ids import encode_id
 from cellstore.values.json import dumps
 
-NUMBER = 10_044
+NUMBER, LAST = 10_044, TABLES_END - 1
 
 
 def id_of(n: int, number: int = NUMBER) -> str:
@@ -63,22 +64,93 @@ def test_an_empty_table_takes_the_number_of_the_ids_and_keeps_its_definition(eng
         engine.run(lambda transaction: transaction.insert("notes", {"text": 1}))
 
 
-def test_a_number_that_another_table_has_is_refused_by_name(engine: Engine) -> None:
-    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
-    for mode in ("fail", "append", "replace"):
-        with pytest.raises(CallerError, match=f"{NUMBER}, which is the table 'notes' here, nothing was imported"):
-            Import(engine, mode, [Wanted("tasks", NUMBER)])
-    assert engine.catalog.table("tasks") is None
-
-
 def test_a_table_with_documents_is_refused_unless_the_mode_says_what_to_do(engine: Engine) -> None:
     imported(engine, "fail", "notes", {"text": "a"})
     with pytest.raises(CallerError, match="mode='append' to add to them, or with mode='replace'"):
         Import(engine, "fail", [Wanted("notes")])
-    with pytest.raises(CallerError, match="'notes' has the number 10001 here and holds documents"):
-        Import(engine, "append", [Wanted("notes", NUMBER)])
     imported(engine, "append", "notes", {"text": "b"})
     assert texts(engine, "notes") == ["a", "b"]
+
+
+# ── numbers that are taken ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("mode", ["fail", "append", "replace"])
+def test_where_another_table_has_the_number_ids_are_renumbered(engine: Engine, mode: str) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "a"}, number=NUMBER)
+    for _ in range(2 if mode == "replace" else 1):  # again, and the ids are the same
+        report = imported(engine, mode, "tasks", {"_id": id_of(1), "text": "b"}, number=NUMBER)
+        told = report["tables"]["tasks"]
+        assert (told["number"], told["renumbered_from"]) == (NUMBER + 1, NUMBER)
+        assert [(row["_id"], row["text"]) for row in rows_of(engine, "tasks")] == [(id_of(1, NUMBER + 1), "b")]
+        assert [(row["_id"], row["text"]) for row in rows_of(engine, "notes")] == [(id_of(1), "a")]
+
+
+@pytest.mark.parametrize("mode", ["fail", "append", "replace"])
+def test_references_inside_of_an_import_follow_its_renumbered_ids(engine: Engine, define: Any, mode: str) -> None:
+    engine.run(lambda transaction: transaction.insert("here", {}))
+    engine.define(define("posts", {"author": "id of users", "more": "any"}))
+    running = Import(engine, mode, [Wanted("posts", 10_050), Wanted("users", 10_001)])
+    ann, bob = id_of(1, 10_001), id_of(2, 10_001)
+    other, word = id_of(1, 10_050), "0" * 32
+    running.load("users", lines({"_id": ann}, {"_id": bob, "friend": ann}))
+    running.load("posts", lines({"author": ann, "more": {"likes": [{bob: [ann, bob]}], "of": other, "word": word}}))
+    number = running.finish()["tables"]["users"]["number"]
+    assert number not in (10_001, 10_050)
+    ann, bob = id_of(1, number), id_of(2, number)
+    assert [(row["_id"], row.get("friend")) for row in rows_of(engine, "users")] == [(ann, None), (bob, ann)]
+    (post,) = rows_of(engine, "posts")
+    assert (post["author"], post["more"]) == (ann, {"likes": [{bob: [ann, bob]}], "of": other, "word": word})
+
+
+def test_documents_are_added_to_a_table_of_another_number(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"text": "a"})
+    report = imported(engine, "append", "notes", {"_id": id_of(1), "text": "b"}, {"text": "c"}, number=NUMBER)
+    assert report["tables"]["notes"] == {"documents": 2, "number": 10_001, "renumbered_from": NUMBER}
+    assert texts(engine, "notes") == ["a", "b", "c"]
+    assert rows_of(engine, "notes")[1]["_id"] == id_of(1, 10_001)
+    with pytest.raises(ValidationError, match="there is a document"):
+        imported(engine, "append", "notes", {"_id": id_of(1), "text": "b"}, number=NUMBER)
+
+
+@pytest.mark.parametrize("mode", ["fail", "append", "replace"])
+def test_a_dropped_table_gives_its_number_up(engine: Engine, mode: str) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1), "text": "old"}, {"_id": id_of(2), "text": "old"}, number=NUMBER)
+    before = engine.published_ts
+    drop_table(engine, "notes")
+    with engine.begin() as transaction:
+        assert transaction.get(id_of(1)) is None
+        reads, begun = transaction.reads, transaction.begin_ts
+    report = imported(engine, mode, "tasks", {"_id": id_of(1), "text": "new"}, number=NUMBER)
+    assert report["tables"] == {"tasks": {"documents": 1, "number": NUMBER}}
+    assert (texts(engine, "tasks"), texts(engine, "notes"), leftovers(engine)) == (["new"], [], [])
+    assert engine.write_log.first_hit(reads, begun) is not None, "who looked for that id is woken"
+    assert (texts(engine, "notes", before), texts(engine, "tasks", before)) == (["old", "old"], [])
+
+
+@pytest.mark.parametrize("meant", ["a schema has ids of it", "there is one of its name again"])
+def test_a_number_that_still_means_a_dropped_table_is_not_taken(engine: Engine, define: Any, meant: str) -> None:
+    imported(engine, "fail", "users", {"_id": id_of(1)}, number=NUMBER)
+    drop_table(engine, "users")
+    if meant == "a schema has ids of it":
+        engine.define(define("posts", {"author": "id of users"}))
+    else:
+        imported(engine, "fail", "users", {"_id": id_of(1, NUMBER + 1)}, number=NUMBER + 1)
+    report = imported(engine, "fail", "tasks", {"_id": id_of(1)}, number=NUMBER)
+    assert report["tables"]["tasks"]["renumbered_from"] == NUMBER
+    engine.run(lambda transaction: transaction.insert("posts", {"author": id_of(1)}))
+    assert list(engine.check()) == []
+
+
+def test_a_high_number_leaves_those_below_it_to_others(engine: Engine, define: Any) -> None:
+    imported(engine, "fail", "notes", {"_id": id_of(1, LAST), "text": "a"}, number=LAST)
+    engine.run(lambda transaction: transaction.insert("tasks", {"text": "b"}))
+    engine.define(define("more", {"text": "string"}, by_text="text"))
+    running = Import(engine, "fail", [Wanted("ones", FIRST_TABLE + 3), Wanted("news"), Wanted("taken", LAST)])
+    assert running.finish()["tables"]["ones"]["number"] == FIRST_TABLE + 3
+    numbers = {table.name: table.number - FIRST_TABLE for table in engine.catalog.user_tables()}
+    assert numbers == {"notes": LAST - FIRST_TABLE, "tasks": 0, "more": 1, "ones": 3, "taken": 2, "news": 4}
+    assert (texts(engine, "notes"), texts(engine, "tasks")) == (["a"], ["b"])
 
 
 def test_an_id_that_is_there_already_is_named_by_its_row(engine: Engine) -> None:
@@ -284,16 +356,25 @@ def test_what_an_import_that_never_ended_left_is_in_nobodys_way(engine: Engine) 
 def test_a_table_being_filled_loses_nothing_to_another_import_that_wants_its_number(engine: Engine) -> None:
     running = Import(engine, "replace", [Wanted("notes", NUMBER)])
     running.load("notes", lines({"text": "a"}))
-    with pytest.raises(CallerError, match="which is the table 'notes' here"):
-        Import(engine, "replace", [Wanted("tasks", NUMBER)])
+    assert imported(engine, "replace", "tasks", {"text": "b"}, number=NUMBER)["tables"]["tasks"]["number"] == NUMBER + 1
     running.finish()
-    assert texts(engine, "notes") == ["a"]
+    assert (texts(engine, "notes"), texts(engine, "tasks")) == (["a"], ["b"])
 
 
-def test_no_table_gets_a_number_whose_indexes_would_be_somebody_elses(engine: Engine, define: Any) -> None:
-    imported(engine, "fail", "notes", {"text": "a"}, number=NUMBERED_INDEXES // 2 - 1)
-    with pytest.raises(LimitExceeded, match="table numbers"):
-        engine.run(lambda tx: tx.insert("tasks", {"text": "b"}))
-    with pytest.raises(LimitExceeded, match="table numbers"):
-        engine.define(define("tasks", {"text": "string"}, by_text="text"))
-    assert texts(engine, "notes") == ["a"]
+def test_no_table_gets_a_number_whose_indexes_would_be_somebody_elses(
+    engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "TABLES_END", FIRST_TABLE + 2)
+    monkeypatch.setattr(importing, "TABLES_END", FIRST_TABLE + 2)
+    imported(engine, "fail", "notes", {"text": "a"}, number=FIRST_TABLE + 1)
+    engine.run(lambda tx: tx.insert("tasks", {"text": "b"}))
+    for more in (
+        lambda: engine.run(lambda tx: tx.insert("more", {"text": "b"})),
+        lambda: engine.define(define("more", {"text": "string"}, by_text="text")),
+        lambda: Import(engine, "fail", [Wanted("more", FIRST_TABLE)]),
+    ):
+        with pytest.raises(LimitExceeded, match="table numbers"):
+            more()
+    with pytest.raises(ValidationError, match="expected table numbers of 10001 to 10002"):
+        Import(engine, "fail", [Wanted("more", FIRST_TABLE + 2)])
+    assert (texts(engine, "notes"), texts(engine, "tasks")) == (["a"], ["b"])

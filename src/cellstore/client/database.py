@@ -289,6 +289,7 @@ class Database:
         Ids and creation times are kept where the file has them. `mode` says what becomes of documents that are there:
         "fail" refuses a table that has any, "append" adds to them, "replace" puts the new ones in their place, in one
         commit for everybody who looks. Schemas and indexes apply. Returns how many documents came, by table, and `ts`.
+        Ids that other documents have here are renumbered, wherever the import has them; a table tells `renumbered_from`.
         Errors: ValidationError naming file, line, field, what was expected and what came, and what is in already.
         """
         from cellstore.client.archive import import_

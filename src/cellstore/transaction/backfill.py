@@ -359,7 +359,7 @@ class Definitions:
                 transaction.define_index(id, {**_user(row), "fields": list(refielded[row["number"]])})
         self._forget_dropped(transaction)
         for change in changes:
-            number = transaction.catalog.next_table if change.table is None else change.table.number
+            number = transaction.catalog.free_table() if change.table is None else change.table.number
             if change.renamed_from is not None:
                 self._rename_mentions(transaction, change.renamed_from, change.name)
             if change.schema is not None or change.renamed_from is not None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from cellstore.errors import NotFound, ValidationError
+from cellstore.storage.contract import NUMBERED_INDEXES
 from cellstore.values.ids import Id
 from cellstore.values.index_key import END, encode_key, encode_value
 from cellstore.values.json import dumps, loads, snug
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 TABLES, INDEXES, MODULES, VARIABLES, IMPORTS, EXPORTS = 512, 513, 514, 515, 516, 517
 JOBS, FILES, FILE_NAMES, DEPLOYMENT = 539, 540, 541, 542
 FIRST_TABLE, FIRST_INDEX = 10_001, 1 << 20
+TABLES_END = NUMBERED_INDEXES // 2
 TABLES_BY_NAME, INDEXES_BY_TABLE, MODULES_BY_PATH, JOBS_BY_STATE = (FIRST_INDEX - n for n in (1, 2, 3, 4))
 VARIABLES_BY_NAME, FILES_BY_NAME, FILES_BY_STORAGE = (FIRST_INDEX - n for n in (5, 6, 7))
 
@@ -326,10 +328,15 @@ class Catalog:
         """Every row of `_indexes` with its id, dropped ones too."""
         return iter(self._indexes.items())
 
-    @property
-    def next_table(self) -> int:
-        """A table number nobody ever had. Whoever takes it must depend on every other creation."""
-        return max((row["number"] + 1 for row in self._tables.values()), default=FIRST_TABLE)
+    def free_table(self, besides: Iterable[int] = ()) -> int:
+        """A table number nobody ever had, nor is in `besides`. Whoever takes it must depend on every other creation.
+
+        The one after the highest; once an import has brought the highest there can be, the lowest that is left.
+        """
+        taken = {*(row["number"] for row in self._tables.values()), *besides}
+        after = max(taken, default=FIRST_TABLE - 1) + 1
+        left = range(FIRST_TABLE, after) if after >= TABLES_END else ()
+        return next((number for number in left if number not in taken), after)
 
     @property
     def next_index(self) -> int:

@@ -5,8 +5,8 @@
     leftovers  what is still to be purged, after a crash too
 
 A hidden table's name begins with an underscore and its row says what it stands for. Ids of it read as absent and count as
-ids of the table it stands for. The row stays, so that its number is not given again; its indexes stay, so that moments
-before can be read as long as history is kept.
+ids of the table it stands for. The row stays, so that its number is not given to a new table; its indexes stay, so that
+moments before can be read as long as history is kept. Only an import whose ids carry the number gets it again.
 
 Invariant  nobody writes to a hidden table but whoever fills or empties it: a transaction that knew its name conflicts
 """
@@ -21,7 +21,7 @@ from cellstore.errors import CallerError, CellstoreError, InvariantError, NotFou
 from cellstore.schema.explain import near
 from cellstore.schema.expr import with_table_renamed
 from cellstore.storage.contract import DocWrite
-from cellstore.transaction.catalog import BY_ID, TableMeta
+from cellstore.transaction.catalog import BY_ID, Catalog, TableMeta
 from cellstore.transaction.requests import CommitRequest, Committed
 
 if TYPE_CHECKING:
@@ -98,6 +98,13 @@ def leftovers(engine: Engine) -> list[int]:
 def hide(transaction: Transaction, table: TableMeta) -> None:
     """Take a table's name away. Its indexes stay, so that earlier moments can be read."""
     transaction.place_table(table.row, hidden_row(table))
+
+
+def is_unneeded(catalog: Catalog, table: TableMeta) -> bool:
+    """Whether nothing can mean a hidden table's number any more: it was dropped, and no schema speaks of its name."""
+    if not table.name.startswith(REPLACED) or catalog.table(table.stands_for) is not None:
+        return False
+    return not any(_refers(each, table.stands_for) for each in catalog.user_tables())
 
 
 def hidden_row(table: TableMeta) -> dict[str, Any]:

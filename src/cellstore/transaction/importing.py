@@ -9,6 +9,10 @@ is empty, or to replace one of another number, a table of that number is made (`
 of its own number, the number is taken until the last moment, so what differs is written in one commit (`merge`): atomic
 as well, what is the same is not touched and wakes nobody, but one commit has to hold all that differs.
 
+The number may be another table's here, or the table may have documents under another that are to stay. Then the ids are
+renumbered: they name the same documents in the table as it is numbered here, also where other documents of the import
+refer to them. A table that was dropped gives its number up, unless something could still mean it.
+
 Invariant  until `finish` returns a replaced table shows its old documents, from then on the new ones, to every reader
 Errors     CallerError before anything is written, saying which table is in the way; ValidationError naming the row;
            of a `switch` or `merge` nothing has become visible then. What is left behind is removed by `hidden.purge`.
@@ -23,12 +27,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellstore.errors import CallerError, CellstoreError, InvariantError, LimitExceeded, ValidationError
-from cellstore.storage.contract import NUMBERED_INDEXES, DocWrite, Row
+from cellstore.storage.contract import DocWrite, Row
 from cellstore.transaction.bulk import prepare_bulk
-from cellstore.transaction.catalog import FIRST_INDEX, FIRST_TABLE, TABLES, Catalog, TableMeta, by_id, check_name
-from cellstore.transaction.hidden import committed, filled, hidden_row, hide, purge
+from cellstore.transaction.catalog import (
+    FIRST_INDEX,
+    FIRST_TABLE,
+    TABLES,
+    TABLES_END,
+    Catalog,
+    TableMeta,
+    by_id,
+    check_name,
+)
+from cellstore.transaction.hidden import committed, filled, hidden_row, hide, is_unneeded, purge
 from cellstore.transaction.requests import CommitRequest
-from cellstore.values.ids import decode_id, encode_id
+from cellstore.values.ids import CHARS_MAX, CHARS_MIN, decode_id, encode_id
 from cellstore.values.index_key import END
 from cellstore.values.json import dumps, loads
 
@@ -58,6 +71,7 @@ class _Job:
     number: int | None  # in the ids that come
     method: Literal["insert", "switch", "merge"]
     target: int  # the table written to
+    becomes: int  # the number of the table in the end
     documents: int = 0
     changed: int = 0
 
@@ -65,6 +79,20 @@ class _Job:
     def label(self) -> str:
         """The name of the target in the catalog that batches are checked with."""
         return f"{self.table} (import)" if self.method == "merge" else self.table
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether the ids that come are not those the documents get."""
+        return self.number not in (None, self.becomes)
+
+    def report(self) -> dict[str, Any]:
+        """What became of the table."""
+        told: dict[str, Any] = {"documents": self.documents, "number": self.becomes}
+        if self.renumbered:
+            told["renumbered_from"] = self.number
+        if self.method == "merge":
+            told["changed"] = self.changed
+        return told
 
 
 class Import:
@@ -81,6 +109,7 @@ class Import:
         self.ts = engine.published_ts  # of the newest commit of this import
         self._validating: tuple[int, Catalog] | None = None
         self._jobs: dict[str, _Job] = {}
+        self._renumbered: dict[int, int] = {}  # table numbers in ids that come, to those they get
         self._begin(sorted(wanted, key=lambda each: each.number is None))  # numbers that are given come first
 
     @property
@@ -115,17 +144,7 @@ class Import:
         """Make it visible: what became of each table, and when. Errors: CallerError, LimitExceeded; nothing is replaced."""
         if self.hidden:
             _, self.ts = committed(self._engine, self._switched)
-        return {
-            "ts": self.ts,
-            "tables": {
-                job.table: {
-                    "documents": job.documents,
-                    "number": job.number if job.method == "merge" else job.target,
-                    **({"changed": job.changed} if job.method == "merge" else {}),
-                }
-                for job in self._jobs.values()
-            },
-        }
+        return {"ts": self.ts, "tables": {job.table: job.report() for job in self._jobs.values()}}
 
     # ── the beginning ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,31 +160,36 @@ class Import:
                 self._make_room(each.table, each.number)
 
         def prepare(transaction: Transaction) -> CommitRequest:
-            jobs = [self._plan(transaction, each, max([*numbers, FIRST_TABLE - 1]) + 1) for each in wanted]
+            jobs = [self._plan(transaction, each, numbers) for each in wanted]
             self._jobs = {job.table: job for job in jobs}
+            self._renumbered = {job.number: job.becomes for job in jobs if job.number is not None and job.renumbered}
             return transaction.freeze(SOURCE)
 
         committed(self._engine, prepare)
 
     def _make_room(self, name: str, number: int) -> None:
-        """Remove what an earlier table of this name and number has left."""
-        if not FIRST_TABLE <= number < NUMBERED_INDEXES // 2:
+        """Remove what an earlier table of this number has left, if it was of this name or is no longer needed."""
+        if not FIRST_TABLE <= number < TABLES_END:
             raise ValidationError(
                 path="_tables",
-                expected=f"table numbers of {FIRST_TABLE} to {NUMBERED_INDEXES // 2 - 1}",
+                expected=f"table numbers of {FIRST_TABLE} to {TABLES_END - 1}",
                 got=str(number),
             )
-        owner = self._engine.catalog.by_number(number)
-        if owner is not None and owner.stands_for == name:
+        catalog = self._engine.catalog
+        owner = catalog.by_number(number)
+        if owner is not None and (owner.stands_for == name or is_unneeded(catalog, owner)):
             purge(self._engine, number)
 
-    def _plan(self, transaction: Transaction, wanted: Wanted, free: int) -> _Job:
-        """How one table is filled; what that needs is defined. `free`: no number from it on is in the file."""
-        name, number = wanted.table, wanted.number
+    def _plan(self, transaction: Transaction, wanted: Wanted, coming: list[int]) -> _Job:
+        """How one table is filled; what that needs is defined. `coming`: the numbers in the file."""
+        name = wanted.table
         known = transaction.catalog.table(check_name("table", name))
         has_documents = known is not None and filled(transaction, name)
-        self._check_possible(transaction.catalog, wanted, known, has_documents)
-        free = max(free, transaction.catalog.next_table)
+        self._check_possible(wanted, known, has_documents)
+        number, free = (
+            self._number_here(transaction, wanted, known, has_documents),
+            transaction.catalog.free_table(coming),
+        )
         if self.mode != "replace":
             if known is None:
                 _define(transaction, number or free, name)
@@ -174,39 +198,39 @@ class Import:
                 _define(transaction, number or free, name, known)
             target = transaction.catalog.table(name)
             assert target is not None
-            return _Job(name, number, "insert", target.number)
+            return _Job(name, wanted.number, "insert", target.number, target.number)
         if known is not None and number == known.number:
             if has_documents:
                 _define(transaction, free, f"_import_{free}", known, stands_for=name, unique_only=True)
-                return _Job(name, number, "merge", free)
+                return _Job(name, wanted.number, "merge", free, known.number)
             hide(transaction, known)  # it is empty: an empty one of another number takes its place meanwhile
             _define(transaction, free, name, known)
-            return _Job(name, number, "switch", known.number)
+            return _Job(name, wanted.number, "switch", known.number, known.number)
         target_number = number or free
         _define(transaction, target_number, f"_import_{target_number}", known, stands_for=name)
-        return _Job(name, number, "switch", target_number)
+        return _Job(name, wanted.number, "switch", target_number, target_number)
 
-    def _check_possible(self, catalog: Catalog, wanted: Wanted, known: TableMeta | None, has_documents: bool) -> None:
-        name, number = wanted.table, wanted.number
+    def _number_here(
+        self, transaction: Transaction, wanted: Wanted, known: TableMeta | None, has_documents: bool
+    ) -> int | None:
+        """The number a table gets: that of its ids, or else the one it has; None for any that is free."""
+        if wanted.number is None:
+            return None
+        catalog, present = transaction.catalog, None if known is None else known.number
+        if self.mode == "append" and has_documents:
+            return present
+        owner = catalog.by_number(wanted.number)
+        if owner is None or owner.known_as == wanted.table:
+            return wanted.number
+        return wanted.number if is_unneeded(catalog, owner) and not filled(transaction, owner.name) else present
+
+    def _check_possible(self, wanted: Wanted, known: TableMeta | None, has_documents: bool) -> None:
+        name = wanted.table
         if self.mode == "fail" and has_documents:
             raise CallerError(
                 f"the table {name!r} has documents already, nothing was imported: import with mode='append' to add to "
                 "them, or with mode='replace' to put the new ones in their place",
                 code="TableNotEmpty",
-            )
-        owner = None if number is None else catalog.by_number(number)
-        if owner is not None and owner.known_as != name:
-            raise CallerError(
-                f"the documents for {name!r} have ids of the table number {number}, which is the table {owner.known_as!r} "
-                "here, nothing was imported: import into a store of their own, or leave the ids out to get new ones",
-                code="TableNumberTaken",
-            )
-        if self.mode == "append" and has_documents and known is not None and number not in (None, known.number):
-            raise CallerError(
-                f"the documents for {name!r} have ids of the table number {number}, but {name!r} has the number "
-                f"{known.number} here and holds documents, nothing was imported: import with mode='replace', or leave the "
-                "ids out to get new ones",
-                code="TableNumberDiffers",
             )
         building = [] if known is None else [index.name for index in known.indexes.values() if index.state != "enabled"]
         if building and self.mode == "replace":
@@ -216,7 +240,7 @@ class Import:
 
     def _batch(self, transaction: Transaction, job: _Job, lines: bytes, first_row: int) -> CommitRequest:
         transaction.catalog = self._seen_as(transaction.catalog)
-        if job.method != "merge" and b'"_id"' not in lines and b'"_creationTime"' not in lines:
+        if job.method != "merge" and not self._renumbered and b'"_id"' not in lines and b'"_creationTime"' not in lines:
             return prepare_bulk(transaction, job.table, lines, source=SOURCE, first_row=first_row)
         row = first_row
         for line in lines.split(b"\n"):
@@ -247,6 +271,8 @@ class Import:
             raise ValidationError(
                 path=f"{job.table}._creationTime", expected="milliseconds, a number", got=repr(creation_time)[:60]
             )
+        if self._renumbered:
+            document = _renumbered(document, self._renumbered)
         transaction.insert(job.label, document, id=id, creation_time=creation_time)
 
     def _seen_as(self, catalog: Catalog) -> Catalog:
@@ -398,6 +424,22 @@ def _write(table: TableMeta, old: Row | None, new: Row | None) -> DocWrite:
     op: Literal["insert", "update", "delete"] = "insert" if old is None else "delete" if new is None else "update"
     keys = [(index.number, before.get(index.number), after.get(index.number)) for index in table.written]
     return DocWrite(table.number, id, None if new is None else new.body, op, keys)
+
+
+def _renumbered(value: Any, numbers: Mapping[int, int]) -> Any:
+    """The value with the ids in it, also those that are keys, as they are here."""
+    kind = type(value)
+    if kind is dict:
+        return {_renumbered(key, numbers): _renumbered(inner, numbers) for key, inner in value.items()}
+    if kind is list:
+        return [_renumbered(item, numbers) for item in value]
+    if kind is not str or not CHARS_MIN <= len(value) <= CHARS_MAX:
+        return value
+    try:
+        number, internal = decode_id(value)
+    except ValidationError:
+        return value
+    return encode_id(numbers[number], internal) if number in numbers else value
 
 
 def _renamed(error: CellstoreError, job: _Job) -> CellstoreError:

@@ -61,7 +61,8 @@ def _twice(values: Iterable[Any]) -> Iterator[Any]:
 
 def _strays(reader: Reader, catalog: Catalog) -> Iterator[str]:
     """Documents of no table. A number that was given once has its row for ever, so those in between are all there are."""
-    for number in range(FIRST_TABLE, catalog.next_table):
+    highest = max((row["number"] for row in catalog.rows()), default=FIRST_TABLE)
+    for number in range(FIRST_TABLE, highest):
         if catalog.by_number(number) is None and (count := reader.count(by_id(number), b"", END)):
             yield f"{count} documents are of the table number {number}, which there is not"
 

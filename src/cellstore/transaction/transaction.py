@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cellstore.errors import LimitExceeded, NotFound, ValidationError
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.storage.contract import NUMBERED_INDEXES
 from cellstore.transaction import catalog as names
 from cellstore.transaction.catalog import Catalog, TableMeta
 from cellstore.transaction.overlay import Overlay
@@ -263,7 +262,7 @@ class Transaction(Reading):
         if known is not None:
             return known
         names.check_name("table", name)
-        self.define_table(name, self.catalog.next_table, None)
+        self.define_table(name, self.catalog.free_table(), None)
         created = self.catalog.table(name)
         assert created is not None
         return created
@@ -286,10 +285,10 @@ class Transaction(Reading):
 
     def place_table(self, id: bytes | None, row: Mapping[str, Any]) -> None:
         """Write a row of `_tables` as it is: how an import hides, swaps and retires tables. Errors: LimitExceeded"""
-        if row["number"] >= NUMBERED_INDEXES // 2:
+        if row["number"] >= names.TABLES_END:
             raise LimitExceeded(
                 f"the table {row['name']!r} was not made: the store has given out all its table numbers, up to "
-                f"{NUMBERED_INDEXES // 2 - 1}; import its documents into a new store without their ids"
+                f"{names.TABLES_END - 1}; import its documents into a new store without their ids"
             )
         self._reads.imply(names.TABLES_BY_NAME, (b"", END))
         self._define("_tables", id, row)

@@ -22,7 +22,7 @@ from cellstore.errors import ValidationError
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _INTERNAL_BYTES = 16
 _FOOTER_BYTES = 2
-_CHARS_MIN, _CHARS_MAX = 31, 37
+CHARS_MIN, CHARS_MAX = 31, 37
 _CACHED_IDS_MAX = 100_000
 
 
@@ -152,8 +152,8 @@ _decoded: dict[str, tuple[int, bytes]] = {}
 
 
 def _decode(text: str) -> tuple[int, bytes]:
-    if not _CHARS_MIN <= len(text) <= _CHARS_MAX:
-        raise _no_id(text, f"it has {len(text)} characters, an id has {_CHARS_MIN} to {_CHARS_MAX}")
+    if not CHARS_MIN <= len(text) <= CHARS_MAX:
+        raise _no_id(text, f"it has {len(text)} characters, an id has {CHARS_MIN} to {CHARS_MAX}")
     if text.strip(_ALPHABET):
         raise _no_id(text, "it holds characters no id has")
     data = _from_base32(text)

@@ -5,6 +5,8 @@ import pytest
 from cellstore.analytics import changes
 from cellstore.errors import OutOfRetention
 from cellstore.schema.definition import TableDefinition
+from cellstore.transaction.hidden import drop_table, leftovers, purge
+from cellstore.transaction.importing import Import, Wanted
 from cellstore.values import json as native
 
 
@@ -79,3 +81,20 @@ def test_a_renamed_field_is_no_change(desk):
     desk.write(lambda tx: tx.patch(changed, {"label": 10}))
     (found,) = differences(desk, before, desk.now)
     assert (found["before"]["label"], found["after"]["label"]) == (1, 10), "by the name the field has now"
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_a_dropped_or_replaced_table_takes_its_documents_along(desk, purged):
+    old = desk.write(lambda tx: [tx.insert(table, {"n": n}) for table in ("t", "u") for n in range(2)])
+    before = desk.now
+    drop_table(desk.engine, "t")
+    replacement = Import(desk.engine, "replace", [Wanted("u")])
+    replacement.load("u", b'{"n": 9}')
+    replacement.finish()
+    for number in leftovers(desk.engine) if purged else ():
+        purge(desk.engine, number)
+    told = [(each["table"], each["change"], each["_id"]) for each in differences(desk, before, desk.now)]
+    assert told[:4] == [("t", "removed", id) for id in old[:2]] + [("u", "removed", id) for id in old[2:]]
+    assert [each[:2] for each in told[4:]] == [("u", "inserted")]
+    (new,) = differences(desk, before, desk.now)[4:]
+    assert (new["before"], new["after"]["n"]) == (None, 9)

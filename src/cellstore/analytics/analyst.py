@@ -29,7 +29,6 @@ from cellstore.analytics.shape import CREATION_TIME, ID
 from cellstore.analytics.sql import FORMATS, read_statement, sql_error, write_result
 from cellstore.errors import LimitExceeded, NotFound, OutOfRetention, TransientError, ValidationError
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.transaction.catalog import load_catalog
 from cellstore.transaction.worker_store import Catalogs
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ class Analyst:
             reader.refresh()
             for ts in (early, late):
                 check_known(reader, ts)
-            write_changes(reader, load_catalog(reader), early, late, path, call.check)
+            write_changes(reader, early, late, path, call.check)
         return path
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────

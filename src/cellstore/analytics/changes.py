@@ -4,38 +4,52 @@
 
 The difference of the two moments, not the history between them: a document that came and went is not in it, nor one that
 was changed and changed back. Native JSON; `before` and `after` carry `_id` and `_creationTime`. Tables by name, within one
-the documents in the order they were first touched. Tables and fields bear the names they have now, so a rename is no change.
+the documents in the order they were first touched. Tables and fields bear the names of the later moment, so a rename is no
+change; a table that is dropped or replaced takes all its documents along.
 
 Cost       a look at the log between the moments, and two point reads per document touched in it
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellstore.analytics.feed import BATCH
 from cellstore.analytics.mirror import Check, never
-from cellstore.transaction.catalog import FIRST_TABLE
+from cellstore.transaction.catalog import FIRST_TABLE, by_creation_time, load_catalog
 from cellstore.values.ids import encode_id
+from cellstore.values.index_key import END
 from cellstore.values.json import dumps, loads
 from cellstore.values.value import same
 
 if TYPE_CHECKING:
-    from cellstore.storage.contract import Reader
-    from cellstore.transaction.catalog import Catalog, TableMeta
+    from cellstore.storage.contract import Reader, Row
+    from cellstore.transaction.catalog import TableMeta
+
+Pair = tuple[bytes, bytes | None, bytes | None]
+"""A document's id, and its body at the earlier and at the later moment."""
 
 
-def write_changes(reader: Reader, catalog: Catalog, ts0: int, ts1: int, path: Path, check: Check = never) -> None:
-    """The differences from `ts0` to `ts1`, which is not before it, into a file. `catalog`: as of `ts1` or later."""
+def write_changes(reader: Reader, ts0: int, ts1: int, path: Path, check: Check = never) -> None:
+    """The differences from `ts0` to `ts1`, which is not before it, into a file."""
+    then, now = (_tables(reader, ts) for ts in (ts0, ts1))
     touched = _touched(reader, ts0, ts1, check)
-    tables = sorted(
-        (table for table in map(catalog.by_number, touched) if table is not None), key=lambda table: table.name
-    )
     with path.open("wb") as file:
-        for table in tables:
-            file.writelines(_lines(reader, table, list(touched[table.number]), ts0, ts1, check))
+        for table in sorted({**then, **now}.values(), key=lambda table: (table.name, table.number)):
+            pairs: Iterable[Pair]
+            if table.number not in now:
+                pairs = ((row.id, row.body, None) for row in _all(reader, table, ts0))
+            elif table.number not in then:
+                pairs = ((row.id, None, row.body) for row in _all(reader, table, ts1))
+            else:
+                pairs = _both(reader, table, touched.get(table.number, ()), ts0, ts1)
+            file.writelines(_lines(table, pairs, check))
+
+
+def _tables(reader: Reader, ts: int) -> dict[int, TableMeta]:
+    return {table.number: table for table in load_catalog(reader, ts).user_tables()}
 
 
 def _touched(reader: Reader, ts0: int, ts1: int, check: Check) -> dict[int, dict[bytes, None]]:
@@ -52,12 +66,22 @@ def _touched(reader: Reader, ts0: int, ts1: int, check: Check) -> dict[int, dict
     return touched
 
 
-def _lines(reader: Reader, table: TableMeta, ids: list[bytes], ts0: int, ts1: int, check: Check) -> Iterator[bytes]:
-    for place, id in enumerate(ids):
+def _all(reader: Reader, table: TableMeta, ts: int) -> Iterator[Row]:
+    """The documents of a table that came or went as a whole, of which the log does not speak."""
+    return reader.scan(by_creation_time(table.number), table.number, b"", END, ts=ts)
+
+
+def _both(reader: Reader, table: TableMeta, ids: Iterable[bytes], ts0: int, ts1: int) -> Iterator[Pair]:
+    for id in ids:
+        before, after = reader.get(table.number, id, ts0), reader.get(table.number, id, ts1)
+        yield id, None if before is None else before.body, None if after is None else after.body
+
+
+def _lines(table: TableMeta, pairs: Iterable[Pair], check: Check) -> Iterator[bytes]:
+    for place, (id, *bodies) in enumerate(pairs):
         if place % BATCH == 0:
             check()
-        before, after = reader.get(table.number, id, ts0), reader.get(table.number, id, ts1)
-        old, new = (None if row is None else table.text(row.body) for row in (before, after))
+        old, new = (None if body is None else table.text(body) for body in bodies)
         kind = _change(old, new)
         if kind is None:
             continue

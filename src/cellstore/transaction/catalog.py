@@ -11,8 +11,8 @@ The truth is two system tables, read like any other:
 A `Catalog` is their decoded form. It is immutable: a transaction that creates a table holds a changed copy of its own
 (`with_writes`), and so does a lane whose newest tables are not durable yet.
 
-Numbers    user tables from 10001, indexes from 1,048,576; neither is ever used again. Two indexes of a table need no row,
-           their numbers follow from the table's: by_id is 2n, by_creation_time 2n + 1.
+Numbers    user tables from 10001, indexes from 1,048,576; neither is given again, though an import may bring a table's back.
+           Two indexes of a table need no row, their numbers follow from the table's: by_id is 2n, by_creation_time 2n + 1.
 Fields     stored bodies keep the names their fields had at first, and no rename rewrites one. `TableMeta.load` and `dump`
            stand between bodies and documents, and nothing else reads or writes the body of a user's document. The catalog
            of a moment knows the names of that moment.

@@ -83,7 +83,7 @@ class Knobs:
     variable_value_bytes: int = 8192
 
     # Connections
-    frame_size_bytes: int = 64 << 20
+    frame_size_bytes: int = 64 << 20  # one message of a socket; one body over HTTP of who is no owner
     connections_max: int = 10_000  # per deployment; more are told to come back later
     frames_per_s_max: int = 50_000  # per connection; a client that talks faster than it can be listened to is cut off
     unsent_transitions_max: int = 2  # a slow reader skips states beyond this

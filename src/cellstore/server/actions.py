@@ -18,10 +18,9 @@ from functools import partial
 from typing import Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
-from tornado import web
 from tornado.iostream import StreamClosedError
 
-from cellstore.errors import CallerError, CellstoreError, Disconnected, LimitExceeded
+from cellstore.errors import CallerError, CellstoreError, Disconnected
 from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import failure_text
 from cellstore.runtime.outcome import ErrorInfo
@@ -65,47 +64,35 @@ class Upload:
         self._room.release()
 
 
-@web.stream_request_body
 class HttpActionHandler(HttpHandler):
     """One request, one HTTP action."""
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-    async def prepare(self, **options: Any) -> None:
+    async def expect(self) -> None:
         """Before the body: turn strangers away, refuse one that says that it is too large, and cut off one that only is."""
-        await super().prepare(**options)
         self._body = bytearray()
         self._upload: Upload | None = None  # a body that arrives while the function runs
         self._began = self._is_torn = False
         self._refusal: Callable[[], None] | None = None
         self._who = await self._caller()
-        refused = None if self.request.method == "OPTIONS" else self._who.refusal("write")
-        if refused is not None:
+        try:
+            if self.request.method != "OPTIONS" and (refused := self._who.refusal("write")) is not None:
+                raise refused
+            self.bound_body(self.app.limits.http_stream_bytes, " (knob http_stream_bytes)")
+        except CellstoreError as refused:
             self.set_header("Connection", "close")  # the body is not waited for
             self.fail(ErrorInfo.of(refused), owner=False)
             return
-        limit = self.app.limits.http_stream_bytes
-        size = self._announced_size()
-        if size is not None and size > limit:
-            self.set_header("Connection", "close")
-            too_large = LimitExceeded(f"the request's body is more than {limit:,} bytes (knob http_stream_bytes)")
-            self.fail(ErrorInfo.of(too_large), owner=False)
-            return
-        connection: Any = self.request.connection
-        connection.set_max_body_size(limit)
+        size = self.announced_bytes()
         if (size is None or size > TAKEN_FIRST_BYTES) and self.request.method != "OPTIONS":
             self._upload = Upload()
             self._answering = asyncio.ensure_future(self._answer(*self.path_args, **self.path_kwargs))
 
-    def _announced_size(self) -> int | None:
-        """What the client says of the body's length; None when only its end will tell."""
-        headers = self.request.headers
-        return None if "Transfer-Encoding" in headers else int(headers.get("Content-Length") or 0)
-
     async def data_received(self, chunk: bytes) -> None:
         """A piece of the request's body; returns when the next may come."""
         if self._upload is None:
-            self._body += chunk
+            super().data_received(chunk)
         else:
             await self._upload.put(chunk)
             if self._upload.wasted > self.app.limits.http_body_bytes:
@@ -115,6 +102,7 @@ class HttpActionHandler(HttpHandler):
         """The client has gone, perhaps in the middle of its body."""
         if self._upload is not None:
             self._upload.arriving.end(Disconnected("the client went away before its request was whole"))
+        super().on_connection_close()
 
     async def serve(self, path: str) -> None:
         """The body is here, or the last of it: see to it that it is answered."""
@@ -170,7 +158,7 @@ class HttpActionHandler(HttpHandler):
         )
         headers = [(name, value) for name, value in self.request.headers.get_all() if name.lower() != "cookie"]
         url = f"{raw or '/'}?{query}" if query else raw or "/"
-        body = bytes(self._body) if self._upload is None else self._upload.arriving
+        body = self.body if self._upload is None else self._upload.arriving
         whole_max = self.app.limits.http_body_bytes
         return Request(self.request.method or "GET", url, headers, body, path=path or "/", whole_max=whole_max)
 

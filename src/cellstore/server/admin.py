@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
 
-from cellstore.errors import Forbidden, NotFound, ValidationError
+from cellstore.errors import Forbidden, NotFound, Unauthenticated, ValidationError
 from cellstore.protocol.codec import load_json
+from cellstore.reactivity.principal import Principal
 from cellstore.server.changes import selected
 from cellstore.server.handlers import HttpHandler
 
@@ -27,21 +28,32 @@ if TYPE_CHECKING:
 LOGS_WAIT_S = 50.0  # Convex's holds a request for a minute; proxies often no longer
 LOGS_ANSWER_MAX = 1000
 INSTEAD = "functions are Python here: deploy them with `cellstore deploy`, run them with `run`"
+FORBIDDEN = "You do not have permission to perform this operation"  # Convex's command line looks for these words
 UDF_TYPES = {"query": "Query", "mutation": "Mutation", "action": "Action", "http": "HttpAction"}
 
 
 class OwnersHandler(HttpHandler):
     """Routes that only owners may use."""
 
-    async def owned(self, permission: str = "read") -> Deployment:
-        """The deployment, for an owner. Errors: Unauthenticated, Forbidden."""
+    permission = "read"  # that it takes
+
+    async def admit(self) -> Principal:
+        """An owner. Errors: as `identify`; Unauthenticated, Forbidden of everybody else."""
         who = await self.identify()
-        refused = who.refusal(permission)
+        refused = who.refusal(self.permission)
         if refused is not None:
             raise refused
         if not who.owner:
-            raise Forbidden("You do not have permission to perform this operation: it needs the admin key")
-        return await self.deployment(who)
+            raise Forbidden(f"{FORBIDDEN}: it needs the admin key")
+        return who
+
+    def body_bytes_max(self, who: Principal) -> int | None:  # noqa: ARG002 - they are owners
+        """As long as this Jupyter server takes."""
+        return None
+
+    async def owned(self) -> Deployment:
+        """The deployment, for an owner."""
+        return await self.deployment(self.asker())
 
     def param(self, name: str, body: dict[str, Any]) -> Any:
         """A parameter, from the URL or from a JSON body."""
@@ -97,6 +109,13 @@ class ChangesHandler(OwnersHandler):
 
 class LogsHandler(OwnersHandler):
     """`api/stream_function_logs?cursor=`: what functions said after that; waits when there is nothing yet."""
+
+    async def admit(self) -> Principal:
+        """An owner. Errors: Forbidden, also where it is Unauthenticated elsewhere, or Convex's command line asks for ever."""
+        try:
+            return await super().admit()
+        except Unauthenticated as refused:
+            raise Forbidden(f"{FORBIDDEN}: {refused.message}") from refused
 
     @allow_unauthenticated
     async def get(self, **_named: str) -> None:
@@ -160,11 +179,13 @@ class ExportHandler(OwnersHandler):
 class EnvironmentHandler(OwnersHandler):
     """`api/update_environment_variables`."""
 
+    permission = "execute"
+
     @allow_unauthenticated
     async def post(self, **_named: str) -> None:
         """`{"changes": [{"name", "value" or null}]}`."""
         with self.refusing():
-            deployment = await self.owned("execute")
+            deployment = await self.owned()
             await deployment.control("env", {"changes": self.json_body().get("changes")})
             self.answer(None)
 
@@ -172,18 +193,20 @@ class EnvironmentHandler(OwnersHandler):
 class ImportHandler(OwnersHandler):
     """`api/import`, all at once, and its steps; `api/perform_import` and `api/cancel_import`."""
 
+    permission = "write"
+
     @allow_unauthenticated
     async def post(self, step: str, **_named: str) -> None:
         """What each answers stands in `uploads`."""
         with self.refusing():
-            uploads = (await self.owned("write")).uploads()
+            uploads = (await self.owned()).uploads()
             match re.sub("/+", "/", step):
                 case "import/start_upload":
                     self.answer({"uploadToken": uploads.start()})
                 case "import/upload_part":
                     token = self.get_query_argument("uploadToken", "")
                     number = self.integer("partNumber", {}) or 0
-                    self.answer(await uploads.part(token, number, self.request.body))
+                    self.answer(await uploads.part(token, number, self.body))
                 case "import/finish_upload":
                     body = self.json_body()
                     token = str(body.get("uploadToken"))
@@ -197,7 +220,7 @@ class ImportHandler(OwnersHandler):
                 case _:
                     wanted = {name: self.get_query_argument(name, None) for name in ("tableName", "format", "mode")}
                     wanted["mode"] = wanted["mode"] or "requireEmpty"
-                    self.answer({"numWritten": await uploads.single(self.request.body, wanted)})
+                    self.answer({"numWritten": await uploads.single(self.body, wanted)})
 
 
 class ElsewhereHandler(OwnersHandler):

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from jupyter_server.auth.decorator import allow_unauthenticated
-from tornado import web
 from tornado.iostream import StreamClosedError
 
-from cellstore.errors import CellstoreError, Corruption, LimitExceeded, ValidationError
+from cellstore.errors import CellstoreError, Corruption, ValidationError
 from cellstore.server.actions import SANDBOX
-from cellstore.server.handlers import PIECE_BYTES, HttpHandler, describe
+from cellstore.server.handlers import PIECE_BYTES, HttpHandler
 from cellstore.transaction.files import Incoming, opened
 
 CACHED_S = 30 * 86_400
@@ -32,32 +31,26 @@ _LAST = 10**18  # no file has so many bytes
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 
 
-@web.stream_request_body
 class UploadHandler(HttpHandler):
     """One file on its way in."""
 
     _incoming: Incoming | None = None
     _patience: asyncio.TimerHandle | None = None
 
-    async def prepare(self, **options: Any) -> None:
+    async def expect(self) -> None:
         """Before the body: whether it is wanted."""
-        await super().prepare(**options)
         if self.request.method != "POST":
             return
-        limit = self.app.limits.file_size_bytes
-        connection: Any = self.request.connection
         try:
-            if int(self.request.headers.get("Content-Length") or 0) > limit:
-                raise LimitExceeded(f"the file is more than {limit:,} bytes (knob file_size_bytes)")
+            self.bound_body(self.app.limits.file_size_bytes, " (knob file_size_bytes)")
             stranger = self.app.doorkeeper(self.deployment_name).stranger
             deployment = await self.deployment(stranger)
             self._incoming = deployment.incoming(
                 self.get_query_argument("token", ""), self.request.headers.get("Content-Type")
             )
-            connection.set_max_body_size(limit)
             self._wait_for_more()
         except CellstoreError as error:
-            self._hang_up(error)
+            self.hang_up(error)
 
     async def data_received(self, chunk: bytes) -> None:
         """A piece of it."""
@@ -74,12 +67,7 @@ class UploadHandler(HttpHandler):
         if problem is None:
             self._wait_for_more()
         else:
-            self._hang_up(problem)
-
-    def _hang_up(self, error: CellstoreError) -> None:
-        """Answer without waiting for the body, or the rest of it."""
-        self.set_header("Connection", "close")
-        self.refuse(error.http_status, describe(error))
+            self.hang_up(problem)
 
     @allow_unauthenticated
     async def post(self, **_named: str) -> None:

@@ -5,6 +5,9 @@
 
 A function that ran answers 200, whether it succeeded or failed; a request that never ran answers 4xx or 5xx with
 `{"code", "message"}`. Our errors know their status; nothing else is translated.
+
+Who asks, and whether they may ask at all, is known before the first byte of a body is kept: what comes from somebody who
+may not, or is more than may be said at once, costs no memory.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -22,12 +25,20 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from cellstore import __version__
-from cellstore.errors import CallerError, CellstoreError, Forbidden, NotFound, Unauthenticated, ValidationError
+from cellstore.errors import (
+    CallerError,
+    CellstoreError,
+    Forbidden,
+    LimitExceeded,
+    NotFound,
+    Unauthenticated,
+    ValidationError,
+)
 from cellstore.protocol.codec import load_json
 from cellstore.protocol.messages import decode_args, fragment
 from cellstore.protocol.path import canonical
 from cellstore.protocol.version import decode_ts, encode_ts
-from cellstore.reactivity.principal import Principal
+from cellstore.reactivity.principal import NOBODY, Principal
 from cellstore.reactivity.result import convex_json, failure_for, logs_for
 from cellstore.runtime.outcome import Outcome
 from cellstore.values import json as native
@@ -45,12 +56,18 @@ FORMATS_SINCE = {"npm": (1, 4, 1), "python": (0, 5, 0), "python-convex": (0, 5, 
 """Clients before these name no format and mean Convex's own."""
 HEADER_CHARS_MAX = 4096  # of one field of a result that travels in a header; proxies take 8 KiB of it
 PIECE_BYTES = 1 << 20  # of a file on its way
+OPEN_BODY_BYTES = 8 << 20  # of a body that whoever comes may send; Convex's network test sends 4 MiB
+HEARD_OUT_BYTES = 1 << 20  # of a body that is refused: who still sends does not listen, so that much is let go by
 
 
 class Door:
     """What every handler of ours, HTTP or socket, needs to know about who asks whom."""
 
     app: CellstoreApp
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:  # noqa: ARG002 - tornado's signature
+        """A piece of a body that nobody asked for: it is dropped."""
+        return None
 
     def initialize(self, app: CellstoreApp) -> None:
         """Tornado's constructor of routes."""
@@ -89,10 +106,78 @@ class Door:
             raise NotFound(f"{missing.message}; there are: {there}", kind="deployment", name=name) from missing
 
 
+@web.stream_request_body
 class HttpHandler(Door, JupyterHandler):
-    """Errors as JSON, identity as ours, XSRF where cookies are relied on."""
+    """Errors as JSON, identity as ours, XSRF where cookies are relied on, bodies only of who may ask."""
 
     auth_resource = "cellstore"
+    _asker: Principal | CellstoreError = NOBODY
+    _body: bytearray | None = None  # None: what comes is dropped
+
+    async def prepare(self, **options: Any) -> None:
+        """Before the body."""
+        await super().prepare(**options)
+        if not self._finished:  # as it is when there is no such method
+            await self.expect()
+
+    async def expect(self) -> None:
+        """Find out who asks and how much they may say; hang up on who may not say what they are about to."""
+        if self.request.method == "OPTIONS":  # which carries neither credentials nor a body
+            return
+        try:
+            self._asker = who = await self.admit()
+            limit = self.body_bytes_max(who)
+            self.bound_body(limit, "" if limit == OPEN_BODY_BYTES else " (knob frame_size_bytes)")
+            self._body = bytearray()
+        except CellstoreError as refused:
+            self._asker = refused
+            announced = self.announced_bytes()
+            if announced is None or announced > HEARD_OUT_BYTES:
+                self.hang_up(refused)
+
+    async def admit(self) -> Principal:
+        """Who asks. Errors: of those who may not ask at all."""
+        return NOBODY
+
+    def asker(self) -> Principal:
+        """Whom `admit` let in. Errors: why it did not."""
+        if isinstance(self._asker, CellstoreError):
+            raise self._asker
+        return self._asker
+
+    def body_bytes_max(self, who: Principal) -> int | None:  # noqa: ARG002 - for those who know
+        """How long a body of theirs may be; None: as long as this Jupyter server takes."""
+        return OPEN_BODY_BYTES
+
+    def announced_bytes(self) -> int | None:
+        """What the client says of its body's length; None when only its end will tell."""
+        headers = self.request.headers
+        return None if "Transfer-Encoding" in headers else int(headers.get("Content-Length") or 0)
+
+    def bound_body(self, limit: int | None, whose: str) -> None:
+        """Cut off a body beyond `limit`; `whose` says who sets it. Errors: LimitExceeded for one that says that it is."""
+        if limit is None:
+            return
+        if (self.announced_bytes() or 0) > limit:
+            raise LimitExceeded(f"the request's body is more than {limit:,} bytes{whose}")
+        connection: Any = self.request.connection
+        connection.set_max_body_size(limit)
+
+    def hang_up(self, error: CellstoreError) -> None:
+        """Answer without waiting for the body, or the rest of it."""
+        self.set_header("Connection", "close")
+        self.refuse(error.http_status, describe(error))
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """A piece of the body."""
+        if self._body is not None:
+            self._body += chunk
+        return None
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return bytes(self._body or b"")
 
     def check_xsrf_cookie(self) -> None:
         """Checked in `identify`, once it is known whether a cookie is relied on."""
@@ -114,8 +199,10 @@ class HttpHandler(Door, JupyterHandler):
             self.set_header("Vary", "Origin")
         if origin and (origin in allowed or "*" in allowed):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+            self.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE, OPTIONS")
             self.set_header("Access-Control-Max-Age", "86400")
+            if origin in allowed:  # a page may send its cookies; a login among them counts for nothing from there
+                self.set_header("Access-Control-Allow-Credentials", "true")
             asked = self.request.headers.get("Access-Control-Request-Headers")
             if asked:
                 self.set_header("Access-Control-Allow-Headers", asked)
@@ -128,7 +215,8 @@ class HttpHandler(Door, JupyterHandler):
 
     def json_body(self) -> dict[str, Any]:
         """The request's body. Errors: ValidationError."""
-        body = load_json(self.request.body, "body") if self.request.body else {}
+        text = self.body
+        body = load_json(text, "body") if text else {}
         if not isinstance(body, dict):
             raise ValidationError(path="body", expected="a JSON object", got=type(body).__name__)
         return body
@@ -192,12 +280,16 @@ def describe(error: CellstoreError) -> dict[str, Any]:
 class FunctionHandler(HttpHandler):
     """What the routes that call functions share."""
 
-    async def caller(self) -> Principal:
-        """Who calls, before anything else is looked at. Errors: as `identify`; Unauthenticated for nobody."""
+    async def admit(self) -> Principal:
+        """Who calls. Errors: as `identify`; Unauthenticated for nobody."""
         who = await self.identify()
         if who.kind == "nobody":
             raise who.refusal("read") or Unauthenticated()
         return who
+
+    def body_bytes_max(self, who: Principal) -> int | None:
+        """As much as may be said at once on a socket."""
+        return None if who.owner else self.app.limits.frame_size_bytes
 
     async def run(self, kind: str, body: dict[str, Any], who: Principal) -> dict[str, Any]:
         """The answer of a function that ran. Errors: of a request that never ran."""
@@ -242,7 +334,7 @@ class CallHandler(FunctionHandler):
     async def post(self, kind: str, **_named: str) -> None:
         """`{"path", "args", "format"}`; kind is query, mutation, action, function or query_at_ts."""
         with self.refusing():
-            who = await self.caller()
+            who = self.asker()
             body = self.json_body()
             self.answer(await self.run(kind, body, who))
 
@@ -252,7 +344,7 @@ class CallHandler(FunctionHandler):
         with self.refusing():
             if kind != "query":
                 raise CallerError(f"{kind} must be called with POST", code="MethodNotAllowed")
-            who = await self.caller()
+            who = self.asker()
             args = load_json(self.get_query_argument("args", "{}"), "args")
             body = {"path": self.get_query_argument("path", ""), "args": args}
             body["format"] = self.get_query_argument("format", "json")
@@ -266,7 +358,7 @@ class RunHandler(FunctionHandler):
     async def post(self, identifier: str, **_named: str) -> None:
         """`{"args", "format"}`."""
         with self.refusing():
-            who = await self.caller()
+            who = self.asker()
             module, _, name = identifier.strip("/").rpartition("/")
             self.answer(await self.run("run", {**self.json_body(), "path": f"{module}:{name}"}, who))
 
@@ -278,7 +370,7 @@ class BatchHandler(FunctionHandler):
     async def post(self, **_named: str) -> None:
         """`{"queries": [{path, args, format}, …]}`."""
         with self.refusing():
-            who = await self.caller()
+            who = self.asker()
             queries = self.json_body().get("queries")
             if not isinstance(queries, list) or not all(isinstance(each, dict) for each in queries):
                 raise ValidationError(path="queries", expected="an array of objects", got=type(queries).__name__)
@@ -289,31 +381,44 @@ class BatchHandler(FunctionHandler):
 class QueryTsHandler(HttpHandler):
     """`api/query_ts`: the newest timestamp, to pin several queries to. Needs no credentials: it tells nothing else."""
 
+    async def admit(self) -> Principal:
+        """Whoever asks. Errors: as `identify`."""
+        return await self.identify()
+
     @allow_unauthenticated
     async def post(self, **_named: str) -> None:
         """No body."""
         with self.refusing():
-            who = await self.identify()
+            who = self.asker()
             self.answer({"ts": encode_ts((await self.deployment(who)).newest_ts())})
 
 
 class ControlHandler(HttpHandler):
     """`x/{op}`: parameters as JSON in a header or in `?params=`, octets in the body."""
 
+    async def admit(self) -> Principal:
+        """Who asks. Errors: as `identify`; of those who may not even read."""
+        who = await self.identify()
+        refused = who.refusal("read")
+        if refused is not None:
+            raise refused
+        return who
+
+    def body_bytes_max(self, who: Principal) -> int | None:
+        """Strangers have nothing to say here."""
+        return None if who.owner else OPEN_BODY_BYTES
+
     @allow_unauthenticated
     async def post(self, op: str, **_named: str) -> None:
         """JSON, or octets with the JSON in X-Cellstore-Result."""
         with self.refusing():
-            who = await self.identify()
+            who = self.asker()
             text = self.request.headers.get(PARAMS_HEADER) or self.get_query_argument("params", "{}")
             params = load_json(text, "params")
             if not isinstance(params, dict):
                 raise ValidationError(path="params", expected="a JSON object", got=type(params).__name__)
-            refused = who.refusal("read")
-            if refused is not None:
-                raise refused
             deployment = await self.deployment(who, params.pop("create", True) is not False)
-            answer, octets = await deployment.control(op, params, self.request.body, who)
+            answer, octets = await deployment.control(op, params, self.body, who)
             if isinstance(octets, bytes):
                 self.reply(op, answer, octets)
             else:
@@ -348,7 +453,7 @@ class ProbeHandler(HttpHandler):
     def post(self, probe: str, **_named: str) -> None:
         """`echo` returns the body; `api/debug_event` is telemetry nobody reads."""
         self.set_header("Content-Type", "application/octet-stream")
-        self.finish(self.request.body if probe == "echo" else b"")
+        self.finish(self.body if probe == "echo" else b"")
 
 
 class HomeHandler(HttpHandler):

@@ -29,6 +29,7 @@ from cellstore.server.framing import Framer, on_wire, takeover
 from cellstore.server.handlers import Door
 
 
+@web.stream_request_body
 class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
     """`api/sync` and `api/<client version>/sync`."""
 

@@ -378,6 +378,13 @@ class TestLimit:
         refused = await stored.upload(b"x" * 101)
         assert (refused.status, "file_size_bytes" in refused.json["message"]) == (413, True)
 
+    async def test_an_action_stores_no_larger_file_than_may_be_uploaded(self, stored: Store) -> None:
+        await stored.call("action", "keep", text="x" * 100)
+        body = {"path": "store:keep", "args": {"text": "x" * 101}}
+        refused = (await stored.served.fetch("/api/action", body, stored.served.token_header)).json
+        assert "file_size_bytes" in refused["errorMessage"]
+        assert len(list(stored.home.iterdir())) == 1
+
     async def test_pages_of_configured_origins_may_upload(self, stored: Store) -> None:
         answer = await stored.upload(b"x", Origin="http://app.example")
         assert answer.headers["Access-Control-Allow-Origin"] == "http://app.example"

@@ -440,7 +440,7 @@ class ActionWorker:
             return answer
 
         report = Reports(lambda *far: self._from_any_thread(["progress", number, *far]))
-        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report, env, self._store)
+        return ActionContext(loaded, identity, ask, lambda: time.time() * 1000, report, env, self._store, self._knobs)
 
 
 def _arrived(arriving: Arriving, message: Message) -> None:

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError
-from cellstore.knobs import Knobs
+from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.runtime import jobs
 from cellstore.runtime.files import ActionStorage, MutationStorage, QueryStorage
 from cellstore.runtime.loaded import Loaded, LoadedModules
@@ -289,6 +289,7 @@ class ActionContext:
         report: Report = lambda _done, _total, _note: None,
         env: Mapping[str, str] | None = None,
         store: str = "",
+        knobs: Knobs = DEFAULTS,
     ) -> None:
         self.env: Mapping[str, str] = {} if env is None else env
         self._report = report
@@ -297,7 +298,7 @@ class ActionContext:
         self.now_ms = now_ms
         self.db: Any = _NO_DB
         self.auth = Auth(identity, lambda: None)
-        self.storage = ActionStorage(self.ask, loaded.is_async, store)
+        self.storage = ActionStorage(self.ask, loaded.is_async, store, knobs.file_size_bytes)
         self.scheduler = ActionScheduler(self)
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from cellstore.errors import CallerError, CellstoreError, ValidationError
+from cellstore.errors import CallerError, CellstoreError, LimitExceeded, ValidationError
 from cellstore.runtime.outcome import Outcome
 from cellstore.transaction import files
 from cellstore.transaction.transaction import Transaction
@@ -65,14 +65,21 @@ class MutationStorage(QueryStorage):
 class ActionStorage:
     """`ctx.storage` of an action. `ask` asks the host, and gives the answer or an awaitable of it."""
 
-    def __init__(self, ask: Callable[[str, str, dict[str, Any]], Any], is_async: bool, store: str) -> None:
-        self._ask, self._is_async, self._store = ask, is_async, store
+    def __init__(
+        self, ask: Callable[[str, str, dict[str, Any]], Any], is_async: bool, store: str, size_max: int
+    ) -> None:
+        self._ask, self._is_async, self._store, self._size_max = ask, is_async, store, size_max
 
     def store(self, data: bytes | IO[bytes] | Path, content_type: str | None = None, sha256: str | None = None) -> Any:
-        """Keep a file: bytes, an open file, or the path of one. Its id. Errors: ValidationError when `sha256` differs."""
+        """Keep a file: bytes, an open file, or the path of one. Its id.
+
+        Errors: ValidationError when `sha256` differs; LimitExceeded when it is larger than a file may be.
+        """
         incoming = files.Incoming(self._store, content_type)
         try:
             for piece in _pieces(data):
+                if incoming.size + len(piece) > self._size_max:
+                    raise LimitExceeded(f"the file is more than {self._size_max:,} bytes (knob file_size_bytes)")
                 incoming.write(piece)
             arrived = incoming.finish(sha256)
         except BaseException:

@@ -162,7 +162,14 @@ class InlineRunner(Serving):
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
         context = ActionContext(
-            loaded, identity, self._asker(identity, job), self._now_ms, report, self._variables(), self._engine.path
+            loaded,
+            identity,
+            self._asker(identity, job),
+            self._now_ms,
+            report,
+            self._variables(),
+            self._engine.path,
+            self._engine.knobs,
         )
         try:
             outcome = await self._run_action(ActionRun(loaded, args, context, lines))
@@ -181,7 +188,13 @@ class InlineRunner(Serving):
             return Outcome.failed(error)
         lines, request_id = self._lines("http", loaded.path, None)
         context = ActionContext(
-            loaded, identity, self._asker(identity), self._now_ms, env=self._variables(), store=self._engine.path
+            loaded,
+            identity,
+            self._asker(identity),
+            self._now_ms,
+            env=self._variables(),
+            store=self._engine.path,
+            knobs=self._engine.knobs,
         )
 
         async def over(piece: Head | bytes) -> None:

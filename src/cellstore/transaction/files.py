@@ -216,7 +216,7 @@ def upload_url(transaction: Transaction) -> str:
     if not row.get("url"):
         raise CallerError("a store without a server takes no uploads: store files in an action, with ctx.storage.store")
     until = int(transaction.now_ms / 1000 + TOKEN_S).to_bytes(8, "big") + transaction.random(8)
-    token = base64.urlsafe_b64encode(until + _signature(row["secret"], until)).decode().rstrip("=")
+    token = base64.urlsafe_b64encode(until + _signature(transaction.secret, until)).decode().rstrip("=")
     return f"{row['url']}/api/storage/upload?token={token}"
 
 
@@ -226,15 +226,15 @@ def check_token(transaction: Transaction, token: str) -> None:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except ValueError:
         raw = b""
-    secret = _deployment(transaction).get("secret", "")
+    secret = transaction.secret
     if not secret or len(raw) != 48 or not hmac.compare_digest(raw[16:], _signature(secret, raw[:16])):
         raise ValidationError("this is no upload address of this store", path="token", code="StorageTokenInvalid")
     if int.from_bytes(raw[:8], "big") < time.time():
         raise ValidationError("the hour of this upload address is over: make another", code="StorageTokenExpired")
 
 
-def _signature(secret: str, text: bytes) -> bytes:
-    return hmac.digest(secret.encode(), text, "sha256")
+def _signature(secret: bytes, text: bytes) -> bytes:
+    return hmac.digest(secret, text, "sha256")
 
 
 def _deployment(transaction: Transaction) -> dict[str, Any]:

@@ -184,3 +184,21 @@ def test_logs(project: Path, server: ServerProcess) -> None:
         while "sending hello" not in said:
             said += next(lines)
     assert "M(chat:send)" in said
+
+
+def test_logs_with_a_wrong_key_end_at_once(project: Path, server: ServerProcess) -> None:
+    """It asks again after any answer but 403."""
+    said = convex(project, "logs", "--url", server.url, "--admin-key", "default|wrong", code=1)
+    assert "do not have permission" in said
+
+
+def test_a_url_with_our_prefix_serves_as_well(project: Path, server: ServerProcess) -> None:
+    """Of which some commands keep the path, and others drop it."""
+    place = project / ".env.local"
+    place.write_text(place.read_text().replace(server.url, f"{server.url}/cellstore"))
+    assert convex(project, "run", "chat:count").strip().endswith("1")
+    assert "messages" in convex(project, "data")
+    convex(project, "env", "set", "PREFIXED", "yes")
+    assert convex(project, "env", "get", "PREFIXED").strip() == "yes"
+    convex(project, "export", "--path", str(project / "all.zip"))
+    assert zipfile.is_zipfile(project / "all.zip")

@@ -43,7 +43,10 @@ TRAPS: dict[str, list[str]] = {
         f"{PUBLISHED}::test_subscribe_mutate_and_see_it",
         f"{PUBLISHED}::test_the_http_client",
     ],
-    "1.1 the command line asks at the origin, whatever the path of its URL": [f"{CLI}::test_env", f"{CLI}::test_logs"],
+    "1.1 the command line asks at the origin, whatever the path of its URL": [
+        f"{CLI}::test_a_url_with_our_prefix_serves_as_well",
+        f"{CLI}::test_logs",
+    ],
     "1.1 a slash at the end makes two, a query stays where it was": [
         f"{SOCKET}::test_every_address_clients_derive_is_served",
         f"{SHOWN}::test_no_subprotocol_is_agreed_and_a_query_in_the_url_does_no_harm",
@@ -315,7 +318,7 @@ TRAPS: dict[str, list[str]] = {
     "15.6 what is not served is no 404": [f"{TOOLS}::test_what_is_not_served_is_no_404"],
     "15.6 logs are waited for, and a wrong key ends the waiting": [
         f"{TOOLS}::test_logs_are_waited_for",
-        f"{TOOLS}::test_strangers_see_none_of_it",
+        f"{CLI}::test_logs_with_a_wrong_key_end_at_once",
     ],
     "15.6 each command": [
         f"{CLI}::test_{name}"

@@ -49,6 +49,16 @@ def test_what_was_written_is_read(storage, reader, scribe):
     assert_same_as_scribe(reader, scribe, [scribe.ts])
 
 
+def test_a_group_can_be_seen_before_append_returns(storage, reader, scribe):
+    seen = []
+    storage.append([scribe.record({1: {"a": 5}})], lambda: seen.append(reader.refresh()))
+    assert seen == [scribe.ts]
+    storage.append([], lambda: seen.append("nothing"))
+    with pytest.raises(InvariantError):
+        storage.append([scribe.record({1: {"a": 5}}, step=-10)], lambda: seen.append("refused"))
+    assert seen == [storage.last_ts]
+
+
 def test_a_view_does_not_move_until_it_is_refreshed(storage, reader, scribe):
     storage.append([scribe.record({1: {"a": 1}})])
     reader.refresh()

@@ -175,7 +175,7 @@ def commits_are_acknowledged_before_they_are_stored() -> Iterator[None]:
     """A group reaches the storage three groups later; the last ones are lost."""
     waiting: list[Any] = []
 
-    def persist(self: Any, group: Any) -> None:
+    def persist(self: Any, group: Any, *_: Any) -> None:
         waiting.append(group.records)
         keep = 0 if any(record.catalog for record in group.records) else 3
         while len(waiting) > keep:
@@ -245,11 +245,11 @@ def the_unique_index_looks_without_recording() -> Iterator[None]:
 def the_last_write_of_a_commit_is_lost() -> Iterator[None]:
     real = MemoryStorage.append
 
-    def append(self: Any, records: Any) -> None:
+    def append(self: Any, records: Any, on_visible: Any = None) -> None:
         for record in records:
             if len(record.writes) > 1 and not record.catalog:
                 record.writes.pop()
-        real(self, records)
+        real(self, records, on_visible)
 
     with patch.object(MemoryStorage, "append", append):
         yield

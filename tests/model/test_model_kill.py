@@ -63,7 +63,9 @@ def test_three_kills_in_a_row_lose_nothing_that_was_acknowledged(workload: str, 
         committed = judge(tmp_path, workload, life).committed("")
 
 
-@pytest.mark.parametrize("point", ["commit.validated", "commit.persisted", "storage.committed", "commit.published"])
+@pytest.mark.parametrize(
+    "point", ["commit.validated", "storage.visible", "storage.committed", "commit.persisted", "commit.published"]
+)
 def test_a_kill_at_each_point_of_a_commit_leaves_all_of_it_or_nothing(point: str, tmp_path: Path) -> None:
     for life, count in enumerate((7, 23)):
         run_and_kill(tmp_path, "bank", life, 30, CELLSTORE_FAULT=f"{point}=kill@{count}")

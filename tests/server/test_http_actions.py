@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ class Sender:
     async def __aenter__(self) -> Sender:
         port = int(self._site.origin.rpartition(":")[2])
         self.reader, self.writer = await asyncio.open_connection("localhost", port)
+        # else the kernel takes megabytes that nobody reads
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10)
         token = self._site.token_header["Authorization"]
         head = f"POST {self._site.base_url}cellstore/{self._path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n"
         self.writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())

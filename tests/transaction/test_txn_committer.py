@@ -141,7 +141,7 @@ class Broken:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def append(self, records: Sequence[Any]) -> None:
+    def append(self, records: Sequence[Any], on_visible: Any = None) -> None:
         raise self._error
 
 

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 from cellstore.errors import CellstoreError, FatalError, Overloaded, Unauthenticated, ValidationError
@@ -201,6 +201,16 @@ class Hub:
             return Outcome.failed(error, function=path)
         return broken("call", path, error)
 
+    def foresee(self, commits: Sequence[Commit]) -> None:
+        """Commits are written, and the disk is still at work: begin the runs they call for.
+
+        No session takes a step and no frame is made before they are durable and `_react` finds those runs under way.
+        To be called on the loop's thread, from no session's step.
+        """
+        self.subscriptions.on_commit(commits)
+        with self.cache.ahead():
+            self.subscriptions.catch_up()
+
     # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -312,10 +322,11 @@ class Connection:
     def tick(self) -> None:
         self._event(self._session.tick)
 
-    def on_stale(self, entry: LiveQuery) -> None:
-        """The cache: a result we follow has ended."""
+    def on_stale(self, entry: LiveQuery) -> Principal | None:
+        """The cache: a result we follow has ended. Who will ask for the next one at once, if somebody will."""
         self._session.mark(self._ids.get(entry, ()))
         self._hub.dirty(self)
+        return self._session.who if self._session.has_room else None
 
     # ── events and effects ────────────────────────────────────────────────────────────────────────────────────────────
 

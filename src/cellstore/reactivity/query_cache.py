@@ -22,7 +22,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 60.0
+_AHEAD_MAX = 8  # runs begun while a commit becomes durable: what workers can begin with meanwhile, at little delay
 
 
 Done = Callable[["LiveQuery", Result], None]
 Landed = Callable[[Result], None]
-OnStale = Callable[["LiveQuery"], None]
+OnStale = Callable[["LiveQuery"], "Principal | None"]
 Key = tuple[str, bytes, bytes | None, str | None, bool]
 
 
@@ -90,6 +92,7 @@ class QueryCache:
         self._idle_bytes = 0
         self._personal: set[str] = set()  # paths seen to look at who calls
         self._running: set[asyncio.Future[Outcome]] = set()
+        self._wanted: dict[LiveQuery, Principal] | None = None  # in `ahead`: what ended, and who is about to ask again
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,6 +151,21 @@ class QueryCache:
         for entry in self._entries.values():
             if entry.retry is not None:
                 entry.retry.cancel()
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """What ends during the block is run again right after it, if a watcher is about to ask: `request` joins that run."""
+        wanted: dict[LiveQuery, Principal] = {}
+        self._wanted = wanted
+        try:
+            yield
+        finally:
+            self._wanted = None
+        ts = self._subscriptions.processed_ts
+        for entry, who in wanted.items():
+            if not entry.flights:
+                entry.flights[ts] = []
+                self._fly(entry, ts, who)
 
     # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,7 +255,9 @@ class QueryCache:
 
     def _tell(self, entry: LiveQuery) -> None:
         for on_stale in list(entry.watchers):
-            on_stale(entry)
+            who = on_stale(entry)
+            if who is not None and self._wanted is not None and len(self._wanted) < _AHEAD_MAX and _is_steady(entry):
+                self._wanted[entry] = who
 
     def _register(self, entry: LiveQuery, reads: ReadIntervals) -> None:
         if reads != entry.registered:
@@ -289,6 +309,11 @@ class QueryCache:
         entry.registered = {}
         if self._entries.get(entry.key) is entry:
             del self._entries[entry.key]
+
+
+def _is_steady(entry: LiveQuery) -> bool:
+    """Whether its watchers will ask for this entry again, and not with the journal of its latest result."""
+    return entry.result is not None and entry.result.outcome.journal == entry.query.journal
 
 
 def _not_run(path: str, error: BaseException) -> Outcome:

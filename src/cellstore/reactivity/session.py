@@ -224,6 +224,11 @@ class Session:
         """Begin a step if there is cause for one."""
         return self._advance([])
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a step would begin now if there were cause for one."""
+        return not self.closed and self._step is None and self._unsent < self.knobs.unsent_transitions_max
+
     def holds(self, query_id: int) -> bool:
         """Whether the client is subscribed to this query."""
         return query_id in self._queries
@@ -366,9 +371,7 @@ class Session:
         """Begin the next step when there is cause and room for one."""
         moved = self._query_set != self._current.query_set or self._identity != self._current.identity
         cause = moved or self._stale or self._owed or self._owed_ts is not None
-        if self.closed or self._step is not None or not cause:
-            return effects
-        if self._unsent >= self.knobs.unsent_transitions_max:
+        if not cause or not self.has_room:
             return effects
         asked = {query_id: self._queries[query_id] for query_id in self._stale if query_id in self._queries}
         self._step = Step(

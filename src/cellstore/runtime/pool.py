@@ -67,6 +67,7 @@ class PoolRunner(Serving):
         self._trying: dict[int, asyncio.Future[Any]] = {}  # by link: a worker that tries a unit
         self._spawner = Spawner(forks=engine.knobs.workers_are_forked)
         self._watching: asyncio.TimerHandle | None = None
+        self._leaving: list[Link] = []  # told to go when the store failed, not joined yet
         self._running = False
 
     # Life
@@ -92,7 +93,7 @@ class PoolRunner(Serving):
         await self.scheduler.stop()
         if self._watching is not None:
             self._watching.cancel()
-        links = [worker.link for team in self._teams.values() for worker in team.stop()]
+        links = self._leaving + [worker.link for team in self._teams.values() for worker in team.stop()]
         links += [link for team in self._actions.values() for link in team.stop()]
         deadline = time.monotonic() + _JOIN_S
         for link in links:
@@ -335,7 +336,7 @@ class PoolRunner(Serving):
         if not requests:
             return []
         try:
-            return self._engine.commit(requests)
+            return self._engine.commit(requests, self.on_visible)
         except FatalError:
             raise
         except CellstoreError as error:  # nothing was written: the disk is full, say
@@ -367,7 +368,7 @@ class PoolRunner(Serving):
         for call, *_ in arrived:
             call.fail(error)
         for team in self._teams.values():
-            team.stop(error)
+            self._leaving += [worker.link for worker in team.stop(error)]
         if self._on_fatal is not None:
             self._on_fatal(error)
 

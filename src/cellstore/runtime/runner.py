@@ -9,12 +9,15 @@ an `Outcome`, also when its worker dies; only `FatalError` and cancellation of t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cellstore.deploy.unit import Unit
 from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.web import Head, Request
+
+if TYPE_CHECKING:
+    from cellstore.transaction.requests import Commit
 
 LogSink = Callable[[str], None]
 """Told each log line of a running action, as it is written."""
@@ -27,6 +30,10 @@ HttpSend = Callable[["Head | bytes"], Awaitable[None]]
 """Takes the head of a response, then the pieces of its body; returns when the next may come."""
 
 
+OnVisible = Callable[["Sequence[Commit]"], None]
+"""Told on the loop of commits of mutations that are written, while they become durable; see `Committer.commit`."""
+
+
 class Runner(Protocol):
     """Runs deployed functions by path (`module:name`).
 
@@ -37,6 +44,7 @@ class Runner(Protocol):
     """
 
     logs: LogStream
+    on_visible: OnVisible | None
 
     async def start(self) -> None:
         """Load the deployed functions, start workers and the scheduler. Calls before this fail."""

@@ -16,7 +16,7 @@ from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.log_stream import LogStream
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.registry import Registry
-from cellstore.runtime.runner import LogSink
+from cellstore.runtime.runner import LogSink, OnVisible
 from cellstore.runtime.scheduler import Scheduler, schedule
 from cellstore.transaction.database import Engine
 
@@ -32,6 +32,7 @@ class Serving(ABC):
         self._registry = registry or Registry()
         self._deploying = Deploying(engine, self._registry)
         self.logs = LogStream(engine.knobs, engine.path)
+        self.on_visible: OnVisible | None = None
 
     @abstractmethod
     def query(

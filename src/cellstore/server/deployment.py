@@ -121,6 +121,7 @@ class Deployment:
                 on_fatal=self._fail,
             )
             engine.committer.listeners.append(self._hub.subscriptions.on_commit)
+            runner.on_visible = self._hub.foresee
             self._control = Control(self.name, engine, runner, self._hub, self.path)
             await runner.start()
             self._control.clean_up()

@@ -190,8 +190,11 @@ class Storage(Protocol):
         """A new reader, holding no view yet."""
         ...
 
-    def append(self, records: Sequence[CommitRecord]) -> None:
+    def append(self, records: Sequence[CommitRecord], on_visible: Callable[[], None] | None = None) -> None:
         """Write a group of commits, durably, all or none.
+
+        `on_visible` is called, once, between two moments: readers see the group, and the disk has it. What begins then
+        may not be told to anybody before `append` returns.
 
         Order:  timestamps rise within the group and above `last_ts`.
         Errors: StorageError (nothing was written; the disk said why), LeaseLost (stop), InvariantError (a write does

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice, takewhile
@@ -193,8 +193,13 @@ class MemoryStorage:
         """A new reader."""
         return MemoryReader(self)
 
-    def append(self, records: Sequence[CommitRecord]) -> None:
+    def append(self, records: Sequence[CommitRecord], on_visible: Callable[[], None] | None = None) -> None:
         """Write a group of commits, all or none."""
+        self._write(records)
+        if records and on_visible is not None:
+            on_visible()
+
+    def _write(self, records: Sequence[CommitRecord]) -> None:
         with self._lock:
             self._fail_if_closed()
             self._validate(records)

@@ -1,15 +1,16 @@
 """The default storage: one SQLite file in WAL mode.
 
 One connection writes, another copies the log back (`checkpoint.py`); any number of readers, in this process and in
-workers, hold read-only connections. A group of commits is one SQLite transaction and one fsync (`synchronous=FULL`); a
-reader's view is one SQLite read transaction. SQLite recovers by itself after a kill: reopening needs no repair step.
+workers, hold read-only connections. A group of commits is one SQLite transaction and one fsync of the log, which is ours
+(`synchronous=NORMAL`), so that what a commit leads to can begin while the disk is still at work; a reader's view is one
+SQLite read transaction. SQLite recovers by itself after a kill: reopening needs no repair step.
 
     append     begin · check the epoch · look up what is overwritten · plan (pure) · one executemany per table ·
-               settle the counts · commit
+               settle the counts · commit: readers see it · fsync: it is durable
 
 Outcome:    an error before COMMIT, or a write error in it, rolls everything back: nothing has happened. An fsync that
-            fails in COMMIT leaves pages that may or may not survive: nobody knows, so the storage stops (FatalError)
-            and the next opening finds out.
+            fails leaves pages that may or may not survive: nobody knows, so the storage stops (FatalError) and the
+            next opening finds out.
 Invariant:  what a reader sees is what `append` returned for, plus at most groups whose fsync is under way: a worker
             may read a commit microseconds before its caller is told. The committer publishes only after `append`.
 """
@@ -238,11 +239,13 @@ class SqliteStorage:
             connection, partial(_connect, path, apsw.SQLITE_OPEN_READWRITE, _CHECKPOINT_CACHE_KIB), self._guard
         )
         self._room = Room(Path(f"{path}-wal"), self._guard)
+        self._log = _open_log(connection, path)
         self._stopped: CellstoreError | None = None
         self._epoch = int(self._cursor.execute(sql.RAISE_EPOCH).get)
         newest: Any = self._cursor.execute(sql.LAST_COMMIT).get
         self._last_ts: int = newest[0] if newest else 0
         self._seq: int = newest[1] if newest else 0
+        self._cursor.execute("PRAGMA synchronous = NORMAL")  # from now on `append` syncs by itself
 
     @classmethod
     def open(cls, path: str | Path) -> SqliteStorage:
@@ -282,10 +285,18 @@ class SqliteStorage:
         """A new reader with a connection of its own."""
         return SqliteReader(self.path)
 
-    def append(self, records: Sequence[CommitRecord]) -> None:
+    def append(self, records: Sequence[CommitRecord], on_visible: Callable[[], None] | None = None) -> None:
         """Write a group of commits, durably, all or none: one transaction, one fsync."""
         if not records:
             return
+        self._write(records)
+        faults.reach("storage.visible")
+        if on_visible is not None:
+            on_visible()
+        self._sync()
+        faults.reach("storage.committed")
+
+    def _write(self, records: Sequence[CommitRecord]) -> None:
         with self._guard:
             last_ts = self._last_ts
             for record in records:
@@ -294,9 +305,16 @@ class SqliteStorage:
                 last_ts = record.ts
             self._seq = self._transact(lambda cursor: self._put_group(cursor, records))
             self._last_ts = last_ts
-            faults.reach("storage.committed")
             self._checkpoints.noticed()
             self._room.noticed(self._checkpoints.pages)
+
+    def _sync(self) -> None:
+        """Have the disk take the log up to here."""
+        try:
+            self._log.xSync(apsw.SQLITE_SYNC_NORMAL)
+        except apsw.Error as error:
+            self._stopped = self._unknown(error)
+            raise self._stopped from error
 
     def put_entries(self, index: int, entries: Sequence[tuple[bytes, int]]) -> None:
         """Backfill entries (key, ts); those already there stay."""
@@ -306,7 +324,7 @@ class SqliteStorage:
             self._ledger.note(cursor, [(index, key, 1) for (key,) in cursor.executemany(sql.PUT_ENTRY, rows)])
 
         with self._guard:
-            self._transact(work, durable=False)
+            self._transact_unsynced(work)
 
     def drop_index(self, index: int, budget: int | None = None) -> int:
         """Remove up to `budget` entries of an index; how many were."""
@@ -320,7 +338,7 @@ class SqliteStorage:
             return len(keys) + self._connection.total_changes() - before
 
         with self._guard:
-            return self._transact(work, durable=False)
+            return self._transact_unsynced(work)
 
     def trim(
         self, before_ts: int, budget: int, *, requests_before_ts: int | None = None, requests_kept: int = 0
@@ -334,7 +352,7 @@ class SqliteStorage:
             floor = min(before_ts, self._last_ts)
             requests = floor if requests_before_ts is None else min(floor, requests_before_ts)
             trim = Trim(floor, budget, requests, requests_kept)
-            looked = self._transact(trim.run, durable=False)
+            looked = self._transact_unsynced(trim.run)
             self._bound_log()
             return looked
 
@@ -351,27 +369,20 @@ class SqliteStorage:
         with self._guard:
             if self._stopped is None:
                 self._stopped = StorageError(f"the store {self.path} is closed")
+            self._log.xClose()
             self._connection.close(True)
             self._lease.release()
 
-    def _transact(self, work: Callable[[apsw.Cursor], T], durable: bool = True) -> T:
-        """Run `work` in one durable transaction, or leave no trace of it.
-
-        Not `durable` is for what may be lost with the power because it would just be done again: it waits for no disk,
-        but where it made the log very long; the next commit's fsync covers it, or the one before the log is copied.
-        """
-        self._may_write()
-        if durable:
-            return self._in_transaction(work)
-        self._cursor.execute("PRAGMA synchronous = NORMAL")
-        try:
-            result = self._in_transaction(work)
-        finally:
-            self._cursor.execute("PRAGMA synchronous = FULL")
+    def _transact_unsynced(self, work: Callable[[apsw.Cursor], T]) -> T:
+        """For what may be lost with the power because it would just be done again: it waits for no disk, but where it
+        made the log very long; the next commit's fsync covers it, or the one before the log is copied."""
+        result = self._transact(work)
         self._checkpoints.noticed()
         return result
 
-    def _in_transaction(self, work: Callable[[apsw.Cursor], T]) -> T:
+    def _transact(self, work: Callable[[apsw.Cursor], T]) -> T:
+        """Run `work` in one transaction, or leave no trace of it."""
+        self._may_write()
         cursor = self._cursor
         faults.reach("storage.begin")
         try:
@@ -395,12 +406,15 @@ class SqliteStorage:
             self._roll_back()
             if _surely_not_written(error):
                 raise _translated(error, self.path) from error
-            self._stopped = FatalError(
-                f"the disk failed while committing to {self.path} ({error}); whether the last commits were written "
-                "is unknown. Open the store again to find out"
-            )
+            self._stopped = self._unknown(error)
             raise self._stopped from error
         return result
+
+    def _unknown(self, error: apsw.Error) -> FatalError:
+        return FatalError(
+            f"the disk failed while committing to {self.path} ({error}); whether the last commits were written is "
+            "unknown. Open the store again to find out"
+        )
 
     def _bound_log(self) -> None:
         """Begin the write-ahead log again if it has grown too large.
@@ -529,6 +543,11 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             connection.execute(sql.UPGRADE_1)
             rebuild(connection.cursor())
             connection.pragma("user_version", sql.SCHEMA_VERSION)
+
+
+def _open_log(connection: apsw.Connection, path: Path) -> apsw.VFSFile:
+    """The log as SQLite's own file system sees it, to be synced."""
+    return apsw.VFSFile(connection.open_vfs, f"{path}-wal", [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE, 0])
 
 
 def _surely_not_written(error: apsw.Error) -> bool:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,8 @@ class Committer:
         replay     the same (session, request) again: the stored result, nothing else
         validate   no commit in (begin_ts, now] touches the reads, nor changed a table written to
         assign     ts = max(newest + 1, clock)
-        persist    the whole group in one durable write; past this point the commits have happened
+        persist    the whole group in one durable write; past this point the commits have happened. While the disk is
+                   at work, `on_visible` may begin with what they lead to
         publish    in order: catalog, write log, published_ts, listeners
 
     Requests are validated against those before them in the same group. A refused request of a lane takes along every
@@ -96,8 +98,12 @@ class Committer:
         with self._lock:
             yield
 
-    def commit(self, requests: Sequence[CommitRequest]) -> list[CommitResult]:
-        """Judge each request, write the accepted ones as one group, publish them. One answer per request, in order."""
+    def commit(self, requests: Sequence[CommitRequest], on_visible: Listener | None = None) -> list[CommitResult]:
+        """Judge each request, write the accepted ones as one group, publish them. One answer per request, in order.
+
+        `on_visible` hears of the accepted ones when readers see them and the disk has not confirmed them: nothing it
+        begins may be told to anybody before this returns.
+        """
         with self._lock:
             if self._stopped is not None:
                 raise self._stopped
@@ -110,7 +116,7 @@ class Committer:
                     self._reader.release()
             if group.records:
                 faults.reach("commit.validated")
-                failure = self._persist(group)
+                failure = self._persist(group, on_visible)
                 if failure is not None:
                     self.write_log.truncate(before_ts)
                     self._definitions = definitions
@@ -244,10 +250,10 @@ class Committer:
 
     # ── persisting and publishing ─────────────────────────────────────────────────────────────────────────────────
 
-    def _persist(self, group: _Group) -> StorageError | ConflictError | None:
+    def _persist(self, group: _Group, on_visible: Listener | None) -> StorageError | ConflictError | None:
         """One durable write. Returns the storage's refusal if nothing was written."""
         try:
-            self._storage.append(group.records)
+            self._storage.append(group.records, None if on_visible is None else partial(on_visible, group.commits))
         except StorageError as error:
             return error
         except FatalError as error:

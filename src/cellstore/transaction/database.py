@@ -22,7 +22,7 @@ from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.transaction.backfill import Definitions, Progress
 from cellstore.transaction.bulk import Rows, prepare_bulk
 from cellstore.transaction.catalog import Catalog
-from cellstore.transaction.committer import Committer
+from cellstore.transaction.committer import Committer, Listener
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest, CommitResult, Committed, Replayed
 from cellstore.transaction.retention import Retention
@@ -153,9 +153,9 @@ class Engine:
         (answer,) = self.commit([request])
         return value, answer
 
-    def commit(self, requests: Sequence[CommitRequest]) -> list[CommitResult]:
+    def commit(self, requests: Sequence[CommitRequest], on_visible: Listener | None = None) -> list[CommitResult]:
         """One group commit; see `Committer.commit`."""
-        return self.committer.commit(requests)
+        return self.committer.commit(requests, on_visible)
 
     def request(self, session: str, request: int) -> bytes | None:
         """The stored result of a client's request, if it committed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class FakeStore:
     history: list[tuple[int, str, Any]] = field(default_factory=list)
     ts: int = 0
     listeners: list[Callable[[list[Commit]], None]] = field(default_factory=list)
+    on_visible: Callable[[list[Commit]], None] | None = None  # called while a commit becomes durable
+    on_durable: Callable[[], None] = lambda: None
     runs: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
 
@@ -36,6 +38,9 @@ class FakeStore:
         self.ts += 10
         self.history.append((self.ts, key, value))
         commit = Commit(self.ts, {TABLE: [key.encode()]}, source)
+        if self.on_visible is not None:
+            self.on_visible([commit])
+            self.on_durable()
         for listener in self.listeners:
             listener([commit])
         return self.ts
@@ -44,11 +49,14 @@ class FakeStore:
         """The dict as of `ts`."""
         return {key: value for when, key, value in self.history if when <= ts}
 
-    async def query(
+    def query(
         self, path: str, args: dict[str, Any], *, identity: Any, ts: int, journal: str | None, internal: bool
-    ) -> Outcome:
-        """The runner."""
+    ) -> Coroutine[Any, Any, Outcome]:
+        """The runner. A run has begun when this returns."""
         self.runs.append(f"{path}@{ts}")
+        return self._run(path, args, identity, ts, journal)
+
+    async def _run(self, path: str, args: dict[str, Any], identity: Any, ts: int, journal: str | None) -> Outcome:
         await asyncio.sleep(0)
         if self.gate is not None:
             await self.gate.wait()

@@ -73,6 +73,55 @@ class Client:
         self.closed = (code, reason)
 
 
+def foreseeing(store: FakeStore, hub: Hub, *clients: Client) -> list[tuple[int, int]]:
+    """Have commits take their time to become durable. Of each: how many runs had begun by then, frames left the hub."""
+    seen: list[tuple[int, int]] = []
+    store.on_visible = hub.foresee
+    store.on_durable = lambda: seen.append((len(store.runs), sum(len(client.frames) for client in clients)))
+    return seen
+
+
+@with_hub
+async def test_what_a_commit_touches_runs_while_it_becomes_durable_and_nothing_is_told(
+    store: FakeStore, hub: Hub
+) -> None:
+    watcher, writer = Client(hub), Client(hub)
+    watcher.subscribe(q0={"key": "a"}, q1={"key": "b"})
+    await settle()
+    before = sum(len(client.frames) for client in (watcher, writer))
+    seen, store.runs = foreseeing(store, hub, watcher, writer), []
+    writer.set("a", 1)
+    await settle()
+    assert store.runs == ["m:set", "m:get@10"], "one run, joined by the watcher when it asked"
+    assert seen == [(2, before)]
+    assert watcher.results == {0: 1.0, 1: None}
+
+
+@with_hub
+async def test_a_reader_that_has_no_room_for_more_has_nothing_run_for_it(store: FakeStore, hub: Hub) -> None:
+    slow = Client(hub, flushes=False)
+    slow.subscribe(q0={"key": "a"})
+    await settle()
+    foreseeing(store, hub)
+    for n in range(hub.knobs.unsent_transitions_max + 5):
+        store.set("a", n)
+        await settle()
+    assert len(store.runs) == hub.knobs.unsent_transitions_max
+
+
+@with_hub
+async def test_few_of_many_runs_are_begun_before_a_commit_is_durable(store: FakeStore, hub: Hub) -> None:
+    client = Client(hub)
+    client.subscribe(**{f"q{n}": {"key": "a", "n": n} for n in range(100)})
+    await settle()
+    seen, store.runs = foreseeing(store, hub), []
+    store.set("a", 1)
+    await settle()
+    assert len(store.runs) == 100
+    assert 0 < seen[0][0] < 10
+    assert set(client.results.values()) == {1.0}
+
+
 @with_hub
 async def test_a_mutation_is_answered_before_it_is_shown(store: FakeStore, hub: Hub) -> None:
     client = Client(hub)

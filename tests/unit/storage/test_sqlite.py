@@ -431,6 +431,16 @@ class FailingCursor:
         return getattr(self._cursor, name)
 
 
+class FailingLog:
+    """Stands before the log; fails to sync it as a disk would."""
+
+    def __init__(self, log, error):
+        self._error, self.xClose = error, log.xClose
+
+    def xSync(self, _flags):
+        raise self._error
+
+
 def disk_error(code):
     error = apsw.IOError("disk I/O error")
     error.extendedresult = code
@@ -439,13 +449,20 @@ def disk_error(code):
 
 def test_a_failed_fsync_leaves_the_outcome_unknown_and_stops_the_store(storage, scribe):
     storage.append([scribe.record({1: {"a": 1}})])
-    storage._cursor = FailingCursor(storage._cursor, "COMMIT", disk_error(apsw.SQLITE_IOERR_FSYNC))
+    storage._log = FailingLog(storage._log, disk_error(apsw.SQLITE_IOERR_FSYNC))
     for _ in range(2):
         with pytest.raises(errors.FatalError, match="is unknown") as told:
             storage.append([scribe.record({2: {"a": 2}})])
         assert not isinstance(told.value, errors.StorageError)
     with pytest.raises(errors.FatalError):
         storage.trim(1, 1)
+
+
+def test_a_failed_fsync_of_a_log_that_begins_anew_stops_the_store_too(storage, scribe):
+    storage._cursor = FailingCursor(storage._cursor, "COMMIT", disk_error(apsw.SQLITE_IOERR_FSYNC))
+    for _ in range(2):
+        with pytest.raises(errors.FatalError, match="is unknown"):
+            storage.append([scribe.record({2: {"a": 2}})])
 
 
 def test_a_frame_that_could_not_be_written_is_known_not_to_be_there(storage, scribe):
@@ -472,10 +489,26 @@ def test_an_error_at_a_fault_point_rolls_back(storage, scribe):
     storage.append([record])
 
 
-def test_every_commit_is_synced(storage):
+def test_a_group_is_synced_once_after_it_can_be_seen_and_upkeep_never(storage, scribe, monkeypatch):
+    events, log, reader = [], storage._log, storage.reader()
+
+    class Watched:
+        xClose = log.xClose
+
+        def xSync(self, flags):
+            log.xSync(flags)
+            events.append("synced")
+
+    monkeypatch.setattr(storage, "_log", Watched())
+    storage.append(
+        [scribe.record({1: {"a": 1}}), scribe.record({2: {"a": 2}})],
+        lambda: events.append(("visible", reader.refresh())),
+    )
     storage.trim(1, 1)
     storage.put_entries(BY_A, [])
-    assert storage._connection.pragma("synchronous") == 2
+    reader.close()
+    assert events == [("visible", scribe.ts), "synced"]
+    assert storage._connection.pragma("synchronous") == 1, "SQLite itself syncs the log before it is copied back"
     assert storage._connection.pragma("journal_mode") == "wal"
 
 

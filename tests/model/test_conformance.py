@@ -6,6 +6,7 @@ or as a golden script; those that were shown nowhere else are below. Where desig
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from typing import Any
 import pytest
 
 import cellstore as cs
-from cellstore.errors import LimitExceeded
+from cellstore.errors import ConflictError, LimitExceeded, ValidationError
+from cellstore.schema.definition import IndexDefinition, TableDefinition
 from cellstore.testing.store import StoreUnderTest
 from cellstore.transaction.access import DatabaseReader
 from cellstore.transaction.database import Engine
+from cellstore.transaction.requests import Committed, Replayed
 
 TESTS = Path(__file__).parents[1]
 HERE = "model/test_conformance.py"
@@ -91,6 +94,7 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
             "transaction/test_txn_definitions.py::test_a_document_that_does_not_fit_refuses_the_schema_and_nothing_changes",
             "transaction/test_txn_definitions.py::test_a_write_meanwhile_that_breaks_only_the_new_schema_fails_the_change",
             "transaction/test_txn_definitions.py::test_a_write_at_the_last_moment_fails_the_change_too",
+            f"{HERE}::test_a_write_during_a_deploy_stays_and_only_what_stays_wrong_refuses_it",
         ],
     ),
     15: (
@@ -113,6 +117,7 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
         [
             "client/test_machine.py::test_a_mutation_is_over_when_its_effects_are_on_screen",
             "interop/test_published_clients.py::test_a_promise_resolves_when_its_effects_are_shown",
+            f"{HERE}::test_when_a_mutation_returns_every_live_query_shows_it",
         ],
     ),
     18: (
@@ -127,6 +132,7 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
         [
             "server/test_socket.py::test_a_repeated_request_of_a_session_runs_once",
             "transaction/test_txn_committer.py::test_a_repeated_request_is_answered_and_not_done_again",
+            f"{HERE}::test_a_repeated_request_is_known_after_a_restart_and_one_that_was_refused_is_not",
         ],
     ),
     20: (
@@ -134,6 +140,8 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
         [
             "property/test_live_pages.py::test_pages_have_no_gaps_and_no_duplicates_while_documents_move",
             "transaction/test_txn_access.py::test_a_cursor_of_another_query_is_refused",
+            f"{HERE}::test_two_pages_stay_whole_whatever_crosses_their_edge",
+            "server/test_traps.py::test_a_cursor_of_another_query_makes_hooks_begin_again",
         ],
     ),
     21: (
@@ -187,6 +195,9 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
             "interop/test_published_clients.py::test_internal_and_missing_functions_look_alike",
             "interop/test_published_clients.py::test_errors_arrive_as_convex_gives_them",
             "server/test_doors.py::test_strangers_see_neither_tracebacks_nor_logs",
+            "server/test_what_strangers_see.py::test_what_is_internal_is_as_if_it_were_not_there",
+            "server/test_what_strangers_see.py::test_the_data_of_a_refusal_arrives",
+            "server/test_what_strangers_see.py::test_a_bug_tells_nothing_but_its_number",
         ],
     ),
     29: ("Text search: not in the design", []),
@@ -248,6 +259,89 @@ def test_a_look_for_an_id_that_is_not_there_is_touched_by_its_coming(engine: Eng
     assert engine.write_log.first_hit(reads, ts) is not None
 
 
+@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize("moment", ["check", "backfill"])
+def test_a_write_during_a_deploy_stays_and_only_what_stays_wrong_refuses_it(
+    engine: Engine, moment: str, mended: bool
+) -> None:
+    ids = engine.run(lambda tx: [tx.insert("notes", {"n": n}) for n in range(600)])[0]
+    fields = {"n": {"type": {"type": "int"}, "optional": False}}
+    steps = engine.apply_definitions(
+        [TableDefinition("notes", {"type": "object", "fields": fields}, {"by_n": IndexDefinition(("n",))})]
+    )
+    while next(steps)["step"] != moment:
+        pass
+    engine.run(lambda tx: tx.patch(ids[0], {"n": "wrong"}))  # fits the schema there is: none
+    if mended:
+        engine.run(lambda tx: tx.patch(ids[0], {"n": 0}))
+        assert list(steps)[-1]["step"] in ("check", "backfill")
+        with pytest.raises(ValidationError, match="expected int"):
+            engine.run(lambda tx: tx.patch(ids[0], {"n": "wrong"}))
+        return
+    with pytest.raises(ValidationError, match="nothing was changed") as refused:
+        list(steps)
+    assert ids[0] in str(refused.value)
+    with engine.begin() as tx:
+        assert tx.get(ids[0])["n"] == "wrong"  # type: ignore[index]
+    assert engine.catalog.table("notes").schema is None  # type: ignore[union-attr]
+
+
+def test_a_repeated_request_is_known_after_a_restart_and_one_that_was_refused_is_not(tmp_path: Path) -> None:
+    def ask(engine: Engine, number: int, result: bytes) -> Any:
+        with engine.begin() as tx:
+            list(tx.scan("notes"))
+            tx.insert("notes", {"n": number})
+            requests = [tx.freeze("", request=("session", number), result=result)]
+        if number == 2 and result == b"1":
+            engine.run(lambda tx: tx.insert("notes", {"n": 0}))  # comes between: the request is refused
+        return engine.commit(requests)[0]
+
+    with Engine.open(tmp_path / "store.db") as engine:
+        assert type(ask(engine, 1, b"1")) is Committed
+        assert type(ask(engine, 2, b"1")) is ConflictError
+    with Engine.open(tmp_path / "store.db") as engine:
+        repeated = ask(engine, 1, b"2")
+        assert (type(repeated), repeated.result) == (Replayed, b"1")
+        assert type(ask(engine, 2, b"2")) is Committed
+        assert [row["n"] for row in everything(engine)] == [1, 0, 2]
+
+
+def everything(engine: Engine) -> list[Any]:
+    with engine.begin() as tx:
+        return [row for _, row in tx.scan("notes")]
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (lambda tx, ids: tx.insert("notes", {"n": 1.5}), [[0, 1, 1.5, 2], [3, 4, 5]]),
+        (lambda tx, ids: tx.delete(ids[1]), [[0, 2], [3, 4, 5]]),
+        (lambda tx, ids: tx.delete(ids[2]), [[0, 1], [3, 4, 5]]),  # the one the edge is at
+        (lambda tx, ids: tx.patch(ids[1], {"n": 4.5}), [[0, 2], [3, 4, 4.5, 5]]),
+        (lambda tx, ids: tx.patch(ids[4], {"n": 0.5}), [[0, 0.5, 1, 2], [3, 5]]),
+        (lambda tx, ids: tx.insert("notes", {"n": 9}), [[0, 1, 2], [3, 4, 5]]),  # behind the last page
+    ],
+)
+def test_two_pages_stay_whole_whatever_crosses_their_edge(engine: Engine, change: Any, shown: list[Any]) -> None:
+    engine.define(TableDefinition("notes", {"type": "any"}, {"by_n": IndexDefinition(("n",))}))
+    ids = engine.run(lambda tx: [tx.insert("notes", {"n": n}) for n in range(7)])[0]
+    journals: list[str | None] = [None, None]
+
+    def pages() -> list[list[float]]:
+        cursor, found = None, []
+        for place in range(2):
+            with engine.begin() as tx:
+                tx.journal = journals[place]
+                page = DatabaseReader(tx).query("notes").with_index("by_n").paginate(num_items=3, cursor=cursor)
+                cursor, journals[place] = page["continueCursor"], tx.next_journal
+            found.append([row["n"] for row in page["page"]])
+        return found
+
+    assert pages() == [[0, 1, 2], [3, 4, 5]]
+    engine.run(lambda tx: change(tx, ids))
+    assert pages() == shown
+
+
 @pytest.mark.parametrize(
     ("knob", "work"),
     [
@@ -283,6 +377,21 @@ def test_a_call_schedules_no_more_than_its_limit(store: StoreUnderTest) -> None:
     assert [row for row in store.jobs("pending") if row["name"].endswith(":note")] == []
     schedule_many(count=1000)
     assert len([row for row in store.jobs("pending") if row["name"].endswith(":note")]) == 1000
+
+
+@cs.query
+def notes_from(ctx, least: int) -> list[int]:
+    return [row["n"] for row in ctx.db.query("notes") if row["n"] >= least]
+
+
+def test_when_a_mutation_returns_every_live_query_shows_it(store: StoreUnderTest) -> None:
+    with contextlib.ExitStack() as stack:
+        lives = [stack.enter_context(store.subscribe(notes_from, least=least)) for least in range(8)]
+        for live in lives:
+            live.wait(timeout=10)
+        for n in range(8):
+            store.mutation(note, n=n)
+            assert [live.value for live in lives] == [list(range(least, n + 1)) for least in range(8)]
 
 
 @cs.query

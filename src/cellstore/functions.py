@@ -24,10 +24,12 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Typ
 
 from cellstore.errors import CallerError, DeployError, ValidationError
 from cellstore.schema.arguments import FunctionSpec, Kind, http_spec_of, spec_of
+from cellstore.schema.expr import mentions
 from cellstore.schema.hints import frame_names, resolved_hints
 from cellstore.schema.rebuild import objects_of
 from cellstore.schema.registry import clean_module, module_of, registry
 from cellstore.schema.types import check_plain
+from cellstore.values.value import check_value
 from cellstore.web import METHODS
 
 __all__ = [
@@ -233,6 +235,8 @@ class Function(_Callable, Generic[P, R]):
         """The arguments by name, checked, as they are sent. Errors: ValidationError naming the argument."""
         try:
             checked: dict[str, Any] = check_plain(self._spec.args, super().bind(args, kwargs), self.name, "argument")
+            if mentions(self._spec.args, "any"):
+                check_value(checked, self.name)
         except ValidationError as error:
             error.code = "ArgumentValidationError"
             raise

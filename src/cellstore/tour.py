@@ -46,7 +46,11 @@ def lab(directory: Path, *, port: int, open_browser: bool) -> int:
     copy = directory / "01_tour.ipynb"
     if not copy.exists():
         shutil.copy(notebook_path(), copy)
-    command = ["jupyterlab", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url="]
+    command = [
+        "jupyterlab",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.news_url=None",
+    ]
     with launch(directory, command=command, port=port) as server:
         page = f"{server.url}lab/tree/{copy.name}?token={server.token}"
         print(f"\n  The tour is open in JupyterLab at\n\n      {page}\n\n  Stop it with Ctrl-C.\n", flush=True)

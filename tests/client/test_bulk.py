@@ -85,3 +85,36 @@ def test_the_bar_counts_and_says_what_was_done() -> None:
         assert bar.text.startswith("flights: 500 of 2,000 in ")
         bar.advance(1500)
     assert bar.text.startswith("flights: 2,000 in ")
+
+
+def test_moments_that_became_text_are_named_and_how_to_get_them_back(db: Database) -> None:
+    frame = pd.DataFrame({"at": pd.to_datetime(["2026-01-01T10:00Z"]), "n": [1]})
+    report = db.insert_df("visits", frame)
+    assert report.as_text == ["at"]
+    assert "a cs.Table that declares at as datetime gives them back" in repr(report)
+    assert db.insert_df("visits", frame[["n"]]).as_text == []
+
+
+def test_a_frame_in_an_error_is_told_by_its_shape(db: Database) -> None:
+    frame = pd.DataFrame({"a": [1, 2]})
+    with pytest.raises(ValidationError, match=r"readings\.table: expected .*got pandas\.DataFrame of shape \(2, 1\)$"):
+        readings(table=frame)
+    with pytest.raises(ValidationError, match=r"holds pandas.*DataFrame of shape \(2, 1\), which cannot be stored"):
+        db.insert_df("things", pd.DataFrame({"x": [frame, 1]}))
+
+
+def test_a_load_that_fails_at_once_leaves_no_bar(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    class Screen:
+        def draw(self, shown: Progress) -> None:
+            drawn.append(shown.text)
+
+        close = draw
+
+    monkeypatch.setattr("cellstore.client.progress._notebook", Screen)
+    with pytest.raises(ValidationError):
+        db.insert_df(Reading, [{"station": 5}])
+    assert drawn == []
+    db.insert_df(Reading, [{"station": "a"}])
+    assert len(drawn) == 1

@@ -123,3 +123,8 @@ def test_ordinary_errors_pass_through_untouched():
         fail(KeyError("x"))
     with pytest.raises(Disconnected):
         fail(Disconnected())
+
+
+def test_an_error_that_no_line_of_the_users_raised_has_no_heading_without_lines():
+    failure = Failure("ReturnsValidationError", "got a frame", "Traceback (most recent call last):\ngot a frame")
+    assert not hasattr(error_from(failure, "tasks:act"), "__notes__")

@@ -431,3 +431,21 @@ def test_a_difference_can_be_used_like_its_frame(two):
     assert difference.counts()["tasks"] == {"inserted": 0, "changed": 1, "removed": 1}
     with pytest.raises(cs.CallerError, match="compares two snapshots"):
         after.diff(before.ts)
+
+
+def test_each_job_has_its_own_arguments_in_sql_and_frames(tmp_path):
+    with cs.open(tmp_path / "jobs.db") as db:
+
+        @cs.mutation(module="jobs_args_test")
+        def put(ctx, title: str, n: int = 1): ...
+
+        @cs.mutation(module="jobs_args_test")
+        def later(ctx):
+            ctx.scheduler.run_after(1000, put, title="x")
+            ctx.scheduler.run_after(2000, put, title="y", n=3)
+
+        db.mutation(later)
+        wanted = [[{"title": "x"}], [{"title": "y", "n": 3}]]
+        assert list(db.snapshot().df("_scheduled_functions").sort_values("scheduledTime")["args"]) == wanted
+        rows = db.sql("select args->0->>'title' as title from _scheduled_functions order by scheduledTime").rows()
+        assert [row["title"] for row in rows] == ["x", "y"]

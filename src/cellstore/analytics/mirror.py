@@ -35,7 +35,7 @@ from cellstore.analytics.feed import (
     parsed,
     rewritten,
 )
-from cellstore.analytics.shape import Shape, Survey, lines_of, promised_by, wide_ints
+from cellstore.analytics.shape import OF_ALL_SORTS, Shape, Survey, lines_of, promised_by, wide_ints
 from cellstore.errors import OutOfRetention
 from cellstore.values.ids import encode_id
 
@@ -216,7 +216,7 @@ class Mirror:
             except (duckdb.ConversionException, duckdb.InvalidInputException):
                 pass  # a document older than its schema: look at them all
         try:
-            return self._loaded_as(Survey(table.schema), table, ts, check)
+            return self._loaded_as(Survey(table.schema, own=OF_ALL_SORTS.get(table.name)), table, ts, check)
         except (duckdb.ConversionException, duckdb.InvalidInputException):
             return self._loaded_as(Survey(table.schema, believe=False), table, ts, check)
 

@@ -32,6 +32,9 @@ from cellstore.analytics.columns import (
 
 ID, CREATION_TIME = "_id", "_creationTime"
 _SPAN = {"_from": "BIGINT", "_to": "BIGINT"}
+OF_ALL_SORTS: dict[str, dict[str, Kind]] = {"_scheduled_functions": {"args": "json", "result": "json"}}
+"""Fields by table in which every document has its own: one struct for all of them would have names no document has."""
+
 _LINE_BYTES = 4 << 20  # DuckDB takes twice as much per thread for its buffers
 
 
@@ -133,12 +136,17 @@ def promised_by(schema: Mapping[str, Any] | None) -> Shape | None:
 
 
 class Survey:
-    """Finds the shape of a table by looking at all its documents; what its schema promises is believed."""
+    """Finds the shape of a table by looking at all its documents; what its schema promises is believed.
 
-    def __init__(self, schema: Mapping[str, Any] | None, *, believe: bool = True) -> None:
+    `own`: the kinds of fields that are known without looking.
+    """
+
+    def __init__(
+        self, schema: Mapping[str, Any] | None, *, believe: bool = True, own: Mapping[str, Kind] | None = None
+    ) -> None:
         known = (declared(schema) or {}) if believe else {}
         self._order = list(known)
-        self._promised = {name: kind for name, kind in known.items() if kind is not None}
+        self._promised = {**{name: kind for name, kind in known.items() if kind is not None}, **(own or {})}
         self._looker = Looker()
 
     def look(self, documents: Iterable[dict[str, Any]]) -> None:
@@ -155,7 +163,7 @@ class Survey:
         seen = {name: kind for name, kind in self._looker.kinds.items() if name not in (ID, CREATION_TIME)}
         kinds: dict[str, Kind] = {name: self._promised.get(name) or seen.get(name, "null") for name in self._order}
         for name, kind in seen.items():
-            kinds.setdefault(name, kind)
+            kinds.setdefault(name, self._promised.get(name) or kind)
         return Shape(kinds, True, frozenset(wide_mixes), self._promised)
 
 

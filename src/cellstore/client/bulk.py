@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellstore.client.loop import wait
 from cellstore.client.progress import Progress
-from cellstore.client.rows import Batch, Fields, batches, length_of
+from cellstore.client.rows import Batch, Fields, batches, length_of, moments_undeclared
 from cellstore.errors import CellstoreError
 
 if TYPE_CHECKING:
@@ -31,15 +31,21 @@ _ROW = re.compile(r"row (\d+): ")
 
 
 class Inserted(int):
-    """How many documents were inserted; also `.table`, `.ts` (of the last commit, ns) and `.seconds`."""
+    """How many documents were inserted; also `.table`, `.ts` (of the last commit, ns), `.seconds`, and `.as_text`: columns of
+    moments that became text, because the table does not declare them."""
 
     table: str
     ts: int
     seconds: float
+    as_text: list[str]
 
     def __repr__(self) -> str:
         rate = f", {int(self) / self.seconds:,.0f}/s" if self.seconds > 0 else ""
-        return f"{int(self):,} documents into {self.table!r} in {self.seconds:.1f} s{rate}"
+        report = f"{int(self):,} documents into {self.table!r} in {self.seconds:.1f} s{rate}"
+        if not self.as_text:
+            return report
+        names = ", ".join(self.as_text)
+        return f"{report}\nmoments were stored as text: a cs.Table that declares {names} as datetime gives them back as moments"
 
     __str__ = __repr__
 
@@ -50,8 +56,9 @@ def insert_df(
     """Insert every row of `df`; see `Database.insert_df`."""
     began = time.monotonic()
     inserted, ts = 0, 0
+    fields = _declared_fields(database, table)
     with Progress(table, length_of(df), progress) as bar:
-        for batch in _made_ahead(batches(df, _declared_fields(database, table), batch_rows, BATCH_BYTES)):
+        for batch in _made_ahead(batches(df, fields, batch_rows, BATCH_BYTES)):
             try:
                 answer, _ = database._control("insert", {"table": table}, batch.lines)
             except CellstoreError as error:
@@ -60,6 +67,7 @@ def insert_df(
             bar.advance(batch.size)
     report = Inserted(inserted)
     report.table, report.ts, report.seconds = table, ts, time.monotonic() - began
+    report.as_text = moments_undeclared(df, fields)
     return report
 
 

@@ -52,9 +52,14 @@ def error_from(failure: Failure, path: str = "") -> CellstoreError:
     if isinstance(error, FunctionError):
         error.function, error.request_id = function, failure.request_id
         error.traceback = failure.traceback
-    if failure.traceback:
-        error.add_note(function_lines(failure.traceback, function, failure.message))
+    _add_lines(error, failure.traceback, function, failure.message)
     return error
+
+
+def _add_lines(error: CellstoreError, traceback: str, function: str, reason: str) -> None:
+    lines = function_lines(traceback, function, reason)
+    if "\n" in lines:  # more than the heading: an error that no line of the user's raised has none
+        error.add_note(lines)
 
 
 def error_from_json(payload: object, fallback: str) -> CellstoreError:
@@ -78,7 +83,7 @@ def doorway() -> Iterator[None]:
         yield
     except CellstoreError as error:
         if isinstance(error, FunctionError) and error.traceback and not hasattr(error, "__notes__"):
-            error.add_note(function_lines(error.traceback, error.function, error.message))  # of an inline run
+            _add_lines(error, error.traceback, error.function, error.message)  # of an inline run
         raise
     except KeyboardInterrupt as stopped:
         setattr(stopped, "_render_traceback_", functools.partial(render_stopped, stopped))  # noqa: B010  IPython's hook

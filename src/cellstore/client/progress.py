@@ -1,7 +1,8 @@
 """A progress bar where the user is looking: in the cell, in the terminal, or nowhere.
 
 It is drawn by the thread that does the work, between two steps, a few times a second at most; a thread of its own would
-print into whatever cell happens to run. What it leaves behind is one line that says what was done.
+print into whatever cell happens to run. What it leaves behind is one line that says what was done, and nothing where it
+failed before there was anything to say.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._began = self._drawn = time.monotonic()
         self.done: float = 0
         self.note = ""
+        self.is_over = False
         self._screen: Any = None if not shown else _notebook() or _terminal(what, total)
 
     def advance(self, count: int) -> None:
@@ -55,8 +57,9 @@ class Progress(AbstractContextManager["Progress"]):
             return f"{self._what}: {self.done:,}{of} in {seconds:.1f} s · {self.note}"
         return f"{self._what}: {self.done:,}{of} in {seconds:.1f} s · {self.done / seconds:,.0f}/s"
 
-    def __exit__(self, *_: object) -> None:
-        if self._screen is not None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self.is_over = True
+        if self._screen is not None and (kind is None or self.done):
             self._screen.close(self)
 
 
@@ -90,7 +93,7 @@ class ActionBar:
 class WaitingLine:
     """What a call waits for, in the cell that made it, once it has waited for a while; then how long it did."""
 
-    done, total = 0.0, None  # no bar
+    done, total, is_over = 0.0, None, True  # no bar
 
     def __init__(self, what: str, waits_for: Callable[[], str]) -> None:
         self._what, self._waits_for = what, waits_for
@@ -124,6 +127,8 @@ class _Shown(Protocol):
     def done(self) -> float: ...
     @property
     def total(self) -> float | None: ...
+    @property
+    def is_over(self) -> bool: ...
 
 
 class _Cell:
@@ -180,7 +185,6 @@ def _terminal(what: str, total: float | None) -> _Terminal | None:
 
 
 def _bar(progress: _Shown) -> str:
-    most = progress.total if progress.total is not None else progress.done
-    finished = progress.done == most
-    bar = "" if finished else f'<progress value="{progress.done}" max="{most}" style="width:16em"></progress> '
+    known = "" if progress.total is None else f' value="{progress.done}" max="{progress.total}"'
+    bar = "" if progress.is_over else f'<progress{known} style="width:16em"></progress> '
     return f'<div style="font-variant-numeric:tabular-nums">{bar}{html.escape(progress.text)}</div>'

@@ -31,6 +31,7 @@ import orjson
 from cellstore.errors import ValidationError
 from cellstore.schema.moments import datetime_text
 from cellstore.values import json as native
+from cellstore.values.value import short
 
 Fields = Mapping[str, Mapping[str, Any]]
 """The declared fields of a table by name; empty when it declares none."""
@@ -66,6 +67,16 @@ def batches(frame: Any, fields: Fields, rows_max: int, bytes_max: int) -> Iterat
             rows, size, parts = 0, 0, []
     if rows:
         yield Batch(rows, b"\n".join(parts))
+
+
+def moments_undeclared(frame: Any, fields: Fields) -> list[str]:
+    """The columns of moments of a frame that the table does not declare, so that they are text to everybody who reads."""
+    types: Any = getattr(frame, "dtypes", None) if hasattr(frame, "iloc") else getattr(frame, "schema", None)
+    if hasattr(types, "items"):
+        columns = [(str(name), str(kind)) for name, kind in types.items()]
+    else:
+        columns = [(str(field.name), str(field.type)) for field in types or ()]  # Arrow
+    return [name for name, kind in columns if name not in fields and kind.lower().startswith(("datetime", "timestamp"))]
 
 
 def length_of(frame: Any) -> int | None:
@@ -142,7 +153,7 @@ def plain_value(value: Any, column: str) -> Any:
     if hasattr(value, "tolist"):  # a NumPy scalar or array, also inside of a column of objects
         return plain_value(value.tolist(), column)
     raise ValidationError(
-        f"the column {column!r} holds {kind.__module__}.{kind.__qualname__} {value!r:.60}, which cannot be stored: convert "
+        f"the column {column!r} holds {kind.__module__}.{kind.__qualname__} {short(value)}, which cannot be stored: convert "
         "the column to numbers, text or lists first",
         path=column,
     )

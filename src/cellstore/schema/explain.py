@@ -21,7 +21,7 @@ from cellstore.errors import ValidationError
 from cellstore.schema import moments
 from cellstore.schema.expr import TypeExpr, describe
 from cellstore.values.ids import decode_id, whole_document
-from cellstore.values.value import INT_MAX, INT_MIN, same
+from cellstore.values.value import INT_MAX, INT_MIN, same, short
 
 TableOf = Callable[[int], str | None]
 """Table number to table name, None when there is no such table."""
@@ -90,10 +90,7 @@ def _short(value: object) -> str:
     elif isinstance(value, list | tuple | set | frozenset) and len(value) > 8:
         return f"of {len(value)} values"
     else:
-        try:
-            text = repr(value)
-        except Exception:  # noqa: BLE001 — a broken __repr__ must not hide the error being told
-            text = "…"
+        return short(value)
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 

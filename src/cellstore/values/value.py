@@ -164,7 +164,7 @@ def _size(value: Any, depth_left: int, items_max: int, fields_max: int) -> int:
     if kind is int:
         if INT_MIN <= value <= INT_MAX:
             return 9
-        raise _Unfit("an integer of 64 bits", f"{_short(value)}; store it as a string or a float")
+        raise _Unfit("an integer of 64 bits", f"{short(value)}; store it as a string or a float")
     if kind is dict:
         return _object_size(value, depth_left, items_max, fields_max)
     if kind is list:
@@ -234,13 +234,13 @@ _TOP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 def _learn_name(name: object) -> None:
     if type(name) is not str:
-        raise _Unfit("string keys", f"the key {_short(name)} of type {type(name).__name__}; use str({_short(name)})")
+        raise _Unfit("string keys", f"the key {short(name)} of type {type(name).__name__}; use str({short(name)})")
     if len(name) > _NESTED_NAME_CHARS_MAX:
         raise _Unfit(f"names of at most {_NESTED_NAME_CHARS_MAX} characters", f"one of {len(name):,}")
     if name.startswith("$"):
         raise _Unfit("a name that does not begin with $", repr(name))
     if not _NESTED_NAME.fullmatch(name):
-        raise _Unfit("a name of printable ASCII characters", f"{_short(name)}; free text belongs into values")
+        raise _Unfit("a name of printable ASCII characters", f"{short(name)}; free text belongs into values")
     _remember(_names, name)
 
 
@@ -250,7 +250,7 @@ def _learn_top_name(name: object) -> None:
     if type(name) is str and not (len(name) <= _TOP_NAME_CHARS_MAX and _TOP_NAME.fullmatch(name)):
         raise _Unfit(
             f"field names of letters, digits and _, beginning with a letter, at most {_TOP_NAME_CHARS_MAX} long",
-            _short(name),
+            short(name),
         )
     _learn_name(name)
     _remember(_top_names, str(name))
@@ -320,14 +320,16 @@ def _advice(value: object) -> str:
 def _describe(value: object) -> str:
     kind = type(value)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__.partition('.')[0]}."
-    return f"{module}{kind.__qualname__} {_short(value)}"
+    return f"{module}{kind.__qualname__} {short(value)}"
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value in an error's one line: its repr, cut; of frames and arrays the shape."""
     try:
         text = repr(value)
     except Exception as error:  # noqa: BLE001  a user's __repr__ may do anything; the report must still be made
         text = f"<{type(error).__name__} in repr>"
-    if "\n" in text:  # a frame's rows go on one line
-        text = " ".join(text.split())
+    if "\n" in text:  # a frame, an array: rows on one line would say less than how many there are
+        shape = getattr(value, "shape", None)
+        text = f"of shape {shape}" if isinstance(shape, tuple) else " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -126,11 +126,11 @@ def validation_begins_one_too_late() -> Iterator[None]:
 def a_group_is_not_judged_against_itself() -> Iterator[None]:
     real = committer.Committer.commit
 
-    def commit(self: Any, requests: Any) -> Any:
+    def commit(self: Any, requests: Any, *rest: Any) -> Any:
         late: list[Any] = []
         append = self.write_log.append
         with patch.object(write_log.WriteLog, "append", lambda log, one: late.append(one)):
-            results = real(self, requests)
+            results = real(self, requests, *rest)
         for one in late:
             append(one)
         return results
@@ -159,8 +159,8 @@ def a_group_is_published_in_reverse() -> Iterator[None]:
     """The answers, and with them the timestamps, of a group in the wrong order."""
     real = committer.Committer.commit
 
-    def commit(self: Any, requests: Any) -> Any:
-        results = real(self, requests)
+    def commit(self: Any, requests: Any, *rest: Any) -> Any:
+        results = real(self, requests, *rest)
         places = [at for at, one in enumerate(results) if isinstance(one, Committed) and requests[at].writes]
         for at, other in zip(places, reversed([results[at] for at in places]), strict=True):
             results[at] = other
@@ -213,9 +213,9 @@ def the_lane_claims_to_begin_at_its_view() -> Iterator[None]:
 def the_lane_commits_out_of_order() -> Iterator[None]:
     real = committer.Committer.commit
 
-    def commit(self: Any, requests: Any) -> Any:
+    def commit(self: Any, requests: Any, *rest: Any) -> Any:
         order = sorted(range(len(requests)), key=lambda at: (requests[at].lane is not None, -at))
-        results = dict(zip(order, real(self, [requests[at] for at in order]), strict=True))
+        results = dict(zip(order, real(self, [requests[at] for at in order], *rest), strict=True))
         return [results[at] for at in range(len(requests))]
 
     with patch.object(committer.Committer, "commit", commit):

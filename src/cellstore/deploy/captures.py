@@ -84,7 +84,7 @@ def _step(found: Captures, chain: Chain, value: Any) -> Iterable[tuple[str, Any]
         if registry is not None:
             return [part for each in registry.items() for part in code_in(each)]
         found.functions.append(value)
-        return function_reads(value)
+        return [*function_reads(value), *attributes_of(value)]
     if isinstance(value, type):
         if is_named(value):
             return ()
@@ -153,6 +153,11 @@ def defaults_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
     defaults = function.__defaults__ or ()
     yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
     yield from (function.__kwdefaults__ or {}).items()
+
+
+def attributes_of(function: FunctionType) -> list[tuple[str, Any]]:
+    """(attribute, value) of what was set on a function."""
+    return list(function.__dict__.items())
 
 
 def class_members(cls: type) -> Iterator[tuple[str, Any]]:
@@ -237,11 +242,3 @@ def imported_names(code: CodeType) -> tuple[str, ...]:
         if isinstance(constant, CodeType):
             names |= dict.fromkeys(imported_names(constant))
     return tuple(names)
-
-
-def innermost(function: Any) -> FunctionType:
-    """The function that the user wrote, inside what decorators made of it."""
-    while isinstance(getattr(function, "__wrapped__", None), FunctionType):
-        function = function.__wrapped__
-    assert isinstance(function, FunctionType)
-    return function

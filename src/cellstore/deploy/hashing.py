@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import pickle
 import re
-from types import CodeType, FunctionType, MethodType, ModuleType
+from collections.abc import Iterator
+from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 from cellstore.deploy.beside import files_imported
 from cellstore.deploy.captures import (
     CACHED,
+    attributes_of,
     dispatched,
     function_reads,
     functions_in,
@@ -34,9 +35,13 @@ from cellstore.deploy.captures import (
     table_definition,
 )
 from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
+from cellstore.deploy.source.text import NoSource
+from cellstore.deploy.source.written import pickled
 from cellstore.schema.definition import Table
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_OF_LIBRARIES = ("__pydantic", "model_", "_abc", "__abstract")
+_DESCRIPTORS = (MemberDescriptorType, GetSetDescriptorType)
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 
 
@@ -96,19 +101,22 @@ class _Hasher:
         elif isinstance(value, CACHED):
             self._say("cached", value.cache_parameters())
             self.add(value.__wrapped__)
-        elif isinstance(value, list | tuple):
-            self._say(type(value).__name__, len(value))
-            for each in value:
-                self.add(each)
+        elif type(value) in (list, tuple, dict, set, frozenset):
+            self._add_parts(value)
+        else:
+            self._add_object(value)
+
+    def _add_parts(self, value: Any) -> None:
+        self._say(type(value).__name__, len(value))
+        if isinstance(value, set | frozenset):
+            self._say(sorted(_alone(each) for each in value))
         elif isinstance(value, dict):
-            self._say(type(value).__name__, len(value))
             for key, each in value.items():
                 self.add(key)
                 self.add(each)
-        elif isinstance(value, set | frozenset):
-            self._say(type(value).__name__, sorted(_alone(each) for each in value))
         else:
-            self._add_object(value)
+            for each in value:
+                self.add(each)
 
     def _add_code(self, code: CodeType) -> None:
         self._say("code", code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
@@ -130,7 +138,7 @@ class _Hasher:
         self._add_code(function.__code__)
         for text in sorted(files_imported(imported_names(function.__code__)).values()):
             self._say("imports", text)
-        for name, value in function_reads(function):
+        for name, value in (*function_reads(function), *attributes_of(function)):
             self._say(name)
             self.add(value)
 
@@ -147,7 +155,9 @@ class _Hasher:
         for name, field in sorted(getattr(cls, "__pydantic_fields__", {}).items()):
             self._say(name, _ADDRESS.sub("", repr(field)))
         for name, member in sorted(vars(cls).items()):
-            if not is_machinery(name) and not name.startswith(("__pydantic", "_abc", "__abstract")):
+            if not is_machinery(name) and not name.startswith(_OF_LIBRARIES):
+                if isinstance(cls, enum.EnumMeta) and (name.startswith("_") or name in cls.__members__):
+                    continue  # said already
                 self._add_member(name, member)
 
     def _add_member(self, name: str, member: Any) -> None:
@@ -158,7 +168,7 @@ class _Hasher:
                 self.add(each)
         elif name == "__annotations__":
             self._say([(key, _hint_text(hint)) for key, hint in member.items()])
-        elif _is_plain(member):
+        elif (not name.startswith("__") and not isinstance(member, _DESCRIPTORS)) or _is_plain(member):
             self.add(member)
 
     def _add_module(self, module: ModuleType) -> None:
@@ -167,6 +177,14 @@ class _Hasher:
             for name, value in sorted(module_members(module)):
                 self._say(name)
                 self.add(value)
+
+    def _add_librarys(self, value: Any) -> None:
+        """An instance of an installed class: as it is pickled, or by what it holds of the user's."""
+        try:
+            self._say(pickled(value))
+        except NoSource:
+            for part in _parts_of_pickle(value):
+                self.add(part)
 
     def _add_object(self, value: Any) -> None:
         name = singleton_name(value)
@@ -183,16 +201,26 @@ class _Hasher:
         self._say("object")
         self.add(type(value))
         if is_named(type(value)):
-            try:
-                self._say(pickle.dumps(value, 4))
-                return
-            except Exception:  # noqa: BLE001 — any class may refuse; its parts are looked at instead
-                pass
+            self._add_librarys(value)
+            return
+        if isinstance(value, list | tuple | dict | set | frozenset):
+            self._add_parts(value)
         state = getattr(value, "__dict__", None)
         if isinstance(state, dict):
             self.add(dict(sorted(state.items())))
         for slot in _slots(type(value)):
             self.add(getattr(value, slot, None))
+
+
+def _parts_of_pickle(value: Any) -> list[Any]:
+    """What pickle makes an object of: a call, a state, items. Its own objects, so that none is hashed as met again."""
+    from cellstore.deploy.pickling import made_again
+
+    try:
+        taken = made_again(value) or value.__reduce_ex__(4)
+    except Exception:  # noqa: BLE001 — any class may refuse; it counts by its type
+        return []
+    return [taken] if isinstance(taken, str) else [[*each] if isinstance(each, Iterator) else each for each in taken]
 
 
 def _reference_name(value: Any) -> str:

@@ -15,15 +15,15 @@ import base64
 import functools
 import inspect
 import linecache
+import sys
 from collections.abc import Callable
+from types import CodeType, ModuleType
 from typing import Any
 
-from cellstore.deploy.captures import innermost
 from cellstore.deploy.standalone import namespace_for
 from cellstore.deploy.unit import STAMP, Unit
 from cellstore.errors import DeployError
-from cellstore.schema.hints import resolved_hints
-from cellstore.schema.rebuild import Rebuild, objects_of, rebuilder
+from cellstore.schema.rebuild import Rebuild, rebuilder
 
 
 def load(unit: Unit) -> dict[str, Callable[..., Any]]:
@@ -54,11 +54,24 @@ def _from_source(unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DeployError(f"{unit.module} carries neither source nor a payload for Python {STAMP}; deploy it again")
     file = f"<cellstore {unit.module}>"
     remember_sources({file: unit.source})
-    namespace = namespace_for(unit)
-    exec(compile(unit.source, file, "exec", dont_inherit=True), namespace)  # the user's own code, in the user's process
-    found = {spec.name: namespace["__cellstore_functions__"][spec.name] for spec in unit.functions}
-    hints = {name: resolved_hints(innermost(fn), namespace) for name, fn in found.items()}
-    return found, {spec.name: objects_of(hints[spec.name], spec.args["fields"]) for spec in unit.functions}
+    namespace = executed(unit, compile(unit.source, file, "exec", dont_inherit=True))
+    return namespace["__cellstore_functions__"], namespace["__cellstore_hints__"]
+
+
+def executed(unit: Unit, code: CodeType) -> dict[str, Any]:
+    """The namespace after the user's own code has run, in the user's process. Classes look their module up meanwhile."""
+    module = ModuleType(unit.module)
+    module.__dict__.update(namespace_for(unit))
+    before = sys.modules.get(unit.module)
+    sys.modules[unit.module] = module
+    try:
+        exec(code, module.__dict__)
+    finally:
+        if before is None:
+            del sys.modules[unit.module]
+        else:
+            sys.modules[unit.module] = before
+    return module.__dict__
 
 
 def remember_sources(sources: dict[str, str]) -> None:

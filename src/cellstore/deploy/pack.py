@@ -24,7 +24,8 @@ from cellstore.deploy.captures import Capture, Captures, Chain, explore, importe
 from cellstore.deploy.hashing import function_hash
 from cellstore.deploy.origins import is_installed_file, is_installed_module, path_entries
 from cellstore.deploy.refuse import size_bytes, type_name, why_not
-from cellstore.deploy.source import source_of, text_of
+from cellstore.deploy.source import source_of
+from cellstore.deploy.source.text import text_of
 from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError
 from cellstore.knobs import DEFAULTS, Knobs
@@ -41,7 +42,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
     payload = _payload(handles, functions, captures, knobs) if functions else None  # first: it refuses by name
     texts = _texts(captures)
     local = {str(each.__file__): text_of(str(each.__file__)) for each in _with_parents(captures)}
-    source = source_of(functions, local)
+    source = source_of(functions, {handle.name: handle.hints for handle in handles}, local)
     return Unit(
         module=module,
         functions=[handle.spec for handle in handles],

@@ -82,11 +82,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         reason = why_not(obj)
         if reason is not None:
             raise Refused(obj, reason)
-        made = _made_again(obj)
+        made = made_again(obj)
         if made is None:
             made = super().reducer_override(obj)
         if isinstance(obj, enum.EnumMeta) and isinstance(made, tuple) and len(made) == 6:
-            return *made[:2], (made[5], made[2], _attributes_of_members(obj)), None, None, set_enum
+            return _with_aliases(obj, made)
         return self._by_itself(obj) if made is NotImplemented else made
 
     def _by_itself(self, obj: Any) -> Any:
@@ -99,7 +99,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return made
 
 
-def _made_again(obj: Any) -> tuple[Any, ...] | None:
+def made_again(obj: Any) -> tuple[Any, ...] | None:
     """The call that makes such an object, where pickle knows none."""
     if isinstance(obj, FunctionType):
         registry = None if is_named(obj) else dispatched(obj)
@@ -118,6 +118,15 @@ def _default_of(variable: ContextVar[Any]) -> tuple[Any, ...]:
         return (Context().run(variable.get),)
     except LookupError:
         return ()
+
+
+def _with_aliases(cls: enum.EnumMeta, made: tuple[Any, ...]) -> tuple[Any, ...]:
+    """How cloudpickle makes an enum, with the members that have a second name, and with what members know."""
+    make, (bases, name, qualname, _, *rest), (attributes, slots), _, _, set_class = made
+    members = {each: member.value for each, member in dict[str, Any](cls.__members__).items()}
+    attributes = {key: value for key, value in attributes.items() if key not in members}
+    state = set_class, (attributes, slots), _attributes_of_members(cls)
+    return make, (bases, name, qualname, members, *rest), state, None, None, set_enum
 
 
 def _attributes_of_members(cls: enum.EnumMeta) -> dict[str, dict[str, Any]]:

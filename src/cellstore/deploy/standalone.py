@@ -3,16 +3,25 @@
 __cellstore_function__(path, kind, positional)   a reference to another function of the store
 __cellstore_table__(name, text)                  a table's class, from its definition
 __cellstore_module__(name, file)                 a module next to the notebook, from the text that was shipped
-__cellstore_instance__(class, state)             an instance of the user's class, with its attributes
+__cellstore_import__(module, name)               what a library has under a name, or the library
+__cellstore_closed__(make, cells, module)        the function that `make` makes, with these variables closed over
+__cellstore_cell__(value)                        such a variable
+__cellstore_new__(class, …)                      an instance without its `__init__`
+__cellstore_set__(object, state)                 … and its state, as pickle knows it
+__cellstore_items__(object, dict)                … and its items
+__cellstore_attribute__(class, name, value)      an attribute of a class, past its metaclass
 __cellstore_value__(text)                        a value of library classes, pickled: data only, no code of the user's
 """
 
 from __future__ import annotations
 
 import base64
+import importlib
 import pickle
 import sys
 import types
+from collections.abc import Callable, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from cellstore.functions import FunctionReference, reference
@@ -37,9 +46,16 @@ def namespace_for(unit: Unit) -> dict[str, Any]:
         "__cellstore_function__": function,
         "__cellstore_table__": table,
         "__cellstore_module__": module,
-        "__cellstore_instance__": instance,
+        "__cellstore_import__": imported,
+        "__cellstore_closed__": closed,
+        "__cellstore_cell__": types.CellType,
+        "__cellstore_new__": new,
+        "__cellstore_set__": set_state,
+        "__cellstore_items__": set_items,
+        "__cellstore_attribute__": type.__setattr__,
         "__cellstore_value__": value,
         "__cellstore_functions__": {},
+        "__cellstore_hints__": {},
     }
 
 
@@ -68,11 +84,48 @@ def table(name: str, text: str) -> type:
     return table_class(name, loads(text.encode()))
 
 
-def instance(cls: type, state: dict[str, Any]) -> Any:
-    """An instance as it was, without its `__init__`."""
-    made: Any = object.__new__(cls)
-    made.__dict__.update(state)
-    return made
+def imported(module: str, name: str = "") -> Any:
+    """What the module has under a dotted name; the module itself."""
+    return reduce(getattr, name.split(".") if name else (), importlib.import_module(module))
+
+
+def closed(
+    make: Callable[[], types.FunctionType],
+    cells: Mapping[str, types.CellType],
+    module: types.ModuleType | None = None,
+) -> types.FunctionType:
+    """The function that `make` makes, with its own variables, and the names of a module where it is of one."""
+    made = make()
+    scope = made.__globals__ if module is None else vars(module)
+    own = tuple(cells[name] for name in made.__code__.co_freevars)
+    function = types.FunctionType(made.__code__, scope, made.__name__, made.__defaults__, own)
+    function.__kwdefaults__, function.__doc__ = made.__kwdefaults__, made.__doc__
+    function.__annotations__ = made.__annotations__
+    return function
+
+
+def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+    """An instance as `__new__` makes it, without `__init__`."""
+    make: Callable[..., Any] = cls.__new__
+    return make(cls, *args, **kwargs)
+
+
+def set_state(made: Any, state: Any) -> None:
+    """What pickle does with a state."""
+    if hasattr(made, "__setstate__"):
+        made.__setstate__(state)
+        return
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        made.__dict__.update(attributes)
+    for name, each in (slots or {}).items():
+        object.__setattr__(made, name, each)
+
+
+def set_items(made: Any, items: Mapping[Any, Any]) -> None:
+    """What pickle does with the items of a mapping."""
+    for key, each in items.items():
+        made[key] = each
 
 
 def value(text: str) -> Any:

@@ -26,6 +26,7 @@ UNREADABLE = object()
 
 
 def import_statement(name: str, value: Any) -> str | None:
+    """The import that gives an installed module, class or function this name; None for anything else."""
     if isinstance(value, ModuleType):
         return f"import {value.__name__} as {name}" if is_installed_module(value.__name__) else None
     if is_reference(value) or not callable(value) or not is_named(value) or "." in value.__qualname__:
@@ -34,10 +35,12 @@ def import_statement(name: str, value: Any) -> str | None:
 
 
 def imported(module: str, name: str) -> str:
+    """An expression for what a module has under a dotted name."""
     return f"__cellstore_import__({module!r}, {name!r})"
 
 
 def reference(value: Any) -> str:
+    """An expression for a function or a table of the store."""
     if isinstance(value, type) and is_table(value):
         definition = getattr(value, "__cellstore__", None)
         if definition is None:
@@ -47,6 +50,7 @@ def reference(value: Any) -> str:
 
 
 def written(value: Any) -> str:
+    """A literal, as Python text."""
     if type(value) is float and not math.isfinite(value):
         return f"float({str(value)!r})"
     if type(value) is list:
@@ -87,6 +91,7 @@ class _Named(pickle.Unpickler):
 
 
 def content(cell: CellType) -> Any:
+    """What a closure's variable holds; UNREADABLE before it is assigned."""
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet

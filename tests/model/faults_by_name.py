@@ -83,7 +83,8 @@ def a_descending_scan_is_recorded_as_ascending() -> Iterator[None]:
 @fault
 def counts_are_not_recorded() -> Iterator[None]:
     def count_span(self: Any, span: Any) -> int:
-        return 0 if span.lo >= span.hi else scan.count(self._snapshot, self._writes, span)
+        load = self.catalog.by_number(span.table).load
+        return 0 if span.lo >= span.hi else scan.count(self._snapshot, self._writes, span, load)
 
     with patch.object(reading.Reading, "count_span", count_span):
         yield

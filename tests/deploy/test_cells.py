@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 
 from server_process import TOKEN, ServerProcess
 from test_kernel import Kernel
+from test_shapes import SHAPES as PLAIN_SHAPES
 
 SHAPES = {
     "helpers and constants from other cells": (
@@ -328,6 +330,28 @@ MADE_AGAIN = {
         "['u', 3, 2, True]",
     ),
 }  # fmt: skip
+
+
+ASKED = """
+import inspect, json
+@cs.query
+async def asked(ctx) -> str:
+    value = shape(ctx)
+    return json.dumps(await value if inspect.iscoroutine(value) else value, default=repr)
+"""
+HERE = """
+value = shape(None)
+json.dumps(await value if inspect.iscoroutine(value) else value, default=repr) == cs.current().query("tasks:asked")
+"""
+
+
+@pytest.mark.parametrize("name", PLAIN_SHAPES)
+def test_a_plain_function_gives_a_query_what_it_gives_in_its_kernel(kernel: Kernel, name: str) -> None:
+    kernel.run("get_ipython().compile.reset_compiler_flags()")  # one shape begins with `from __future__`
+    for cell in (textwrap.dedent(PLAIN_SHAPES[name]), ASKED):
+        assert kernel.run(cell).errors == []
+    compared = kernel.run(HERE)
+    assert (compared.errors, [each["text/plain"] for each in compared.shown]) == ([], ["True"])
 
 
 @pytest.mark.parametrize("name", MADE_AGAIN)

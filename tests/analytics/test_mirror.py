@@ -229,3 +229,15 @@ def test_a_renamed_field_has_the_name_of_each_moment(desk, read_before):
     assert [row["number"] for row in desk.table("t")] == [0, 1, 2, 3, 4], "what came after the copy was made, too"
     assert math.isnan(desk.sql("select x from t where number = 1")[0]["x"])
     assert [row["n"] for row in desk.table("t", before)] == [0, 1, 2]
+
+
+def test_a_name_a_field_had_for_a_while_is_that_of_those_moments(desk):
+    define(desk, "t", n=int)
+    desk.write(lambda tx: tx.insert("t", {"n": 1}))
+    first = desk.now
+    desk.engine.define(TableDefinition("t", schema_of(number=int), {}, None, {"n": "number"}))
+    meanwhile = desk.now
+    desk.engine.define(TableDefinition("t", schema_of(n=int), {}, None, {"number": "n"}))
+    assert [fields_of(row) for row in desk.table("t", first)] == [{"n": 1}]
+    assert [fields_of(row) for row in desk.table("t", meanwhile)] == [{"number": 1}]
+    assert [fields_of(row) for row in desk.table("t")] == [{"n": 1}]

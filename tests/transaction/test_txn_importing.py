@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -290,6 +291,23 @@ def test_unique_indexes_hold_inside_of_what_comes_in(engine: Engine, define: Any
     running.load("notes", lines({"_id": id_of(2), "text": "a"}))  # what is there now does not count
     with pytest.raises(ValidationError, match=r"row 0: the index notes\.by_text is unique"):
         running.load("notes", lines({"_id": id_of(3), "text": "a"}))
+
+
+def test_names_that_changed_places_while_documents_came_in_are_noticed(engine: Engine, define: Any) -> None:
+    def declare(*names: str, **renamed: str) -> None:
+        engine.define(replace(define("notes", {f"{name}?": "int" for name in names}), renamed_fields=renamed))
+
+    declare("a", "b")
+    imported(engine, "fail", "notes", {"_id": id_of(1), "a": 1, "b": 2}, number=NUMBER)
+    running = Import(engine, "replace", [Wanted("notes", NUMBER)])
+    running.load("notes", lines({"_id": id_of(1), "a": 3, "b": 4}))
+    declare("b", "c", a="c")
+    declare("a", "c", b="a")
+    declare("a", "b", c="b")
+    with pytest.raises(CallerError, match="was redefined while its documents came in"):
+        running.finish()
+    with engine.begin() as tx:
+        assert [(row["a"], row["b"]) for _, row in tx.scan("notes")] == [(2, 1)]
 
 
 def test_a_table_redefined_while_its_documents_come_in_is_not_replaced(engine: Engine, define: Any) -> None:

@@ -101,7 +101,7 @@ class Mirror:
             made = self._loaded(then, ts, check)
             self._copies[then.number] = made
             known = self._followed(made, now, check)
-        if known is not None and known.since <= ts <= known.upto:
+        if known is not None and known.since <= ts <= known.upto and known.table.stored_as == then.stored_as:
             return known
         return self._still_copy(then, ts, check)
 

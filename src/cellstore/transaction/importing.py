@@ -380,8 +380,8 @@ def _define(
 def _check_unchanged(job: _Job, old: TableMeta | None, hidden: TableMeta) -> None:
     """The new documents were checked against, and indexed by, the table's definition when the import began."""
     only_unique = job.method == "merge"
-    now = (None, {}) if old is None else (old.schema, _indexes(old, only_unique))
-    if (old is None and only_unique) or now != (hidden.schema, _indexes(hidden, only_unique)):
+    now = (None, {}, {}) if old is None else (old.schema, old.stored_as, _indexes(old, only_unique))
+    if (old is None and only_unique) or now != (hidden.schema, hidden.stored_as, _indexes(hidden, only_unique)):
         raise CallerError(
             f"the table {job.table!r} was redefined while its documents came in, nothing was replaced: import again",
             code="TableChanged",

@@ -18,6 +18,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,10 @@ def lab(directory: Path, *, port: int, open_browser: bool) -> int:
     copy = directory / "01_tour.ipynb"
     if not copy.exists():
         shutil.copy(notebook_path(), copy)
-    command = [
-        "jupyterlab",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.news_url=None",
-    ]
-    with launch(directory, command=command, port=port) as server:
+    with (
+        _without_news() as settings,
+        launch(directory, command=["jupyterlab"], port=port, environment=settings) as server,
+    ):
         page = f"{server.url}lab/tree/{copy.name}?token={server.token}"
         print(f"\n  The tour is open in JupyterLab at\n\n      {page}\n\n  Stop it with Ctrl-C.\n", flush=True)
         if open_browser and _has_display():
@@ -59,6 +58,20 @@ def lab(directory: Path, *, port: int, open_browser: bool) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             return server.process.wait()
         return 0
+
+
+@contextlib.contextmanager
+def _without_news() -> Iterator[dict[str, str]]:
+    """An environment whose JupyterLab does not ask on its first page whether it may fetch news, and fetches none.
+
+    A plugin of the page asks, whatever the server is told; turning a plugin off takes a file where Jupyter looks for it.
+    """
+    with tempfile.TemporaryDirectory(prefix="cellstore-lab-") as folder:
+        file = Path(folder, "labconfig", "page_config.json")
+        file.parent.mkdir()
+        file.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}))
+        theirs = os.environ.get("JUPYTER_CONFIG_PATH")
+        yield {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}{theirs}" if theirs else folder}
 
 
 def _has_display() -> bool:

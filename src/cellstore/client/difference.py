@@ -28,6 +28,7 @@ from cellstore.values.value import MISSING, same
 SIGNS = {"inserted": "+", "changed": "~", "removed": "-"}
 _SHOWN_MAX = 20
 _VALUE_CHARS_MAX = 40
+_NEAT = 'style="text-align:left; white-space:nowrap"'
 
 
 class Change(NamedTuple):
@@ -151,13 +152,13 @@ class Difference:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{SIGNS[each.change]} {each.change}</td><td>{escape(each.table)}</td><td>{each.id}</td>"
+            f"<tr><td {_NEAT}>{SIGNS[each.change]} {each.change}</td><td>{escape(each.table)}</td><td>{each.id}</td>"
             f'<td style="text-align:left">{escape(str(each).partition("  ")[2])}</td></tr>'
             for each in self.changes[:_SHOWN_MAX]
         )
         more = len(self.changes) - _SHOWN_MAX
         tail = f"<p>… and {more:,} more</p>" if more > 0 else ""
-        head = "<thead><tr><th>change</th><th>table</th><th>_id</th><th>what</th></tr></thead>"
+        head = f"<thead><tr><th {_NEAT}>change</th><th>table</th><th>_id</th><th {_NEAT}>what</th></tr></thead>"
         return f"<p>{escape(self._summary())}</p><table>{head}<tbody>{rows}</tbody></table>{tail}"
 
 

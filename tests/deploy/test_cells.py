@@ -345,8 +345,17 @@ json.dumps(await value if inspect.iscoroutine(value) else value, default=repr) =
 """
 
 
+@pytest.fixture(scope="module")
+def shadowed_kernel(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """For cells that give names like `len` another meaning."""
+    started = kernel_of(server, tmp_path_factory.mktemp("shadowed"))
+    yield started
+    started.stop()
+
+
 @pytest.mark.parametrize("name", PLAIN_SHAPES)
-def test_a_plain_function_gives_a_query_what_it_gives_in_its_kernel(kernel: Kernel, name: str) -> None:
+def test_a_plain_function_gives_a_query_what_it_gives_in_its_kernel(shadowed_kernel: Kernel, name: str) -> None:
+    kernel = shadowed_kernel
     kernel.run("get_ipython().compile.reset_compiler_flags()")  # one shape begins with `from __future__`
     for cell in (textwrap.dedent(PLAIN_SHAPES[name]), ASKED):
         assert kernel.run(cell).errors == []

@@ -13,6 +13,7 @@ import orjson
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from runtime_harness import unit_of
 
+from cellstore.protocol.version import decode_ts
 from cellstore.server.deployment import Deployment
 
 SOURCE = """
@@ -23,6 +24,10 @@ SOURCE = """
     @cs.mutation
     def add(ctx, n: int):
         ctx.db.insert("t", {"n": n})
+
+    @cs.mutation
+    def note(ctx):
+        ctx.db.insert("notes", {})
 """
 
 
@@ -31,6 +36,7 @@ class Watcher:
 
     def __init__(self, deployment: Deployment) -> None:
         self.shown: list[Any] = []
+        self.moment = 0
         self.answered: list[bool] = []
         self._changed = asyncio.Event()
         self._connection = deployment.connect(self._take, lambda code, reason: None)
@@ -48,6 +54,7 @@ class Watcher:
         message = orjson.loads(frame)
         if message["type"] == "Transition":
             self.shown += [change.get("value") for change in message["modifications"]]
+            self.moment = decode_ts(message["endVersion"]["ts"])
         elif message["type"] == "MutationResponse":
             self.answered.append(message["success"])
         self._changed.set()
@@ -121,5 +128,22 @@ def test_what_a_commit_led_to_is_never_shown_when_the_disk_fails(tmp_path):
             await asyncio.sleep(0.002)
         assert 3 not in watcher.shown
         assert watcher.answered in ([True], [True, False])
+
+    watched(tmp_path, test)
+
+
+def test_nobody_is_moved_to_a_moment_of_which_the_disk_knows_nothing(tmp_path):
+    async def test(deployment: Deployment, watcher: Watcher) -> None:
+        engine: Any = deployment._engine
+
+        def fail() -> None:
+            raise engine.storage._unknown(apsw.IOError("disk I/O error"))
+
+        engine.storage._sync = fail
+        watcher.say("Mutation", requestId=2, udfPath="m:note", args=[{}])
+        await watcher.until(lambda: len(watcher.answered) > 1)
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+        assert watcher.moment <= engine.published_ts
 
     watched(tmp_path, test)

@@ -211,6 +211,11 @@ class Hub:
         with self.cache.ahead():
             self.subscriptions.catch_up()
 
+    def halt(self) -> None:
+        """Whether commits we foresaw have happened is unknown: show nobody a moment that may never have been."""
+        for connection in self.connections:
+            connection.halt()
+
     # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -318,6 +323,9 @@ class Connection:
 
     def committed(self, ts: int) -> None:
         self._session.committed(ts)
+
+    def halt(self) -> None:
+        self._session.halted = True
 
     def tick(self) -> None:
         self._event(self._session.tick)

@@ -338,6 +338,8 @@ class Deployment:
         if self.failure is None:
             self.failure = stop
             log.critical("deployment %s stops: %s", self.name, stop.message)
+            if self._hub is not None:
+                self._hub.halt()
             self._stopping = asyncio.get_running_loop().create_task(self.stop())
 
 

@@ -20,7 +20,8 @@ import { decode, decodeTs, encodeTs, same } from "./codec.js";
 
 /**
  * @typedef {{code: string, message: string, traceback: string, data?: any, function: string, class?: string}} Failure
- * @typedef {{value: any, failure: Failure | null, logs: string[], journal: string | null}} Result
+ * @typedef {{value: any, failure: Failure | null, logs: string[], journal: string | null, digest: string | null}} Result
+ *   `digest`: by which the server knows it again, so that it is not told once more after a reconnect
  * @typedef {{value: any, failure: Failure | null, logs: string[], ts: bigint | null}} Outcome
  */
 
@@ -186,7 +187,7 @@ export class Machine {
       if (one.type === "QueryRemoved" || !query) continue;
       const failure = one.type === "QueryFailed" ? failureOf(one.error, one.errorMessage, one) : null;
       const value = one.type === "QueryPatched" ? spliced(query.result?.value, one.splices) : (one.value ?? null);
-      const result = { value, failure, logs: one.logLines ?? [], journal: one.journal ?? null };
+      const result = { value, failure, logs: one.logLines ?? [], journal: one.journal ?? null, digest: one.digest ?? null };
       const old = query.result;
       if (old && ["value", "failure", "logs"].every((part) => same(old[part], result[part]))) query.result = result;
       else changed.set(one.queryId, result);
@@ -236,7 +237,8 @@ export class Machine {
 
 function add({ id, path, args, result }) {
   const journal = JSON.stringify(result?.journal ?? null);
-  return `{"type":"Add","queryId":${id},"udfPath":${JSON.stringify(path)},"args":[${args}],"journal":${journal}}`;
+  const holds = result?.digest ? `,"holds":${JSON.stringify(result.digest)}` : "";
+  return `{"type":"Add","queryId":${id},"udfPath":${JSON.stringify(path)},"args":[${args}],"journal":${journal}${holds}}`;
 }
 
 /** A list with the changes `[place, removed, rows]` made, by rising places of the old list, which stays as it is. */

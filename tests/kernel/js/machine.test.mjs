@@ -33,6 +33,24 @@ test("opening says hello, in exact values, and everything that is wanted", () =>
   ]);
 });
 
+test("who comes back says which result it holds, and keeps what it is not told again", () => {
+  const machine = opened();
+  machine.subscribe("a:b", "{}");
+  machine.subscribe("a:c", "{}");
+  machine.received(transition(at(0, 0), at(2, 10), [{ ...updated(0, [1, 2]), digest: "ab12" }, updated(1, 5)]));
+  machine.lost("gone");
+  const [, queries] = sent(machine.opened());
+  assert.deepEqual(queries.modifications.map((add) => add.holds), ["ab12", undefined]);
+  const patched = { type: "QueryPatched", queryId: 0, splices: [[2, 0, [3]]], logLines: [], journal: null, digest: "cd34" };
+  const [first] = machine.received(transition(at(0, 0), at(1, 20), [updated(1, 6)]));
+  assert.deepEqual([...first.step.changed.keys()], [1]);
+  assert.deepEqual(machine.result(0).value, [1, 2]);
+  machine.received(transition(at(1, 20), at(1, 30), [patched]));
+  machine.lost("gone");
+  assert.equal(sent(machine.opened())[1].modifications[0].holds, "cd34");
+  assert.deepEqual(machine.result(0).value, [1, 2, 3]);
+});
+
 test("equal questions are asked once and end with their last watcher", () => {
   const machine = opened();
   const [first, asked] = machine.subscribe("a:b", "{}");

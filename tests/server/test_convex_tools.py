@@ -17,7 +17,8 @@ from served_harness import Served
 
 from cellstore.schema.definition import TableDefinition
 from cellstore.server.uploads import Uploads
-from cellstore.transaction.importing import Import
+from cellstore.transaction.hidden import drop_table
+from cellstore.transaction.importing import Import, Wanted
 
 
 def admin(served: Served) -> dict[str, str]:
@@ -89,12 +90,31 @@ async def test_a_reader_begins_again_when_a_table_came_or_went_as_a_whole(chat: 
     assert dropped.status == 200, dropped.body
     missed = await chat.fetch(f"/api/document_deltas?cursor={begin}", headers=admin(chat))
     assert (missed.status, missed.json["code"]) == (410, "OutOfRetention")
-    assert "'messages' was imported, replaced or dropped" in missed.json["message"]
+    assert "'messages' was imported, replaced, renamed or dropped" in missed.json["message"]
     others = await ask(chat, "/api/document_deltas", {"cursor": begin, "tableName": "numbers"})
     assert [row["n"] for row in others["values"]] == [1], "of another table nothing is missing"
     again = await ask(chat, "/api/list_snapshot")
     assert {row["_table"] for row in again["values"]} == {"numbers"}
     assert (await ask(chat, "/api/document_deltas", {"cursor": again["snapshot"]}))["values"] == []
+
+
+@pytest.mark.parametrize("wanted", ["messages", "notes", None])
+@pytest.mark.parametrize("how", ["renamed", "its number was given up to another"])
+async def test_a_reader_begins_again_when_a_table_has_another_name(chat: Served, how: str, wanted: str | None) -> None:
+    await send(chat, "one")
+    begin = (await ask(chat, "/api/list_snapshot"))["snapshot"]
+    engine: Any = (await chat.app.deployment("default"))._engine
+    if how == "renamed":
+        engine.define(TableDefinition("notes", {"type": "any"}, {}, "messages"))
+    else:
+        number = engine.catalog.table("messages").number
+        drop_table(engine, "messages")
+        running = Import(engine, "fail", [Wanted("notes", number)])
+        running.load("notes", b'{"text": "two"}')
+        running.finish()
+    wish = "" if wanted is None else f"&tableName={wanted}"
+    missed = await chat.fetch(f"/api/document_deltas?cursor={begin}{wish}", headers=admin(chat))
+    assert (missed.status, missed.json["code"]) == (410, "OutOfRetention")
 
 
 async def test_a_reader_begins_again_when_a_field_was_renamed(chat: Served) -> None:

@@ -11,7 +11,7 @@ What is wanted of it is one table, or a selection: component ("" is the only one
 
 A reader begins with `list_snapshot` until it has no more, and goes on with `document_deltas` from that snapshot's
 timestamp; it then has every revision once, in commit order. That holds as far back as history is kept, and until a table
-comes or goes as a whole (an import that replaces, a drop) or a field is renamed: then it is told to begin again.
+comes or goes as a whole (an import that replaces, a drop) or it or a field is renamed: then it is told to begin again.
 
 Source:  Convex streaming export, as its connectors read it
 """
@@ -115,13 +115,16 @@ class Changes:
 
 def _check_whole(then: Catalog, now: Catalog, wanted: Wanted) -> None:
     """Whether the log tells all that happened between two moments: documents of a table that comes or goes as a whole, or
-    whose fields are renamed, stay where they are, and only names are given or taken."""
+    is renamed with them or its fields, stay where they are, and only names are given or taken. A number may have been given
+    up by a dropped table and be another's now; that looks like a rename."""
     for table in then.tables():
         later = now.by_number(table.number)
+        known_as = table.known_as if later is None else later.known_as
         moved = bool(table.stands_for) != (later is None or bool(later.stands_for))
+        moved = moved or (known_as != table.known_as and not table.stands_for)
         renamed = later is not None and later.stored_as != table.stored_as
-        if (moved or renamed) and wanted(table.known_as):
-            what = "imported, replaced or dropped since" if moved else "given other field names since"
+        if (moved or renamed) and (wanted(table.known_as) or wanted(known_as)):
+            what = "imported, replaced, renamed or dropped since" if moved else "given other field names since"
             raise OutOfRetention(f"the table {table.known_as!r} was {what}; begin again with list_snapshot")
 
 

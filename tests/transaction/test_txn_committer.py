@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cellstore.errors import ConflictError, FatalError, OutOfRetention, StorageError
+from cellstore.errors import CellstoreError, ConflictError, FatalError, InvariantError, OutOfRetention, StorageError
 from cellstore.knobs import Knobs
 from cellstore.transaction import committer
 from cellstore.transaction.catalog import membership
@@ -356,3 +356,15 @@ def test_the_log_can_take_back_its_newest_commits() -> None:
     log.append(Commit(1000, {2: [b"x"]}))
     assert log.first_hit({2: [(b"067", b"999")]}, BLOCK_COMMITS + 2) == BLOCK_COMMITS + 3
     assert log.first_hit({2: [(b"068", b"999")]}, 0) is None
+
+
+@pytest.mark.parametrize("kind", [StorageError, InvariantError])
+def test_what_a_listener_raises_is_not_taken_for_a_refusal(engine: Engine, kind: type[CellstoreError]) -> None:
+    def broken(_commits: Sequence[Commit]) -> None:
+        raise kind("broken")
+
+    request = frozen(engine, lambda tx: tx.insert("t", {}))
+    with pytest.raises(FatalError, match="broken"):
+        engine.commit([request], broken)
+    with pytest.raises(FatalError, match="broken"):
+        engine.run(lambda tx: tx.insert("t", {}))

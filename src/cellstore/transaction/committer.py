@@ -253,7 +253,9 @@ class Committer:
     def _persist(self, group: _Group, on_visible: Listener | None) -> StorageError | ConflictError | None:
         """One durable write. Returns the storage's refusal if nothing was written."""
         try:
-            self._storage.append(group.records, None if on_visible is None else partial(on_visible, group.commits))
+            self._storage.append(
+                group.records, None if on_visible is None else partial(_tell, on_visible, group.commits)
+            )
         except StorageError as error:
             return error
         except FatalError as error:
@@ -300,6 +302,16 @@ class Committer:
         for listener in self.listeners:
             listener(group.commits)
         faults.reach("commit.published")
+
+
+def _tell(on_visible: Listener, commits: Sequence[Commit]) -> None:
+    """What a listener raises must not pass for the storage's refusal: the group is written. Errors: FatalError."""
+    try:
+        on_visible(commits)
+    except CellstoreError as error:
+        raise FatalError(
+            f"the store stopped because what follows a commit could not begin ({error.message})"
+        ) from error
 
 
 def _seen(commit: Commit, lane: Lane | None) -> bool:

@@ -25,7 +25,8 @@ from cellstore.client.listing import Functions, Tables
 from cellstore.errors import CallerError
 from cellstore_kernel.display import moment
 
-USAGE = """%cellstore status | tables | functions | connect URL [--token T] [--deployment D] | open PATH | sql STATEMENT
+USAGE = """%cellstore status | tables | functions | sql STATEMENT
+%cellstore connect URL [--token T] [--deployment D] | open PATH
 %cellstore logs [-f] [-n N] | drop NAME… | drop-table NAME
 %%cellstore sql [--live] [--at TS]"""
 

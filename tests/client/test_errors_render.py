@@ -128,3 +128,7 @@ def test_ordinary_errors_pass_through_untouched():
 def test_an_error_that_no_line_of_the_users_raised_has_no_heading_without_lines():
     failure = Failure("ReturnsValidationError", "got a frame", "Traceback (most recent call last):\ngot a frame")
     assert not hasattr(error_from(failure, "tasks:act"), "__notes__")
+
+
+def test_an_error_without_a_traceback_has_no_heading_either():
+    assert not hasattr(error_from(Failure("NotFound", "there is no function 'm:f'")), "__notes__")

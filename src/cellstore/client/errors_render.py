@@ -58,7 +58,7 @@ def error_from(failure: Failure, path: str = "") -> CellstoreError:
 
 def _add_lines(error: CellstoreError, traceback: str, function: str, reason: str) -> None:
     lines = function_lines(traceback, function, reason)
-    if "\n" in lines:  # more than the heading: an error that no line of the user's raised has none
+    if traceback and "\n" in lines:  # more than the heading: an error that no line of the user's raised has none
         error.add_note(lines)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from runtime_harness import Stage, play, unit_of, value_of
+
+from cellstore.runtime.patches import patches
 
 SOURCE = """
     import collections, functools
@@ -113,6 +116,32 @@ SOURCE = """
     def rolls(ctx):
         return [DICE.random(), float(MORE_DICE.random()), LAZY.costly]
 
+    import json, math
+
+    @cs.mutation
+    def library(ctx):
+        math.tau2 = 6.3
+
+    @cs.mutation
+    def library_class(ctx):
+        from json import JSONEncoder as Encoder
+        del Encoder.default
+
+    @cs.mutation
+    def library_by_name(ctx):
+        import json.decoder
+        setattr(json.decoder.JSONDecoder, "loud", len)
+
+    @cs.mutation
+    def library_setting(ctx):
+        math.pi = 3
+        return math.pi
+
+    @cs.query
+    def libraries(ctx):
+        import json
+        return [math.pi > 3, hasattr(math, "tau2"), hasattr(json.JSONEncoder, "default"), hasattr(json.JSONDecoder, "loud")]
+
     @cs.mutation
     def fails(ctx):
         CACHE["c"] = 3
@@ -135,6 +164,9 @@ CHANGES = {
     "klass": ("Config", "Config.debug = True"),
     "instance": ("BOX", "BOX.n = 2"),
     "closure": ("total", "total += 1"),
+    "library": ("math.tau2", "math.tau2 = 6.3"),
+    "library_class": ("Encoder.default", "del Encoder.default"),
+    "library_by_name": ("json.decoder.JSONDecoder.loud", 'setattr(json.decoder.JSONDecoder, "loud", len)'),
 }
 
 
@@ -159,6 +191,16 @@ def test_state_that_would_leak_is_refused_by_name_and_line_and_undone(place: Pat
         assert "read-only" in refused.error.message
 
     play(place, SOURCE, scenario)
+
+
+def test_what_a_call_did_to_a_library_is_gone_in_the_next(place: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        for name in ("library", "library_class", "library_by_name"):
+            assert not (await stage.runner.mutation(f"m:{name}", {})).ok
+        assert await stage.mutate("library_setting") == 3
+        assert await stage.query("libraries") == [True, False, True, False]
+
+    play(place, SOURCE, scenario, workers_max=1, workers_min=1)
 
 
 def test_what_a_failed_call_changed_is_undone_and_its_own_error_is_told(place: Path) -> None:
@@ -338,3 +380,22 @@ def test_what_belongs_to_the_whole_process_is_refused_by_name(place: Path) -> No
             assert f'"{call}": lambda' in outcome.error.traceback
 
     play(place, PROCESS, scenario)
+
+
+def test_what_a_text_assigns_to_in_libraries_is_found() -> None:
+    def text(v):  # type: ignore[no-untyped-def]
+        import json as j
+        import os.path
+        from json import JSONEncoder as Encoder
+
+        math.tau2 = v
+        j.x, os.path.y = v
+        del Encoder.default
+        setattr(math, "tau3", 4)  # noqa: B010
+        delattr(math, "tau")
+        math.count += 1
+        v.own = 1
+        setattr(v, "own", 1)  # noqa: B010
+
+    found = [name for name, _ in patches(text.__code__, {"math": math})]
+    assert found == ["math.tau2", "j.x", "os.path.y", "Encoder.default", "math.tau3", "math.tau", "math.count"]

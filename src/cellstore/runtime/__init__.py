@@ -10,7 +10,7 @@ the same in both.
     execute.py    one call, from begin to freeze   context.py    ctx as a function sees it
     sandbox.py    frozen clock, seeded chance      capture.py    print, logging, warnings become log lines
     leaks.py      what a call must leave behind as it was        log_stream.py       what functions said of late
-    settings.py   settings of libraries, which last as long as the call
+    settings.py   settings of libraries, which last as long as the call; patches.py: what else is assigned to in them
     worker.py     the process of queries and mutations           action_worker.py    the process of actions
     nursery.py    their parent, which has all loaded             spawning.py         how the host comes by processes
     team.py       who runs what, and the lane      actions.py    the host's side of actions and HTTP actions

@@ -4,13 +4,15 @@
     CACHE = {}                      a list, dict, set, deque or bytearray that is changed in place
     class Config: debug = False     an attribute of a class of the user's, or of an instance of one
     def f(ctx, seen=[]): …          a default, a closure's variable
+    math.tau2 = 6.3                 an attribute of a library's module or class (see `patches`)
 
 What a function may reach is walked once, when it is loaded, and a shallow copy of each container kept. After a call each
 is compared by identity, element by element. A queries' worker runs calls of many callers, and there are several workers:
 what one call leaves behind would be seen by some and not by others.
 
 Undone without a word: what `functools.cache` and `cached_property` remembered, and where a generator of chance stands that
-was captured (each call draws the same from it). Settings of libraries: see `settings`. Not looked at: the insides of
+was captured (each call draws the same from it), settings of libraries (see `settings`) and another value for what a
+library's module or class has; only what the library does not have is refused. Not looked at: the other insides of
 library objects, except NumPy arrays, which are made read-only.
 
 Cost       tens of nanoseconds for each global and each element of a captured container, at every call that can reach it
@@ -32,6 +34,7 @@ from typing import Any
 from cellstore.deploy.captures import CACHED, class_members, function_reads, is_machinery, is_reference
 from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.errors import NotDeterministic
+from cellstore.runtime.patches import Patched, patches
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, dict, set, deque, bytearray)
@@ -59,6 +62,8 @@ class Kept:
         place, saved = self.place, self.saved
         if type(place) is CellType:
             return _content(place) is saved[0]
+        if type(place) is Patched:
+            return place.get() is saved[0]
         if isinstance(place, type):
             now = _attributes(place)
             return now.keys() == set(self.keys or ()) and all(map(is_, now.values(), saved))
@@ -85,6 +90,8 @@ class Kept:
             return None
         if type(place) is CellType:
             return None if _same(_content(place), self.saved[0]) else self.name
+        if type(place) is Patched:
+            return self.name if place.came_or_went(self.saved[0]) else None  # what was there is a setting
         if self.caches and isinstance(place, dict):
             place = {key: value for key, value in place.items() if key in (self.keys or ()) or key not in self.caches}
         if isinstance(place, dict) and len(place) == len(self.saved) and list(place) == self.keys:
@@ -98,6 +105,8 @@ class Kept:
         place = self.place
         if type(place) is CellType:
             place.cell_contents = self.saved[0]
+        elif type(place) is Patched:
+            place.put(self.saved[0])
         elif isinstance(place, type):
             for name in _attributes(place).keys() - set(self.keys or ()):
                 delattr(place, name)
@@ -181,6 +190,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._kept: dict[int, Kept] = {}
+        self._patched: dict[tuple[int, str], Patched] = {}
 
     def state_of(self, path: str, function: Any) -> State:
         """What `function` can reach, as it is now."""
@@ -245,7 +255,11 @@ class Watch:
         if function.__dict__:
             yield function.__name__, function.__name__, {**function.__dict__}.pop("__wrapped__", None)
             self._keep(state, function.__name__, function.__name__, function.__dict__)
-        for name, value in function_reads(function):
+        reads = dict(function_reads(function))
+        for name, found in (each for code in codes for each in patches(code, reads)):
+            patched = self._patched.setdefault((id(found.owner), found.attribute), found)
+            self._keep(state, name, found.attribute, patched)
+        for name, value in reads.items():
             yield name, name, value
 
     def _class(self, state: State, name: str, root: str, cls: type) -> Iterator[tuple[str, str, Any]]:
@@ -275,6 +289,8 @@ def _put_back(value: Any) -> Iterator[Callable[[], None]]:
 def _kept(name: str, root: str, place: Any) -> Kept:
     if type(place) is CellType:
         return Kept(name, root, place, [_content(place)])
+    if type(place) is Patched:
+        return Kept(name, root, place, [place.get()])
     if isinstance(place, type):
         attributes = _attributes(place)
         return Kept(name, root, place, list(attributes.values()), list(attributes))

@@ -1,0 +1,130 @@
+"""What a function's text assigns to on modules and classes of libraries.
+
+    math.tau2 = 6.3     del json.JSONEncoder.default     setattr(pd.DataFrame, "shout", shout)
+
+Read from the bytecode, because the text may be elsewhere by now: a chain of names that ends in STORE_ATTR. Only chains
+that begin with a global, a variable of a closure or an import of the function itself are followed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType, ModuleType
+from typing import Any
+
+from cellstore.deploy.origins import is_installed_module, is_named
+
+_ABSENT = object()
+_SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "RESUME"})
+_VARIABLES = ("LOAD_GLOBAL", "LOAD_FAST", "LOAD_DEREF", "LOAD_NAME")
+_SETTERS = (["setattr"], ["delattr"])
+
+Chain = list[str]
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Patched:
+    """An attribute of a library's module or class."""
+
+    owner: Any
+    attribute: str
+
+    def get(self) -> Any:
+        """What stands there now."""
+        return vars(self.owner).get(self.attribute, _ABSENT)
+
+    def came_or_went(self, before: Any) -> bool:
+        """Whether it was not there when `get` found `before`, or is not now."""
+        return (before is _ABSENT) is not (self.get() is _ABSENT)
+
+    def put(self, value: Any) -> None:
+        """Have stand there what `get` found earlier."""
+        if value is not _ABSENT:
+            setattr(self.owner, self.attribute, value)
+        elif self.get() is not _ABSENT:
+            delattr(self.owner, self.attribute)
+
+
+def patches(code: CodeType, names: Mapping[str, Any]) -> Iterator[tuple[str, Patched]]:
+    """(dotted name, place) of each. `names`: what the globals and closure variables of the code are."""
+    if not any(op.opname in ("STORE_ATTR", "DELETE_ATTR") for op in dis.get_instructions(code)) and not (
+        {"setattr", "delattr"} & set(code.co_names)
+    ):
+        return
+    imports = dict(_imports(code))
+    for chain, attribute in _assigned(code):
+        owner = _resolved(chain, names, imports)
+        if _is_of_a_library(owner):
+            yield ".".join([*chain, attribute]), Patched(owner, attribute)
+
+
+def _assigned(code: CodeType) -> Iterator[tuple[Chain, str]]:
+    """(names that lead to the owner, attribute)."""
+    before: Chain = []
+    chain: Chain = []
+    kept: Chain = []  # of `owner.attribute += …`
+    for step in _steps(code):
+        op, argument = step.opname, step.argval
+        if op.startswith(_VARIABLES):
+            before, chain = chain, [argument[-1] if isinstance(argument, tuple) else argument]
+        elif op == "LOAD_ATTR" and chain:
+            chain = [*chain, argument]
+        elif op == "COPY":
+            kept = chain
+        elif op == "SWAP":
+            chain = kept
+        else:
+            named = op == "LOAD_CONST" and isinstance(argument, str) and before in _SETTERS
+            if chain and (named or op in ("STORE_ATTR", "DELETE_ATTR")):
+                yield chain, argument
+            before, chain = [], []
+
+
+def _imports(code: CodeType) -> Iterator[tuple[str, tuple[str, str | None]]]:
+    """Local variable to (module, name in it) of the imports inside the code. `import a.b` gives the variable a."""
+    module, name, top = "", None, True
+    for step in _steps(code):
+        match step.opname:
+            case "IMPORT_NAME":
+                module, name, top = step.argval, None, True
+            case "IMPORT_FROM":
+                name, top = step.argval, False
+            case "STORE_FAST" | "STORE_DEREF" if module:
+                yield step.argval, (module.partition(".")[0] if top else module, name)
+                name = None
+            case "POP_TOP" | "SWAP" | "LOAD_CONST":
+                pass
+            case _:
+                module = ""
+
+
+def _resolved(chain: Chain, names: Mapping[str, Any], imports: Mapping[str, tuple[str, str | None]]) -> Any:
+    root, *attributes = chain
+    if root in imports:
+        module, name = imports[root]
+        try:
+            value: Any = importlib.import_module(module)
+        except ImportError:
+            return _ABSENT
+        attributes = attributes if name is None else [name, *attributes]
+    else:
+        value = names.get(root, vars(builtins).get(root, _ABSENT))
+    for attribute in attributes:
+        if not isinstance(value, ModuleType | type):
+            return _ABSENT
+        value = vars(value).get(attribute, _ABSENT)
+    return value
+
+
+def _is_of_a_library(value: Any) -> bool:
+    if isinstance(value, ModuleType):
+        return is_installed_module(value.__name__)
+    return isinstance(value, type) and is_named(value)
+
+
+def _steps(code: CodeType) -> Iterator[dis.Instruction]:
+    return (step for step in dis.get_instructions(code) if step.opname not in _SILENT)

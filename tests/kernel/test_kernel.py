@@ -281,7 +281,8 @@ def test_a_cell_run_again_leaves_one_live_view_and_one_callback(levels: Kernel) 
 
 
 def test_magics_list_and_query(loaded: Kernel) -> None:
-    assert "tasks" in loaded.run("%cellstore tables").text
+    loaded.run("import pandas as pd\ncs.insert_df('listed', pd.DataFrame({'n': [1]}))")
+    assert "listed" in loaded.run("%cellstore tables").text
     assert "tasks:add" in loaded.run("%cellstore functions").text
     wrong = loaded.run("%cellstore tabels")
     assert "tables" in wrong.errors[0]

@@ -449,3 +449,29 @@ def test_each_job_has_its_own_arguments_in_sql_and_frames(tmp_path):
         assert list(db.snapshot().df("_scheduled_functions").sort_values("scheduledTime")["args"]) == wanted
         rows = db.sql("select args->0->>'title' as title from _scheduled_functions order by scheduledTime").rows()
         assert [row["title"] for row in rows] == ["x", "y"]
+
+
+def test_each_job_that_refused_has_its_own_data_in_sql_and_frames(tmp_path):
+    refusals = [{"left": 3}, {"code": "full"}]
+    with cs.open(tmp_path / "jobs.db") as db:
+
+        @cs.mutation(module="jobs_refused_test")
+        def refuse(ctx, data: object):
+            raise cs.ApplicationError(data)
+
+        @cs.mutation(module="jobs_refused_test")
+        def later(ctx):
+            for n, data in enumerate(refusals):
+                ctx.scheduler.run_after(n / 1000, refuse, data=data)
+
+        @cs.query(module="jobs_refused_test")
+        def failed(ctx) -> int:
+            return sum(row["state"]["kind"] == "failed" for row in ctx.db.query("_scheduled_functions"))
+
+        db.mutation(later)
+        db.subscribe(failed).wait(lambda count: count == len(refusals), timeout=20)
+        assert list(db.snapshot().df("_scheduled_functions").sort_values("scheduledTime")["errorData"]) == refusals
+        rows = db.sql(
+            "select errorData->>'left' as n from _scheduled_functions where state.kind = 'failed' order by scheduledTime"
+        ).rows()
+        assert [row["n"] for row in rows] == ["3", None]

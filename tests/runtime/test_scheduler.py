@@ -288,6 +288,37 @@ def test_what_a_job_returned_stays_with_it(tmp_path: Path) -> None:
     play(tmp_path, source, scenario)
 
 
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+def test_the_data_of_a_refusal_stays_with_the_job_that_refused(tmp_path: Path, inline: bool) -> None:
+    source = (
+        SOURCE
+        + """
+    @cs.mutation
+    def refuse(ctx, data: object):
+        ctx.db.insert("t", {"n": 0})
+        raise cs.ApplicationError(data)
+
+    @cs.action
+    def refuse_outside(ctx, data: object):
+        raise cs.ApplicationError(data, "no")
+    """
+    )
+
+    async def scenario(stage: Stage) -> None:
+        data = {"code": "Sold out", "seats": [1, b"2", None], "price": 2.0}
+        for name in ("refuse", "refuse_outside"):
+            for kept in (data, None, "x" * (jobs.KEPT_BYTES_MAX - 2)):
+                job = await stage.mutate("later", fn=f"m:{name}", s=0.0, args={"data": kept})
+                row = await ended(stage, job)
+                assert (row["state"]["kind"], row["errorData"]) == ("failed", kept)
+            too_large = await stage.mutate("later", fn=f"m:{name}", s=0.0, args={"data": "x" * jobs.KEPT_BYTES_MAX})
+            assert "errorData" not in await ended(stage, too_large)
+        assert "errorData" not in await ended(stage, await stage.mutate("later", fn="m:fail", s=0.0, args={}))
+        assert await stage.query("numbers") == []
+
+    play(tmp_path, source, scenario, inline=inline)
+
+
 def test_an_ended_job_can_be_looked_at_for_a_week(tmp_path: Path) -> None:
     day_ms = 86_400_000.0
 

@@ -32,7 +32,9 @@ from cellstore.analytics.columns import (
 
 ID, CREATION_TIME = "_id", "_creationTime"
 _SPAN = {"_from": "BIGINT", "_to": "BIGINT"}
-OF_ALL_SORTS: dict[str, dict[str, Kind]] = {"_scheduled_functions": {"args": "json", "result": "json"}}
+OF_ALL_SORTS: dict[str, dict[str, Kind]] = {
+    "_scheduled_functions": {"args": "json", "result": "json", "errorData": "json"}
+}
 """Fields by table in which every document has its own: one struct for all of them would have names no document has."""
 
 _LINE_BYTES = 4 << 20  # DuckDB takes twice as much per thread for its buffers

@@ -3,8 +3,9 @@
     pending ──▶ inProgress (actions only) ──▶ success | failed | canceled
        └──────────────────────────────────────▲
 
-Fields     name, args, scheduledTime (ms), completedTime (ms, once ended), state {kind, error?}, result (of a success, when
-           it is not large), cron (whose slot it is), missed (slots after it that nobody served)
+Fields     name, args, scheduledTime (ms), completedTime (ms, once ended), state {kind, error?}, result (of a success) and
+           errorData (of an ApplicationError), each when it is not large, cron (whose slot it is), missed (slots after it
+           that nobody served)
 Units      milliseconds since the epoch, as `_creationTime`
 """
 
@@ -14,7 +15,8 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from cellstore.errors import CallerError
-from cellstore.values.json import loads
+from cellstore.runtime.outcome import ErrorInfo
+from cellstore.values.json import dumps, loads
 
 if TYPE_CHECKING:
     from cellstore.transaction.transaction import Transaction
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 TABLE = "_scheduled_functions"
 HORIZON_MS = 5 * 366 * 86_400_000.0
 KEEP_MS = 7 * 86_400_000.0
-RESULT_BYTES_MAX = 16 << 10
+KEPT_BYTES_MAX = 16 << 10
 ENDED = frozenset({"success", "failed", "canceled"})
 
 
@@ -37,13 +39,19 @@ def started() -> dict[str, Any]:
     return {"state": {"kind": "inProgress"}}
 
 
-def ended(kind: str, now_ms: float, error: str | None = None, result: bytes = b"null") -> dict[str, Any]:
-    """The patch that ends a job. `result` is native JSON, and kept when it is not large."""
-    state: dict[str, Any] = {"kind": kind}
+def ended(kind: str, now_ms: float, error: ErrorInfo | None = None, result: bytes = b"null") -> dict[str, Any]:
+    """The patch that ends a job.
+
+    `result` is native JSON. It is kept when it is not large, and so is the data of an application error: as `errorData`,
+    not in `state`, whose shape is the same in every row.
+    """
+    state = {"kind": kind}
+    patch: dict[str, Any] = {"state": state, "completedTime": now_ms}
     if error is not None:
-        state["error"] = error
-    patch = {"state": state, "completedTime": now_ms}
-    if result != b"null" and len(result) <= RESULT_BYTES_MAX:
+        state["error"] = error.traceback or error.message
+        if error.has_data and len(dumps(error.data)) <= KEPT_BYTES_MAX:
+            patch["errorData"] = error.data
+    if result != b"null" and len(result) <= KEPT_BYTES_MAX:
         patch["result"] = loads(result)
     return patch
 

@@ -32,7 +32,7 @@ from cellstore.errors import CallerError, CellstoreError
 from cellstore.functions import check_schedule
 from cellstore.runtime import jobs
 from cellstore.runtime.log_stream import LogStream
-from cellstore.runtime.outcome import Outcome
+from cellstore.runtime.outcome import ErrorInfo, Outcome
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.transaction.catalog import JOBS, by_id
 from cellstore.transaction.requests import Commit
@@ -99,7 +99,7 @@ class Scheduler:
                         self._remember(row["_id"], row["scheduledTime"])
                     else:
                         message = "the server stopped while this action ran; it is not started again"
-                        self._finish(row["_id"], "failed", message)
+                        self._finish(row["_id"], "failed", ErrorInfo("Interrupted", message))
         self._task = self._loop.create_task(self._run())
         self.plan_crons()
 
@@ -192,16 +192,15 @@ class Scheduler:
         try:
             function = self._registry.find(row["name"])
         except CellstoreError as error:
-            self._finish(id, "failed", error.message)
+            self._finish(id, "failed", ErrorInfo.of(error))
             return
         if function.kind == "mutation":
             await self._mutation(id, function, row["args"][0])
         elif function.kind == "action":
             await self._action(id, function, row["args"][0])
         else:
-            self._finish(
-                id, "failed", f"{function.path} is of kind {function.kind}; mutations and actions can be scheduled"
-            )
+            message = f"{function.path} is of kind {function.kind}; mutations and actions can be scheduled"
+            self._finish(id, "failed", ErrorInfo("UnsupportedScheduledFunctionType", message))
         if "cron" in row:
             self._slots[row["cron"]] = row["scheduledTime"]
             self._report_missed(id, row)
@@ -214,7 +213,7 @@ class Scheduler:
                 break
             await asyncio.sleep(min(_AGAIN_FIRST_S * 2 ** min(attempt, 10), _AGAIN_MAX_S))
         if not outcome.ok and outcome.error is not None and outcome.error.code not in ("JobIsOver", "Stopping"):
-            self._finish(id, "failed", outcome.error.traceback or outcome.error.message)
+            self._finish(id, "failed", outcome.error)
 
     async def _action(self, id: str, function: Deployed, args: dict[str, Any]) -> None:
         if not self._change(id, ("pending",), jobs.started()):
@@ -223,9 +222,9 @@ class Scheduler:
         if outcome.ok:
             self._finish(id, "success", result=outcome.value)
         elif outcome.error is not None and outcome.error.code != "Stopping":
-            self._finish(id, "failed", outcome.error.traceback or outcome.error.message)
+            self._finish(id, "failed", outcome.error)
 
-    def _finish(self, id: str, kind: str, error: str | None = None, result: bytes = b"null") -> None:
+    def _finish(self, id: str, kind: str, error: ErrorInfo | None = None, result: bytes = b"null") -> None:
         self._change(id, ("pending", "inProgress"), jobs.ended(kind, self._now_ms(), error, result))
 
     def _change(self, id: str, states: tuple[str, ...], patch: dict[str, Any]) -> bool:

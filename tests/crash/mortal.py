@@ -13,6 +13,7 @@ def start(script: str, directory: Path, **environment: str) -> subprocess.Popen[
     """Run `script` on the store in `directory`; it can import what is defined there."""
     return subprocess.Popen(
         [sys.executable, "-c", script, str(directory / "store.db")],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(directory), **environment},

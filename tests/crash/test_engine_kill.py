@@ -106,6 +106,7 @@ WRITER = textwrap.dedent(
 POINTS = [
     "storage.begin",
     "storage.written",
+    "storage.visible",
     "storage.committed",
     "commit.validated",
     "commit.persisted",

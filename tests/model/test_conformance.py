@@ -147,6 +147,8 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
     21: (
         "Scheduled mutations happen once and actions at most once, through crashes",
         [
+            "crash/test_job_kill.py::test_killed_at",
+            "crash/test_job_kill.py::test_killed_again_while_an_interrupted_action_is_failed",
             "server/test_jobs_survive.py::test_scheduled_mutations_happen_once_and_actions_at_most_once_through_kills",
             "runtime/test_scheduler.py::"
             "test_jobs_survive_a_restart_and_an_action_found_in_progress_is_not_started_again",

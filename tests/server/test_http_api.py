@@ -1,9 +1,14 @@
 """Convex's HTTP function API and the control operations, over a real server."""
 
 import json
+from typing import Any
 
 import pytest
 from served_harness import Served
+
+from cellstore.errors import Overloaded
+from cellstore.reactivity.connection import Hub
+from cellstore.runtime.outcome import Outcome
 
 
 def call(path: str, args: object = None, **more: object) -> dict[str, object]:
@@ -45,6 +50,16 @@ async def test_a_function_that_fails_is_still_200(chat: Served) -> None:
     assert answer.json["status"] == "error"
     assert "a bug on line such and such" in answer.json["errorMessage"]
     assert "errorData" not in answer.json
+
+
+@pytest.mark.parametrize("kind", ["query", "mutation"])
+async def test_too_much_to_do_is_no_failure_of_the_function(chat: Served, kind: str, monkeypatch: Any) -> None:
+    async def full(self: Any, *_args: Any, **_more: Any) -> Outcome:
+        return Outcome.failed(Overloaded("1000 calls are waiting", queue="calls"))
+
+    monkeypatch.setattr(Hub, kind, full)
+    answer = await chat.fetch(f"api/{kind}", call("chat:count"), chat.token_header)
+    assert (answer.status, answer.json["code"]) == (503, "Overloaded")
 
 
 async def test_application_errors_carry_their_data(chat: Served) -> None:

@@ -21,6 +21,7 @@ Invariants
     · a MutationResponse precedes any Transition whose ts covers the mutation; a Transition follows every response
     · mutations run one at a time, in the order they came; actions run as they come
     · at most `unsent_transitions_max` Transitions wait in the socket: a slow reader skips states, never sees a torn one
+    · a mutation that may succeed later is no failure to a client of Convex's: it is closed, comes back and asks again
     · nothing is done for a principal who may not have it done; the refusal is an answer, not silence
 
 Source: Convex sync protocol; wire rules in its order of precedence: answer, then show, then ping.
@@ -257,6 +258,8 @@ class Session:
         running, self._running, self._running_ts = self._running, None, None
         if self.closed or running is None or running[0].request_id != request_id:
             return []
+        if outcome.is_transient and not self.exact:  # Convex's clients send again what is not answered, and only that
+            return self._close(1013, outcome.error.code if outcome.error is not None else "Overloaded")
         effects = self._answer_mutation(request_id, outcome, running[1])
         step = self._step
         if step is not None and step.results is not None:  # it was held back for this answer

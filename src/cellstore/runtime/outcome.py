@@ -107,6 +107,16 @@ class Outcome:
     used_identity: bool = False
     duration_ms: float = 0.0
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether nothing of the call has happened and the same call may succeed: too much to do, too many conflicts."""
+        kind = (
+            None
+            if self.error is None or self.error.has_data
+            else getattr(errors, self.error.kind or self.error.code, None)
+        )
+        return isinstance(kind, type) and issubclass(kind, errors.TransientError)
+
     @classmethod
     def failed(cls, error: ErrorInfo | CellstoreError, *, function: str = "", ts: int = 0) -> Outcome:
         """An outcome that is an error and nothing else."""

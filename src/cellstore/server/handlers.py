@@ -300,6 +300,8 @@ class FunctionHandler(HttpHandler):
         args = decode_args(body.get("args"), exact=False)
         deployment = await self.deployment(who)
         outcome = await self.call(deployment, kind, path, args, body, who)
+        if outcome.error is not None and outcome.is_transient and kind != "action":
+            raise outcome.error.to_exception()
         return encode_outcome(outcome, encoding, who)
 
     async def call(

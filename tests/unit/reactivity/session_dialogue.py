@@ -17,7 +17,7 @@ import json
 import shlex
 from typing import Any
 
-from cellstore.errors import ApplicationError, FunctionError, ValidationError
+from cellstore.errors import ApplicationError, FunctionError, Overloaded, ValidationError
 from cellstore.knobs import Knobs
 from cellstore.protocol import messages as wire
 from cellstore.protocol.codec import encode_frame
@@ -118,7 +118,9 @@ def parse_result(word: str, ts: int) -> tuple[int, Result]:
 
 
 def parse_outcome(word: str, ts: int) -> Outcome:
-    """A JSON value, `!message` for a bug, `!!JSON` for an application error."""
+    """A JSON value, `!message` for a bug, `!!JSON` for an application error, `!?` for what may succeed later."""
+    if word == "!?":
+        return Outcome.failed(Overloaded("1000 calls are waiting", queue="calls"))
     if word.startswith("!!"):
         return Outcome.failed(ApplicationError(json.loads(word[2:])), ts=ts)
     if word.startswith("!"):

@@ -37,7 +37,14 @@ def test_a_foreign_client_sees_application_errors_whole_and_bugs_by_request_id_o
     assert (told.redacted().data, told.redacted().traceback) == ([1], "")
     wrong = ErrorInfo("ArgumentValidationError", "m:f: n: expected int, got str")
     assert wrong.redacted().message == wrong.message
-    taken = ErrorInfo("NotUnique", "the index is unique", kind="ValidationError", traceback="Cell In[3]")
-    assert (taken.redacted().message, taken.redacted().traceback) == ("the index is unique", "")
+    taken = ErrorInfo("NotUnique", "'j57…' has the same email", kind="ValidationError", traceback="Cell In[3]")
+    told = taken.redacted()
+    assert (told.code, told.message, told.traceback) == (
+        "NotUnique",
+        "there is another document like it, where there may be only one",
+        "",
+    )
+    misspelt = ErrorInfo("IndexNotFound", "there is no index 'by_secret'", kind="ValidationError").redacted()
+    assert (misspelt.code, "secret" in misspelt.message) == ("ServerError", False)
     broken = ErrorInfo("ReturnsValidationError", "expected int, got 'secret'", kind="ValidationError", request_id="r2")
     assert (broken.redacted().code, "secret" in broken.redacted().message) == ("ServerError", False)

@@ -20,7 +20,9 @@ ReadIntervals = dict[int, list[tuple[bytes, bytes]]]
 """Index number to sorted, disjoint, half-open spans of index keys: what a call depended on."""
 
 
-_BUGS = ("FunctionError", "ReturnsValidationError")  # the function's own, whatever their class
+_TAKEN = (
+    "there is another document like it, where there may be only one"  # which one, and in which, is not for strangers
+)
 
 
 @dataclass(slots=True)
@@ -42,7 +44,9 @@ class ErrorInfo:
 
     def redacted(self) -> ErrorInfo:
         """What a foreign client may know: application errors whole, caller mistakes by message, bugs by request id."""
-        if self.has_data or (self.code not in _BUGS and _is_callers_fault(self.kind or self.code)):
+        if self.code == "NotUnique" and not self.has_data:
+            return replace(self, message=_TAKEN, traceback="")
+        if self.has_data or (self.code != "FunctionError" and _is_callers_fault(self.code)):
             return replace(self, traceback="")
         message = f"the function failed on the server; its owner finds the reason under request id {self.request_id}"
         return ErrorInfo(code="ServerError", message=message, function=self.function, request_id=self.request_id)
@@ -80,12 +84,12 @@ class ErrorInfo:
         )
 
 
-def _is_callers_fault(kind: str) -> bool:
-    """Whether an error of this class is a mistake in the request, which the caller must be told about."""
-    if kind == "ArgumentValidationError":
+def _is_callers_fault(code: str) -> bool:
+    """Whether `code` names a mistake in the request, which the caller must be told about."""
+    if code == "ArgumentValidationError":
         return True
-    known = getattr(errors, kind, None)
-    return isinstance(known, type) and issubclass(known, errors.CallerError | errors.TransientError)
+    kind = getattr(errors, code, None)
+    return isinstance(kind, type) and issubclass(kind, errors.CallerError | errors.TransientError)
 
 
 @dataclass(slots=True)
@@ -110,11 +114,8 @@ class Outcome:
     @property
     def is_transient(self) -> bool:
         """Whether nothing of the call has happened and the same call may succeed: too much to do, too many conflicts."""
-        kind = (
-            None
-            if self.error is None or self.error.has_data
-            else getattr(errors, self.error.kind or self.error.code, None)
-        )
+        error = self.error
+        kind = None if error is None or error.has_data else getattr(errors, error.kind or error.code, None)
         return isinstance(kind, type) and issubclass(kind, errors.TransientError)
 
     @classmethod

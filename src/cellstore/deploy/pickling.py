@@ -104,6 +104,8 @@ def made_again(obj: Any) -> tuple[Any, ...] | None:
     if isinstance(obj, FunctionType):
         registry = None if is_named(obj) else dispatched(obj)
         return None if registry is None else (dispatching, (), list(registry.items()), None, None, dispatch_to)
+    if type(obj) is functools.singledispatchmethod:  # from 3.13 on it holds a cache of this process
+        return dispatching_method, (obj.func, obj.dispatcher)
     if isinstance(obj, ContextVar):
         return context_variable, (obj.name, *_default_of(obj))
     if isinstance(obj, NewType):
@@ -204,6 +206,13 @@ def dispatch_to(function: Any, registry: list[tuple[type, Callable[..., Any]]]) 
         function.register(cls, implementation)
         if cls is object:
             functools.update_wrapper(function, implementation)
+
+
+def dispatching_method(function: Any, dispatcher: Any) -> Any:
+    """`function` as a method that dispatches as `dispatcher` does."""
+    made = functools.singledispatchmethod(function)
+    made.dispatcher = dispatcher
+    return made
 
 
 def context_variable(name: str, *default: Any) -> ContextVar[Any]:

@@ -213,10 +213,7 @@ class Relay:
 
 def result_json(key: str, result: QueryResult) -> dict[str, Any]:
     """One result in a step."""
-    said = {"logs": list(result.logs)} if result.logs else {}
-    if result.failure is not None:
-        return {"key": key, "error": failure_json(result.failure), **said}
-    return {"key": key, "value": result.value, **said}
+    return {"key": key, **_told(result)}
 
 
 def reply_of(future: Future[Outcome]) -> dict[str, Any]:
@@ -226,11 +223,13 @@ def reply_of(future: Future[Outcome]) -> dict[str, Any]:
         return {"error": failure_json(error)}
     if error is not None:
         return {"error": {"code": "InternalError", "message": f"the call could not be made: {error!r}"}}
-    outcome = future.result()
-    said = {"logs": list(outcome.logs)} if outcome.logs else {}
-    if outcome.failure is not None:
-        return {"error": failure_json(outcome.failure), **said}
-    return {"value": outcome.value, **said}
+    return _told(future.result())
+
+
+def _told(came: QueryResult | Outcome) -> dict[str, Any]:
+    """What a run came to, and what it said."""
+    body = {"value": came.value} if came.failure is None else {"error": failure_json(came.failure)}
+    return {**body, "logs": list(came.logs)} if came.logs else body
 
 
 def is_own(database: Database) -> bool:

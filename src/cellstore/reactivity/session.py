@@ -258,8 +258,9 @@ class Session:
         running, self._running, self._running_ts = self._running, None, None
         if self.closed or running is None or running[0].request_id != request_id:
             return []
-        if outcome.is_transient and not self.exact:  # Convex's clients send again what is not answered, and only that
-            return self._close(1013, outcome.error.code if outcome.error is not None else "Overloaded")
+        error = outcome.error
+        if error is not None and error.is_transient and not self.exact:
+            return self._close(1013, error.code)  # Convex's clients send again what is not answered, and only that
         effects = self._answer_mutation(request_id, outcome, running[1])
         step = self._step
         if step is not None and step.results is not None:  # it was held back for this answer

@@ -22,9 +22,9 @@ from cellstore.errors import CellstoreError, FatalError, Overloaded, TransientEr
 from cellstore.runtime import capture
 from cellstore.runtime.action_worker import ActionRun, HttpRun, Reports, run_action
 from cellstore.runtime.capture import LogLines
-from cellstore.runtime.context import ActionContext
+from cellstore.runtime.context import ActionContext, Report
 from cellstore.runtime.execute import Call, Executor, replayed
-from cellstore.runtime.loaded import LoadedModules
+from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome, cancelled
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
@@ -37,6 +37,10 @@ from cellstore.transaction.requests import Committed, Replayed
 from cellstore.web import Head, Request
 
 _RETRIES_MAX = 100
+
+
+def _nobody(_done: float, _total: float | None, _note: str) -> None:
+    """Hears how far an action is when nobody asked."""
 
 
 class InlineRunner(Serving):
@@ -161,16 +165,7 @@ class InlineRunner(Serving):
             return self.logs.note("action", path, Outcome.failed(error, function=path))
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
-        context = ActionContext(
-            loaded,
-            identity,
-            self._asker(identity, job),
-            self._now_ms,
-            report,
-            self._variables(),
-            self._engine.path,
-            self._engine.knobs,
-        )
+        context = self._action_context(loaded, identity, job, report)
         try:
             outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         except asyncio.CancelledError:
@@ -187,15 +182,7 @@ class InlineRunner(Serving):
         except CellstoreError as error:
             return Outcome.failed(error)
         lines, request_id = self._lines("http", loaded.path, None)
-        context = ActionContext(
-            loaded,
-            identity,
-            self._asker(identity),
-            self._now_ms,
-            env=self._variables(),
-            store=self._engine.path,
-            knobs=self._engine.knobs,
-        )
+        context = self._action_context(loaded, identity)
 
         async def over(piece: Head | bytes) -> None:
             await send(piece)
@@ -226,6 +213,13 @@ class InlineRunner(Serving):
 
     def _tell(self, sink: Callable[..., None], *words: Any) -> None:
         self._loop.call_soon_threadsafe(sink, *words)
+
+    def _action_context(
+        self, loaded: Loaded, identity: Identity | None, job: str | None = None, report: Report = _nobody
+    ) -> ActionContext:
+        engine, env = self._engine, self._variables()
+        ask = self._asker(identity, job)
+        return ActionContext(loaded, identity, ask, self._now_ms, report, env, engine.path, engine.knobs)
 
     def _asker(
         self, identity: Identity | None, job: str | None = None
@@ -303,7 +297,3 @@ class InlineRunner(Serving):
             raise
         except CellstoreError as error:
             return self.logs.note(kind, path, Outcome.failed(error, function=path))
-
-
-def _nobody(_done: float, _total: float | None, _note: str) -> None:
-    """Hears how far an action is when nobody asked."""

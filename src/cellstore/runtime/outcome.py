@@ -20,9 +20,8 @@ ReadIntervals = dict[int, list[tuple[bytes, bytes]]]
 """Index number to sorted, disjoint, half-open spans of index keys: what a call depended on."""
 
 
-_TAKEN = (
-    "there is another document like it, where there may be only one"  # which one, and in which, is not for strangers
-)
+# which one, and in which index, is not for strangers
+_TAKEN = "there is another document like it, where there may be only one"
 
 
 @dataclass(slots=True)
@@ -42,6 +41,12 @@ class ErrorInfo:
     request_id: str = ""
     kind: str = ""  # the class of the error, where the code is a finer one: ValidationError
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether nothing of the call has happened and the same call may succeed: too much to do, too many conflicts."""
+        kind = None if self.has_data else _class_of(self.kind or self.code)
+        return kind is not None and issubclass(kind, errors.TransientError)
+
     def redacted(self) -> ErrorInfo:
         """What a foreign client may know: application errors whole, caller mistakes by message, bugs by request id."""
         if self.code == "NotUnique" and not self.has_data:
@@ -55,8 +60,8 @@ class ErrorInfo:
         """The exception this error stands for, as our own clients raise it."""
         if self.has_data:
             return ApplicationError(self.data, self.message)
-        kind = getattr(errors, self.kind or self.code, None)
-        if isinstance(kind, type) and issubclass(kind, CellstoreError) and not issubclass(kind, FunctionError):
+        kind = _class_of(self.kind or self.code)
+        if kind is not None and not issubclass(kind, FunctionError):
             error = kind(self.message)
             error.code = self.code
             return error
@@ -88,8 +93,14 @@ def _is_callers_fault(code: str) -> bool:
     """Whether `code` names a mistake in the request, which the caller must be told about."""
     if code == "ArgumentValidationError":
         return True
-    kind = getattr(errors, code, None)
-    return isinstance(kind, type) and issubclass(kind, errors.CallerError | errors.TransientError)
+    kind = _class_of(code)
+    return kind is not None and issubclass(kind, errors.CallerError | errors.TransientError)
+
+
+def _class_of(name: str) -> type[CellstoreError] | None:
+    """The error class of ours that has this name."""
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, CellstoreError) else None
 
 
 @dataclass(slots=True)
@@ -110,13 +121,6 @@ class Outcome:
     journal: str | None = None
     used_identity: bool = False
     duration_ms: float = 0.0
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether nothing of the call has happened and the same call may succeed: too much to do, too many conflicts."""
-        error = self.error
-        kind = None if error is None or error.has_data else getattr(errors, error.kind or error.code, None)
-        return isinstance(kind, type) and issubclass(kind, errors.TransientError)
 
     @classmethod
     def failed(cls, error: ErrorInfo | CellstoreError, *, function: str = "", ts: int = 0) -> Outcome:

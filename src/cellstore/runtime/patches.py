@@ -51,12 +51,9 @@ class Patched:
 
 def patches(code: CodeType, names: Mapping[str, Any]) -> Iterator[tuple[str, Patched]]:
     """(dotted name, place) of each. `names`: what the globals and closure variables of the code are."""
-    if not any(op.opname in ("STORE_ATTR", "DELETE_ATTR") for op in dis.get_instructions(code)) and not (
-        {"setattr", "delattr"} & set(code.co_names)
-    ):
-        return
-    imports = dict(_imports(code))
-    for chain, attribute in _assigned(code):
+    assigned = list(_assigned(code))
+    imports = dict(_imports(code)) if assigned else {}
+    for chain, attribute in assigned:
         owner = _resolved(chain, names, imports)
         if _is_of_a_library(owner):
             yield ".".join([*chain, attribute]), Patched(owner, attribute)

@@ -162,7 +162,7 @@ class PoolRunner(Serving):
         for _ in range(_RETRIES_MAX):
             self._begin(call, args, internal)
             outcome = await call.answer
-            if outcome.ok or not _is_transient(outcome):
+            if outcome.ok or not _lost_its_moment(outcome):
                 break
             call.answer = self._loop.create_future()
         return self.logs.note("query", call.path, outcome)
@@ -481,5 +481,6 @@ def _outcome(call: Pending, wire: list[Any], result: CommitResult | None) -> Out
     return outcome
 
 
-def _is_transient(outcome: Outcome) -> bool:
+def _lost_its_moment(outcome: Outcome) -> bool:
+    """Whether what it was to read was gone, or had changed, before it could be read."""
     return outcome.error is not None and outcome.error.code in ("ConflictError", "OutOfRetention")

@@ -39,10 +39,7 @@ class OwnersHandler(HttpHandler):
 
     async def admit(self) -> Principal:
         """An owner. Errors: as `identify`; Unauthenticated, Forbidden of everybody else."""
-        who = await self.identify()
-        refused = who.refusal(self.permission)
-        if refused is not None:
-            raise refused
+        who = await self.permitted(self.permission)
         if not who.owner:
             raise Forbidden(f"{FORBIDDEN}: it needs the admin key")
         return who

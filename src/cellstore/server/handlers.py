@@ -139,6 +139,14 @@ class HttpHandler(Door, JupyterHandler):
         """Who asks. Errors: of those who may not ask at all."""
         return NOBODY
 
+    async def permitted(self, permission: str) -> Principal:
+        """Who asks. Errors: as `identify`; of those who lack the permission."""
+        who = await self.identify()
+        refused = who.refusal(permission)
+        if refused is not None:
+            raise refused
+        return who
+
     def asker(self) -> Principal:
         """Whom `admit` let in. Errors: why it did not."""
         if isinstance(self._asker, CellstoreError):
@@ -300,7 +308,7 @@ class FunctionHandler(HttpHandler):
         args = decode_args(body.get("args"), exact=False)
         deployment = await self.deployment(who)
         outcome = await self.call(deployment, kind, path, args, body, who)
-        if outcome.error is not None and outcome.is_transient and kind != "action":
+        if outcome.error is not None and outcome.error.is_transient and kind != "action":
             raise outcome.error.to_exception()
         return encode_outcome(outcome, encoding, who)
 
@@ -400,11 +408,7 @@ class ControlHandler(HttpHandler):
 
     async def admit(self) -> Principal:
         """Who asks. Errors: as `identify`; of those who may not even read."""
-        who = await self.identify()
-        refused = who.refusal("read")
-        if refused is not None:
-            raise refused
-        return who
+        return await self.permitted("read")
 
     def body_bytes_max(self, who: Principal) -> int | None:
         """Strangers have nothing to say here."""

@@ -186,10 +186,8 @@ class Import:
         known = transaction.catalog.table(check_name("table", name))
         has_documents = known is not None and filled(transaction, name)
         self._check_possible(wanted, known, has_documents)
-        number, free = (
-            self._number_here(transaction, wanted, known, has_documents),
-            transaction.catalog.free_table(coming),
-        )
+        number = self._number_here(transaction, wanted, known, has_documents)
+        free = transaction.catalog.free_table(coming)
         if self.mode != "replace":
             if known is None:
                 _define(transaction, number or free, name)

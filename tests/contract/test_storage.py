@@ -1,5 +1,7 @@
 """What every storage promises (`storage/contract.py`), promise by promise."""
 
+from dataclasses import replace
+
 import pytest
 
 from cellstore.errors import InvariantError, OutOfRetention, StorageError
@@ -163,6 +165,20 @@ def test_tables_do_not_meet(storage, reader, scribe):
     assert reader.get(TABLE + 1, doc_id(1)) is None
     assert list(reader.scan(by_id_index(TABLE + 1), TABLE + 1, b"", END)) == []
     assert reader.count(by_id_index(TABLE + 1), b"", END) == 0
+
+
+def test_a_reader_knows_which_tables_hold_documents(storage, reader, scribe):
+    assert reader.tables() == []
+    for table in (7, 3, 499_999):
+        other = Scribe()
+        other.ts = scribe.ts
+        record = other.record({1: {"a": 1}})
+        storage.append([record._replace(writes=[replace(write, table=table, keys=[]) for write in record.writes])])
+        scribe.ts = other.ts
+    storage.append([scribe.record({1: {"a": 1}}), scribe.record({1: None})])
+    assert reader.tables() == [], "the view is older"
+    reader.refresh()
+    assert reader.tables() == [3, 7, 499_999]
 
 
 def test_the_log_tells_every_revision_in_order(storage, reader, scribe):

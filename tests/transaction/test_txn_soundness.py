@@ -11,7 +11,8 @@ import pytest
 
 from cellstore.storage import check
 from cellstore.storage.contract import CommitRecord, DocWrite
-from cellstore.transaction.catalog import TABLES, TableMeta
+from cellstore.storage.sqlite import SqliteReader
+from cellstore.transaction.catalog import TABLES, TABLES_END, TableMeta
 from cellstore.transaction.database import Engine
 from cellstore.values.json import dumps, loads
 
@@ -86,6 +87,30 @@ def test_documents_of_no_table_are_told(engine: Engine) -> None:
     engine.run(lambda tx: tx.insert("later", {"n": 1}))
     engine.storage.append([CommitRecord(engine.storage.last_ts + 1, "", [gone], None, True)])
     assert any("1 documents are of the table number 10002, which there is not" in line for line in engine.check())
+
+
+@pytest.mark.parametrize("number", [600, 10_003, TABLES_END - 1])
+def test_so_are_those_of_a_number_that_was_never_given(engine: Engine, number: int) -> None:
+    stray = DocWrite(number, b"\1" * 16, dumps({"_creationTime": 1.0}), "insert", [])
+    engine.storage.append([CommitRecord(engine.storage.last_ts + 1, "", [stray])])
+    assert f"1 documents are of the table number {number}, which there is not" in list(engine.check())
+
+
+def test_a_table_of_the_highest_number_is_checked_as_fast_as_any(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.run(lambda tx: tx.define_table("far", TABLES_END - 1, None))
+    engine.run(lambda tx: tx.insert("far", {"n": 1}))
+    looked_at: list[int] = []
+    count = SqliteReader.count
+
+    def watched(self: Any, index: int, *rest: Any) -> int:
+        looked_at.append(index)
+        return count(self, index, *rest)
+
+    monkeypatch.setattr(SqliteReader, "count", watched)
+    assert list(engine.check()) == []
+    assert looked_at == []
 
 
 def rows_of(engine: Engine) -> list[tuple[bytes, bytes]]:

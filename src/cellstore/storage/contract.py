@@ -157,6 +157,10 @@ class Reader(Protocol):
         """The documents of a table that were written after `ts`; None if too much was, and looking would not pay."""
         ...
 
+    def tables(self) -> list[int]:
+        """The tables that hold documents, by number. Cost: a look-up each."""
+        ...
+
     def log(self, after_ts: int, upto_ts: int, limit: int) -> list[LogEntry]:
         """The log in (after_ts, upto_ts], oldest first.
 

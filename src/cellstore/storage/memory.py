@@ -36,6 +36,7 @@ from cellstore.storage.contract import (
     out_of_retention,
     table_of_by_id,
 )
+from cellstore.values.index_key import END
 
 _CHUNK = 256
 _SOON_ROWS = 2000
@@ -138,6 +139,12 @@ class MemoryReader:
         if len(since) > _SOON_ROWS:
             return None
         return {entry.id for entry in since if entry.table == table and entry.ts <= self.ts}
+
+    def tables(self) -> list[int]:
+        """The tables that hold documents."""
+        with self._storage._lock:
+            held = sorted({table for table, _ in self._storage._docs})
+        return [table for table in held if self.count(by_id_index(table), b"", END)]
 
     def log(self, after_ts: int, upto_ts: int, limit: int) -> list[LogEntry]:
         """The log in (after_ts, upto_ts], whole commits, about `limit` entries."""

@@ -178,6 +178,10 @@ COUNT_IDS_AT: Final = """SELECT
 SEQ_AT: Final = "SELECT coalesce((SELECT seq FROM commits WHERE ts <= ? ORDER BY ts DESC LIMIT 1), 0)"
 LAST_SEQ: Final = "SELECT coalesce((SELECT seq FROM commits ORDER BY ts DESC LIMIT 1), 0)"
 WRITTEN_SINCE: Final = "SELECT DISTINCT id FROM log WHERE seq > ? AND tbl = ?"
+# DISTINCT would walk every document; this leaps from table to table
+TABLES: Final = """WITH RECURSIVE tables (tbl) AS (SELECT min(tbl) FROM docs UNION ALL
+    SELECT (SELECT min(tbl) FROM docs WHERE tbl > tables.tbl) FROM tables WHERE tbl IS NOT NULL)
+    SELECT tbl FROM tables WHERE tbl IS NOT NULL"""
 LOG_AFTER: Final = """SELECT ts, tbl, id, body, prev FROM log
     WHERE seq > coalesce((SELECT seq FROM commits WHERE ts <= ?1 ORDER BY ts DESC LIMIT 1), 0)
       AND seq <= (SELECT seq FROM commits WHERE ts <= ?2 ORDER BY ts DESC LIMIT 1) AND ts > ?1

@@ -188,6 +188,10 @@ class SqliteReader:
             return None
         return {id for (id,) in self._cursor.execute(sql.WRITTEN_SINCE, (since, table))}
 
+    def tables(self) -> list[int]:
+        """The tables that hold documents."""
+        return [table for (table,) in self._cursor.execute(sql.TABLES)]
+
     def _seq_soon(self, ts: int) -> int | None:
         """The last log row at `ts`, if few were written since; None for a moment long ago."""
         if self._soon[0] != ts:

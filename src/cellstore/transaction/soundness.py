@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from cellstore.errors import CellstoreError
-from cellstore.transaction.catalog import FIRST_TABLE, Catalog, IndexMeta, TableMeta, by_id, load_catalog
+from cellstore.transaction.catalog import Catalog, IndexMeta, TableMeta, by_id, load_catalog
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END, encode_prefix
 from cellstore.values.value import MISSING
@@ -60,10 +60,10 @@ def _twice(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _strays(reader: Reader, catalog: Catalog) -> Iterator[str]:
-    """Documents of no table. A number that was given once has its row for ever, so those in between are all there are."""
-    highest = max((row["number"] for row in catalog.rows()), default=FIRST_TABLE)
-    for number in range(FIRST_TABLE, highest):
-        if catalog.by_number(number) is None and (count := reader.count(by_id(number), b"", END)):
+    """Documents of no table."""
+    for number in reader.tables():
+        if catalog.by_number(number) is None:
+            count = reader.count(by_id(number), b"", END)
             yield f"{count} documents are of the table number {number}, which there is not"
 
 

@@ -13,7 +13,7 @@ from conversation import committed, transition
 from cellstore.client.loop import LoopThread, wait
 from cellstore.client.transport import Address, SocketLink, backoff
 from cellstore.client.wire import decode_frame
-from cellstore.errors import Disconnected, NotFound, Unauthenticated
+from cellstore.errors import Disconnected, NotFound, Unauthenticated, ValidationError
 from cellstore.protocol.version import encode_ts
 
 
@@ -167,6 +167,42 @@ def test_one_given_up_before_there_was_a_server_is_never_sent():
         server.is_up.set()
         assert wait(second, 10).value == "second"
     assert [frame["requestId"] for frame in server.heard if frame["type"] == "Mutation"] == [1]
+
+
+def test_what_is_no_stored_value_is_refused_where_it_was_said_and_holds_up_nothing():
+    async def script(server, socket, _n):
+        await server.hear_hello(socket)
+        await server.hear(socket)
+        await socket.send(committed(0, 10, "fine"))
+        await socket.send(transition((0, 0), (1, 10)))
+        await socket.wait_closed()
+
+    with served(script) as (server, link):
+        for ask in (link.watch, link.enqueue, lambda path, args, _: link.request("mutation", path, args)):
+            with pytest.raises(ValidationError, match="cannot be stored"):
+                ask("add", {"n": {1, 2}}, None)
+        assert wait(link.request("mutation", "add", {"n": 1}), 10).value == "fine"
+    assert [frame.get("requestId") for frame in server.heard] == [None, None, 0]
+
+
+def test_a_call_says_what_its_arguments_were_when_it_was_made():
+    async def script(server, socket, n):
+        await server.hear_hello(socket)
+        await server.hear(socket)
+        if n == 2:
+            await socket.send(committed(0, 10))
+            await socket.send(transition((0, 0), (1, 10), q0=None))
+            await socket.wait_closed()
+
+    given: dict[str, object] = {"rows": [1]}
+    with served(script, is_up=False) as (server, link):
+        link.watch("list", given, lambda _result: None)
+        call, _ = link.enqueue("add", given)
+        given["rows"] = object()
+        server.is_up.set()
+        wait(call, 10)
+    said = [frame.get("args") or frame["modifications"][0]["args"] for frame in server.heard if "udfPath" in str(frame)]
+    assert said == [[{"rows": [1]}]] * 4
 
 
 def test_whoever_watches_sees_the_connection_come_and_go():

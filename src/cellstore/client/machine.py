@@ -27,6 +27,7 @@ from cellstore.client.query_set import QuerySet, add, remove
 from cellstore.client.requests import Request, Requests
 from cellstore.client.results import QueryResult, Results
 from cellstore.client.wire import (
+    Arguments,
     Frame,
     Kind,
     Outcome,
@@ -121,7 +122,7 @@ class Machine:
         self.results.forget(query_id)
         return [Send(self.queries.modify([remove(query_id)]))] if self.is_open else []
 
-    def request(self, kind: Kind, path: str, args: dict[str, Any]) -> tuple[int, list[Effect]]:
+    def request(self, kind: Kind, path: str, args: Arguments) -> tuple[int, list[Effect]]:
         """Call a mutation or action; (request id, effects). Held back while there is no connection."""
         request = self.requests.start(kind, path, args)
         return request.request_id, self._send_ready()

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from cellstore.client.wire import Failure, Frame, Kind, Outcome
+from cellstore.client.wire import Arguments, Failure, Frame, Kind, Outcome
 
 State = Literal["waiting", "sent", "answered"]
 
@@ -30,7 +30,7 @@ class Request:
     request_id: int
     kind: Kind
     path: str
-    args: dict[str, Any] = field(repr=False)
+    args: Arguments = field(repr=False)
     state: State = "waiting"
     outcome: Outcome | None = None  # known once answered
     was_sent: bool = False  # on this or an earlier connection: it may have happened
@@ -63,7 +63,7 @@ class Requests:
         """The request, while its end has not been heard."""
         return self._open.get(request_id)
 
-    def start(self, kind: Kind, path: str, args: dict[str, Any]) -> Request:
+    def start(self, kind: Kind, path: str, args: Arguments) -> Request:
         """A new request, not yet sent."""
         request = Request(self._next_id, kind, path, args)
         self._next_id += 1

@@ -132,13 +132,12 @@ class Subscription:
     def _follow_after(self, before: Callable[[], None], watches: list[Watch]) -> None:
         try:
             before()
+            self._follow(watches)
         except CellstoreError as error:
             self._inbox.put(None, error)
         except Exception as error:
             log.exception("%s cannot be followed", self.path)
             self._inbox.put(None, CellstoreError(f"{self.path} cannot be followed: {type(error).__name__}: {error}"))
-        else:
-            self._follow(watches)
 
     def _follow(self, watches: list[Watch]) -> None:
         with self._inbox.changed:

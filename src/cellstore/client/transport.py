@@ -31,9 +31,10 @@ from cellstore.client.loop import LoopThread
 from cellstore.client.machine import Effect, Machine, Progressed, Restart, Send, Settled, Stepped, Stop
 from cellstore.client.optimism import Optimism, Update
 from cellstore.client.results import QueryResult
-from cellstore.client.wire import Kind, Outcome, encode_frame
+from cellstore.client.wire import Arguments, Kind, Outcome, encode_frame, sealed
 from cellstore.errors import CellstoreError, Disconnected, InvariantError, LimitExceeded, NotFound, Unauthenticated
 from cellstore.knobs import DEFAULTS
+from cellstore.values import json as native
 
 LinkState = Literal["connecting", "connected", "reconnecting", "closed"]
 
@@ -119,7 +120,7 @@ class Link:
         Errors: Disconnected when the link is closed; ValidationError when an argument is no stored value.
         """
         future: Future[Outcome] = Future()
-        self.thread.call_soon(self._request, kind, path, args, future, on_progress)
+        self.thread.call_soon(self._request, kind, path, sealed(args), future, on_progress)
         return future
 
     def enqueue(
@@ -128,11 +129,11 @@ class Link:
         """Call a mutation, its guessed effects shown until the real ones are, or it failed.
 
         Returns the future of `request`, and one that ends when the guess is shown, or is in error as `update` raised;
-        then nothing was called.
+        then nothing was called. Errors: as `request`.
         """
         future: Future[Outcome] = Future()
         shown: Future[None] = Future()
-        self.thread.call_soon(self._enqueue, path, args, update, future, shown)
+        self.thread.call_soon(self._enqueue, path, sealed(args), update, future, shown)
         return future, shown
 
     def progress(self, future: Future[Outcome]) -> str:
@@ -155,9 +156,9 @@ class Link:
         return in_doubt
 
     def watch(self, path: str, args: dict[str, Any], deliver: Callable[[QueryResult], None]) -> Watch:
-        """Follow a query. `deliver` gets every new result, on the loop thread."""
+        """Follow a query. `deliver` gets every new result, on the loop thread. Errors: as `request`."""
         watch = Watch(self, deliver)
-        self.thread.call_soon(self._watch, watch, path, args)
+        self.thread.call_soon(self._watch, watch, path, native.loads(native.dumps(args)))
         return watch
 
     def unwatch(self, watch: Watch) -> None:
@@ -184,7 +185,7 @@ class Link:
         self._stop(Disconnected("this connection was closed; connect again with cs.connect() or cs.open()"))
 
     def _request(
-        self, kind: Kind, path: str, args: dict[str, Any], future: Future[Outcome], on_progress: OnProgress | None
+        self, kind: Kind, path: str, args: Arguments, future: Future[Outcome], on_progress: OnProgress | None
     ) -> None:
         if self.state == "closed":
             future.set_exception(self.problem or Disconnected())
@@ -198,7 +199,7 @@ class Link:
     def _enqueue(
         self,
         path: str,
-        args: dict[str, Any],
+        args: Arguments,
         update: Update | None,
         future: Future[Outcome],
         shown: Future[None],
@@ -459,8 +460,11 @@ def explain(error: BaseException, url: str) -> CellstoreError:
 
 def refused(error: Exception, address: Address) -> CellstoreError:
     """What a refused WebSocket upgrade means."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return refusal(status, address) or Disconnected(f"the server at {address.url} did not accept a socket: {error}")
+    response = getattr(error, "response", None)
+    said = (getattr(response, "body", None) or b"").decode(errors="replace") or error
+    return refusal(getattr(response, "status_code", None), address) or Disconnected(
+        f"the server at {address.url} did not accept a socket: {said}"
+    )
 
 
 def refusal(status: int | None, address: Address, reason: str = "") -> CellstoreError | None:

@@ -10,7 +10,9 @@ Errors:  a frame that does not parse raises `ProtocolError`; the connection is t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+import orjson
 
 from cellstore.errors import ValidationError
 from cellstore.protocol.version import decode_ts
@@ -18,6 +20,8 @@ from cellstore.values import json as native
 
 Kind = Literal["mutation", "action"]
 Frame = dict[str, Any]
+Arguments: TypeAlias = dict[str, Any] | orjson.Fragment
+"""Of a call, by name; or their JSON."""
 
 PROTOCOL = 1  # raised when kernel and server halves can no longer understand each other
 
@@ -53,6 +57,14 @@ class Outcome:
 def encode_frame(frame: Frame) -> str:
     """The text of a frame. Errors: ValidationError when an argument is no stored value."""
     return native.dumps(frame).decode()
+
+
+def sealed(args: dict[str, Any]) -> orjson.Fragment:
+    """Arguments as they will cross, whatever their owner does with the objects meanwhile.
+
+    Errors: ValidationError when one is no stored value.
+    """
+    return orjson.Fragment(native.dumps(args))
 
 
 def decode_frame(text: str | bytes) -> Frame:

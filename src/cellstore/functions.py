@@ -95,6 +95,16 @@ function_facts: Callable[[Any], dict[str, Any]] = _no_facts
 """What the store knows of a handle's function; set by whoever opens a database."""
 
 
+def called_on(
+    database: Callable[[], CallsFunctions],
+    frame: Callable[[Any, dict[str, Any]], Any],
+    facts: Callable[[Any], dict[str, Any]],
+) -> None:
+    """Have handles use this from now on."""
+    global current_database, make_frame, function_facts
+    current_database, make_frame, function_facts = database, frame, facts
+
+
 def badge(handle: Any, facts: dict[str, Any]) -> str:
     """A function as a line of HTML."""
     from html import escape

@@ -67,7 +67,7 @@ class Notebook:
             self.run(code, name)
 
     def deployed(self) -> list[str]:
-        listed = f"[f['path'].split(':')[1] for f in cs.functions_list() if f['module'] == {self.name!r}]"
+        listed = f"[f['path'].split(':')[1] for f in cs.functions() if f['module'] == {self.name!r}]"
         names: list[str] = eval(self.run(listed).text)
         return names
 

@@ -17,8 +17,8 @@ SOURCES = Path(cellstore.__file__).parent
 # Design §2. Adding a name is a decision; losing one breaks people.
 PROMISED = {
     "Table", "Index", "Id", "UNSET", "query", "mutation", "action", "http", "cron", "every", "live", "grid", "form",
-    "button", "view", "snapshot", "sql", "connect", "open", "current", "insert_df", "tables", "deploy", "Database",
-    "Document", "Request", "Response",
+    "button", "view", "snapshot", "sql", "connect", "open", "current", "insert_df", "tables", "functions", "deploy",
+    "Database", "subscribe", "export", "import_", "Document", "Request", "Response",
     "ApplicationError", "FunctionError", "ValidationError", "CellstoreError",
 }  # fmt: skip
 
@@ -60,9 +60,10 @@ def test_defining_functions_loads_nothing_heavy() -> None:
     assert not HEAVY & set(python(code).split())
 
 
-def test_a_package_does_not_hide_the_function_of_its_name() -> None:
-    code = "import cellstore.deploy.unit; import cellstore as cs; print(type(cs.deploy).__name__, cs.deploy.__name__)"
-    assert python(code) == "function deploy"
+@pytest.mark.parametrize("name", ["deploy", "functions"])
+def test_a_package_does_not_hide_the_function_of_its_name(name: str) -> None:
+    code = f"import cellstore as cs, cellstore.{name}; print(type(cs.{name}).__name__, cs.{name}.__name__)"
+    assert python(f"{code}; cs.query; {code}") == f"function {name}\nfunction {name}"
 
 
 def public_definitions(path: Path) -> list[tuple[str, ast.AST]]:

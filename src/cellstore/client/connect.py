@@ -88,15 +88,13 @@ def connect_found(found: Found, deployment: str = "default", again: Any = None) 
 
 def make_current(database: Database) -> Database:
     """Have the module-level functions and handles use `database` until it is closed."""
-    from cellstore import functions
     from cellstore.client.frames import frame_from_call
+    from cellstore.functions import called_on
 
     with _lock:
         _stack.append(database)
     database.on_closed.append(_forget)
-    functions.current_database = current
-    functions.make_frame = frame_from_call
-    functions.function_facts = facts_of
+    called_on(current, frame_from_call, facts_of)
     return database
 
 
@@ -169,7 +167,7 @@ def tables() -> Tables:
     return current().tables()
 
 
-def functions_list() -> Functions:
+def functions() -> Functions:
     """`Database.functions` of the current database."""
     return current().functions()
 

@@ -37,7 +37,7 @@ from cellstore.values.ids import decode_id
 from cellstore.values.value import kind_of
 
 if TYPE_CHECKING:
-    from cellstore.client.database import Database
+    pass
 
 _INTS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"})
 _MOMENT = "TIMESTAMP WITH TIME ZONE"
@@ -315,12 +315,12 @@ def _is_wide(value: Any) -> bool:
 
 def frame_from_call(handle: Any, args: dict[str, Any]) -> Any:
     """What `handle.df(…)` does: the function's result as a DataFrame that remembers the call and its timestamp."""
-    from cellstore import functions
+    from cellstore.client.connect import current
+    from cellstore.functions import running
 
-    if functions.running.get() is not None:  # inside a function: the moment is the function's own
+    if running.get() is not None:  # inside a function: the moment is the function's own
         return frame_of(handle(**args), query={"path": handle.path, "args": args})
-    database: Database = functions.current_database()  # type: ignore[assignment]
-    return database.frame(handle, args)
+    return current().frame(handle, args)
 
 
 def _remembering(frame: Any, query: dict[str, Any], ts: int | None) -> Any:

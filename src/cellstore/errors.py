@@ -17,7 +17,7 @@
     │  ├─ OutOfRetention              the snapshot is older than the retention window             410
     │  ├─ Overloaded                  a bounded queue is full                                     503
     │  └─ Disconnected                client side: the server is away                             503
-    └─ FatalError                     only the deployment's top may catch it; it stops
+    └─ FatalError                     only the deployment's top may catch it; it stops           503
        ├─ LeaseLost                   another process owns the store
        │  └─ StoreLocked              … already when we tried to open it
        ├─ Corruption                  stored bytes disagree
@@ -188,6 +188,8 @@ class Disconnected(TransientError):
 class FatalError(CellstoreError):
     """The store must stop."""
 
+    http_status = 503
+
 
 class LeaseLost(FatalError):
     """Another process owns this store; nothing more may be written from here."""
@@ -201,6 +203,8 @@ class StoreLocked(LeaseLost):
 
 class Corruption(FatalError):
     """Stored bytes disagree with each other."""
+
+    http_status = 500
 
 
 class InvariantError(FatalError):

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import apsw
 import pytest
 
 import cellstore as cs
@@ -365,3 +366,26 @@ def test_a_forked_child_is_told_to_open_its_own(db):
     assert b"forked" in os.read(reader, 2000)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_mutation_of_which_the_disk_says_nothing_is_neither_done_nor_failed(tmp_path):
+    with cs.open(tmp_path / "store.db") as db:
+        add_task(text="milk")
+        storage = db.link._deployment._engine.storage
+        storage._log = Broken(storage._log)
+        with pytest.raises(cs.FatalError, match=r"unknown\. Open the store again"):
+            add_task(text="eggs")
+        with pytest.raises(cs.FatalError, match="Open the store again"):
+            add_task(text="bread")
+    with cs.open(tmp_path / "store.db"):
+        assert [task.text for task in open_tasks()] in (["milk"], ["milk", "eggs"])
+
+
+class Broken:
+    """A disk that fails to sync."""
+
+    def __init__(self, log):
+        self.xClose = log.xClose
+
+    def xSync(self, _flags):
+        raise apsw.IOError("disk I/O error")

@@ -2,18 +2,23 @@
 
 import asyncio
 import select
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import apsw
 import orjson
+import pytest
+from tornado.httpclient import HTTPClientError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from runtime_harness import unit_of
 
 from cellstore.protocol.version import decode_ts
+from cellstore.reactivity.connection import STOPPED
 from cellstore.server.deployment import Deployment
 
 SOURCE = """
@@ -38,8 +43,9 @@ class Watcher:
         self.shown: list[Any] = []
         self.moment = 0
         self.answered: list[bool] = []
+        self.closed: tuple[int, str] | None = None
         self._changed = asyncio.Event()
-        self._connection = deployment.connect(self._take, lambda code, reason: None)
+        self._connection = deployment.connect(self._take, self._end)
         add = {"type": "Add", "queryId": 0, "udfPath": "m:total", "args": [{}]}
         self.say("Connect", sessionId="3f2e1d00-0000-4000-8000-000000000000", connectionCount=0, lastCloseReason=None)
         self.say("ModifyQuerySet", baseVersion=0, newVersion=1, modifications=[add])
@@ -59,6 +65,10 @@ class Watcher:
             self.answered.append(message["success"])
         self._changed.set()
         return True
+
+    def _end(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+        self._changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -98,6 +108,19 @@ def slow_disk(deployment: Deployment, finish: Callable[[], None]) -> None:
     storage._sync = sync
 
 
+def fail_to_sync(deployment: Deployment) -> None:
+    """The disk has it, or has not, and says that it failed."""
+    storage: Any = deployment._engine.storage  # type: ignore[union-attr]
+
+    class Log:
+        xClose = storage._log.xClose
+
+        def xSync(self, _flags: int) -> None:
+            raise apsw.IOError("disk I/O error")
+
+    storage._log = Log()
+
+
 def test_a_live_query_runs_while_the_commit_becomes_durable(tmp_path):
     async def test(deployment: Deployment, watcher: Watcher) -> None:
         storage: Any = deployment._engine.storage  # type: ignore[union-attr]
@@ -123,11 +146,9 @@ def test_what_a_commit_led_to_is_never_shown_when_the_disk_fails(tmp_path):
 
         slow_disk(deployment, finish)
         watcher.add(2)
-        await watcher.until(lambda: len(watcher.answered) > 1 or deployment.failure is not None)
-        for _ in range(50):
-            await asyncio.sleep(0.002)
-        assert 3 not in watcher.shown
-        assert watcher.answered in ([True], [True, False])
+        await watcher.until(lambda: watcher.closed is not None)
+        await deployment._stopping  # type: ignore[misc]
+        assert (watcher.shown, watcher.answered) == ([0, 1], [True])
 
     watched(tmp_path, test)
 
@@ -135,15 +156,73 @@ def test_what_a_commit_led_to_is_never_shown_when_the_disk_fails(tmp_path):
 def test_nobody_is_moved_to_a_moment_of_which_the_disk_knows_nothing(tmp_path):
     async def test(deployment: Deployment, watcher: Watcher) -> None:
         engine: Any = deployment._engine
-
-        def fail() -> None:
-            raise engine.storage._unknown(apsw.IOError("disk I/O error"))
-
-        engine.storage._sync = fail
+        fail_to_sync(deployment)
         watcher.say("Mutation", requestId=2, udfPath="m:note", args=[{}])
-        await watcher.until(lambda: len(watcher.answered) > 1)
-        for _ in range(50):
-            await asyncio.sleep(0.002)
+        await watcher.until(lambda: watcher.closed is not None)
+        await deployment._stopping  # type: ignore[misc]
         assert watcher.moment <= engine.published_ts
 
     watched(tmp_path, test)
+
+
+def test_when_the_disk_fails_nothing_is_answered_and_everybody_is_closed_with_a_reason(tmp_path):
+    async def test(deployment: Deployment, watcher: Watcher) -> None:
+        idle = Watcher(deployment)
+        fail_to_sync(deployment)
+        for n in (2, 3, 4):
+            watcher.add(n)
+        await watcher.until(lambda: watcher.closed is not None)
+        assert watcher.answered == [True]
+        assert watcher.closed == idle.closed == (1011, STOPPED)
+        assert "unknown" in STOPPED
+        assert len(STOPPED.encode()) <= 123  # what a close frame holds
+
+    watched(tmp_path, test)
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_what_was_not_answered_is_sent_again_and_has_happened_once(tmp_path, happened):
+    before = tmp_path / "before"
+
+    async def fail(deployment: Deployment, watcher: Watcher) -> None:
+        shutil.copytree(tmp_path / "store", before)
+        fail_to_sync(deployment)
+        watcher.add(2)
+        await watcher.until(lambda: watcher.closed is not None)
+
+    async def ask_again() -> None:
+        deployment = Deployment(tmp_path / "store" / "store.db")
+        await deployment.start()
+        try:
+            watcher = Watcher(deployment)
+            watcher.add(2)
+            await watcher.until(lambda: watcher.shown[-1:] == [3] and bool(watcher.answered))
+            assert watcher.answered == [True]
+        finally:
+            await deployment.stop()
+
+    watched(tmp_path / "store", fail)
+    if not happened:  # the disk has lost what it did not confirm
+        shutil.rmtree(tmp_path / "store")
+        before.rename(tmp_path / "store")
+    asyncio.run(ask_again())
+
+
+async def test_over_http_nobody_is_told_that_it_failed_when_it_may_have_happened(served, tmp_path):
+    (tmp_path / "m.py").write_text("import cellstore as cs\n" + textwrap.dedent(SOURCE))
+    await served.deploy(tmp_path / "m.py")
+    body = {"path": "m:add", "args": {"n": 1}, "format": "json"}
+    assert (await served.fetch("api/mutation", body, served.token_header)).status == 200
+    fail_to_sync(await served.app.deployment("default"))
+    unknown = await served.fetch("api/mutation", body, served.token_header)
+    assert (unknown.status, unknown.json["code"]) == (503, "OutcomeUnknown")
+    assert "whether it happened is unknown" in unknown.json["message"]
+    later = await served.fetch("api/mutation", body, served.token_header)
+    assert (later.status, later.json["class"]) == (503, "FatalError")
+    assert "Open the store again" in later.json["message"]
+    with pytest.raises(HTTPClientError, match="503"):
+        await served.socket(headers=served.token_header)
+    served.app.allow_anonymous = True
+    stranger = await served.fetch("api/mutation", body)
+    assert (stranger.status, stranger.json["code"]) == (503, "Overloaded")
+    assert "store.db" not in stranger.json["message"]

@@ -16,7 +16,7 @@ from typing import IO, Any
 from cellstore.client.control import pour
 from cellstore.client.loop import LoopThread
 from cellstore.client.transport import Link
-from cellstore.errors import CallerError
+from cellstore.errors import CallerError, FatalError
 
 STOP_TIMEOUT_S = 30.0
 REDIAL_S = 0.1  # the session closed itself (a queue overflowed, a frame did not fit); begin another, not in a rush
@@ -81,8 +81,12 @@ class EmbeddedLink(Link):
         loop.run(self._dial())
 
     async def _dial(self) -> None:
-        self._connection = self._deployment.connect(self._arrived, self._ended)
-        self._opened()
+        try:
+            self._connection = self._deployment.connect(self._arrived, self._ended)
+        except FatalError as stopped:
+            self._stop(stopped)  # it is not opened again in this process
+        else:
+            self._opened()
 
     def _send(self, text: str) -> None:
         if self._connection is not None:

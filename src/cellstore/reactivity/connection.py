@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOPPED = "InternalServerError: the store stopped; whether what was not answered has happened is unknown"
+UNKNOWN = "the store stopped while this was under way: whether it happened is unknown; look when it is open again"
+
 SendFrame = Callable[[bytes], "bool | None"]
 """Put one text frame on the wire. False: it is buffered, and `Connection.sent` will be called when it has left."""
 CloseSocket = Callable[[int, str], None]
@@ -56,7 +59,8 @@ async def no_tokens(_request: Authenticate) -> Principal:
 class Hub:
     """What the connections of one deployment share.
 
-    Errors: functions that fail come back as outcomes; `FatalError` goes to `on_fatal`, which must stop the deployment.
+    Errors: functions that fail come back as outcomes; `FatalError` goes to `on_fatal`, which must stop the deployment. No
+            connection is told of it as the end of its call: it is closed, and its client asks again once the store is back.
     """
 
     def __init__(
@@ -196,7 +200,9 @@ class Hub:
     def _failed(self, path: str, error: BaseException) -> Outcome:
         """What a caller is told whose call raised, which is not what functions do when they fail."""
         if isinstance(error, FatalError):
+            self.halt()
             self.on_fatal(error)
+            return Outcome.failed(FatalError(f"{path}: {UNKNOWN}", code="OutcomeUnknown"), function=path)
         if isinstance(error, CellstoreError):
             return Outcome.failed(error, function=path)
         return broken("call", path, error)
@@ -212,9 +218,9 @@ class Hub:
             self.subscriptions.catch_up()
 
     def halt(self) -> None:
-        """Whether commits we foresaw have happened is unknown: show nobody a moment that may never have been."""
-        for connection in self.connections:
-            connection.halt()
+        """Whether the newest commits have happened is unknown: answer nobody, show nobody a moment that may never have been."""
+        for connection in list(self.connections):
+            connection.close(1011, STOPPED)
 
     # ── what connections need ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -323,9 +329,6 @@ class Connection:
 
     def committed(self, ts: int) -> None:
         self._session.committed(ts)
-
-    def halt(self) -> None:
-        self._session.halted = True
 
     def tick(self) -> None:
         self._event(self._session.tick)

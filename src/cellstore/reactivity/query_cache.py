@@ -318,7 +318,9 @@ def _is_steady(entry: LiveQuery) -> bool:
 
 def _not_run(path: str, error: BaseException) -> Outcome:
     """What those who wait are told when a run raised, which is not what queries do when they fail."""
-    return Outcome.failed(error, function=path) if isinstance(error, FatalError) else broken("query", path, error)
+    if isinstance(error, FatalError):
+        return Outcome.failed(FatalError(f"{path}: the store stopped before this was answered"), function=path)
+    return broken("query", path, error)
 
 
 def broken(what: str, path: str, error: BaseException) -> Outcome:

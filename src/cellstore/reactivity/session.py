@@ -148,7 +148,6 @@ class Session:
     exact: bool = False
     deltas: bool = False  # the client understands patches of lists
     closed: bool = False
-    halted: bool = False  # takes no step any more, whatever it is still told
     _id: str | None = None  # set by Connect
     _current: StateVersion = START  # where the client stands
     _query_set: int = 0  # versions received
@@ -229,7 +228,7 @@ class Session:
     @property
     def has_room(self) -> bool:
         """Whether a step would begin now if there were cause for one."""
-        if self.closed or self.halted or self._step is not None:
+        if self.closed or self._step is not None:
             return False
         return self._unsent < self.knobs.unsent_transitions_max
 

@@ -47,6 +47,12 @@ class ErrorInfo:
         kind = None if self.has_data else _class_of(self.kind or self.code)
         return kind is not None and issubclass(kind, errors.TransientError)
 
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the store stopped: what a call came to is not known, so this is no answer to it."""
+        kind = None if self.has_data else _class_of(self.kind or self.code)
+        return kind is not None and issubclass(kind, errors.FatalError)
+
     def redacted(self) -> ErrorInfo:
         """What a foreign client may know: application errors whole, caller mistakes by message, bugs by request id."""
         if self.code == "NotUnique" and not self.has_data:

@@ -159,6 +159,10 @@ class Deployment:
         """Whether it serves."""
         return self._hub is not None
 
+    def check_running(self) -> None:
+        """Errors: why it does not serve, Overloaded when that will pass."""
+        self._serving()
+
     def activity(self) -> dict[str, int]:
         """What goes on: connections, and calls that run."""
         hub = self._hub
@@ -303,7 +307,7 @@ class Deployment:
             return InlineRunner(engine)
         from cellstore.runtime.pool import PoolRunner
 
-        return PoolRunner(engine)
+        return PoolRunner(engine, on_fatal=self._fail)
 
     async def _retain(self, engine: Engine) -> None:
         """Give up old history, a slice of a few milliseconds at a time, for as long as the store is open."""

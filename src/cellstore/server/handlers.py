@@ -28,9 +28,11 @@ from cellstore import __version__
 from cellstore.errors import (
     CallerError,
     CellstoreError,
+    FatalError,
     Forbidden,
     LimitExceeded,
     NotFound,
+    Overloaded,
     Unauthenticated,
     ValidationError,
 )
@@ -95,10 +97,16 @@ class Door:
         return named or self.app.deployment_name
 
     async def deployment(self, who: Principal, may_create: bool = True) -> Deployment:
-        """The deployment meant. Errors: those of opening it; a NotFound tells owners which there are."""
+        """The deployment meant. Errors: those of opening it, or why it stopped; a NotFound tells owners which there are."""
         name = self.deployment_name
         try:
-            return await self.app.deployment(name, may_create and who.owner and "write" in who.permissions)
+            opened = await self.app.deployment(name, may_create and who.owner and "write" in who.permissions)
+            opened.check_running()
+            return opened
+        except FatalError as stopped:
+            if who.owner:
+                raise
+            raise Overloaded("the store is not open, and its owner can find out why: ask again later") from stopped
         except NotFound as missing:
             if not who.owner:
                 raise
@@ -308,8 +316,9 @@ class FunctionHandler(HttpHandler):
         args = decode_args(body.get("args"), exact=False)
         deployment = await self.deployment(who)
         outcome = await self.call(deployment, kind, path, args, body, who)
-        if outcome.error is not None and outcome.error.is_transient and kind != "action":
-            raise outcome.error.to_exception()
+        error = outcome.error
+        if error is not None and (error.is_fatal or (error.is_transient and kind != "action")):
+            raise error.to_exception()
         return encode_outcome(outcome, encoding, who)
 
     async def call(

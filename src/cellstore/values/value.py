@@ -282,8 +282,8 @@ _ADVICE: dict[str, str] = {
     "UUID": "use str(…)",
     "PosixPath": "use str(…)",
     "WindowsPath": "use str(…)",
-    "datetime": "annotate the field as datetime in the table, or use .isoformat()",
-    "date": "annotate the field as date in the table, or use .isoformat()",
+    "datetime": "annotate it as datetime (a field, a parameter, a result), or use .isoformat()",
+    "date": "annotate it as date (a field, a parameter, a result), or use .isoformat()",
     "time": "use .isoformat()",
     "timedelta": "use .total_seconds()",
     "Timestamp": "use .isoformat() or .timestamp()",
@@ -308,9 +308,9 @@ def _advice(value: object) -> str:
     elif advice is None and hasattr(kind, "model_dump"):
         advice = "use .model_dump()"
     elif advice is None and hasattr(kind, "__dataclass_fields__"):
-        advice = "use dataclasses.asdict(…)"
+        advice = "annotate it with the dataclass, or use dataclasses.asdict(…)"
     elif advice is None and any(base.__module__ == "enum" for base in kind.__mro__):
-        advice = "use .value"
+        advice = "annotate it with the enum, or use .value"
     elif advice is None:
         base = next((b for b in (str, int, float, list, bytes) if issubclass(kind, b)), None)
         advice = f"use {base.__name__}(…)" if base else None

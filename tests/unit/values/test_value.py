@@ -69,7 +69,7 @@ def test_a_value_has_the_size_of_the_accounting_rule(value, size):
         (bytearray(b"x"), r"use bytes\(…\)"),
         (decimal.Decimal("1.5"), r"use str\(…\)"),
         (uuid.UUID(int=1), r"use str\(…\)"),
-        (datetime.datetime(2024, 1, 1), "annotate the field as datetime"),
+        (datetime.datetime(2024, 1, 1), "annotate it as datetime"),
         (Color.RED, "use .value"),
         (Level.LOW, "use .value"),
         (Point(1), "dataclasses.asdict"),

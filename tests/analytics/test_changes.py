@@ -98,3 +98,19 @@ def test_a_dropped_or_replaced_table_takes_its_documents_along(desk, purged):
     assert [each[:2] for each in told[4:]] == [("u", "inserted")]
     (new,) = differences(desk, before, desk.now)[4:]
     assert (new["before"], new["after"]["n"]) == (None, 9)
+
+
+@pytest.mark.parametrize("name", ["t", "others"])
+def test_the_number_of_a_dropped_table_given_to_another_mixes_up_nothing(desk, name):
+    kept, gone = desk.write(lambda tx: [tx.insert("t", {"n": n}) for n in range(2)])
+    before, number = desk.now, desk.engine.catalog.table("t").number
+    drop_table(desk.engine, "t")
+    coming = Import(desk.engine, "fail", [Wanted(name, number)])
+    coming.load(name, native.dumps({"_id": kept, "n": 7}))
+    coming.finish()
+    assert desk.engine.catalog.table(name).number == number
+    told = [(each["table"], each["change"], each["_id"]) for each in differences(desk, before, desk.now)]
+    if name == "t":  # it came back
+        assert told == [("t", "changed", kept), ("t", "removed", gone)]
+    else:
+        assert told == [("others", "inserted", kept), ("t", "removed", kept), ("t", "removed", gone)]

@@ -5,7 +5,8 @@
 The difference of the two moments, not the history between them: a document that came and went is not in it, nor one that
 was changed and changed back. Native JSON; `before` and `after` carry `_id` and `_creationTime`. Tables by name, within one
 the documents in the order they were first touched. Tables and fields bear the names of the later moment, so a rename is no
-change; a table that is dropped or replaced takes all its documents along.
+change; a table that is dropped or replaced takes all its documents along, also where an import has given its number to
+another table since.
 
 Cost       a look at the log between the moments, and two point reads per document touched in it
 """
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from cellstore.analytics.feed import BATCH
 from cellstore.analytics.mirror import Check, never
-from cellstore.transaction.catalog import FIRST_TABLE, by_creation_time, load_catalog
+from cellstore.transaction.catalog import FIRST_TABLE, TABLES, by_creation_time, load_catalog
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END
 from cellstore.values.json import dumps, loads
 from cellstore.values.value import same
 
 if TYPE_CHECKING:
-    from cellstore.storage.contract import Reader, Row
+    from cellstore.storage.contract import Reader
     from cellstore.transaction.catalog import TableMeta
 
 Pair = tuple[bytes, bytes | None, bytes | None]
@@ -35,16 +36,15 @@ Pair = tuple[bytes, bytes | None, bytes | None]
 def write_changes(reader: Reader, ts0: int, ts1: int, path: Path, check: Check = never) -> None:
     """The differences from `ts0` to `ts1`, which is not before it, into a file."""
     then, now = (_tables(reader, ts) for ts in (ts0, ts1))
-    touched = _touched(reader, ts0, ts1, check)
+    touched, hidden = _touched(reader, ts0, ts1, check)
+    stayed = {n for n in now if n in then and (n not in hidden or now[n].name == then[n].name)}
+    told: list[tuple[TableMeta, Iterable[Pair]]] = [
+        *((now[number], _both(reader, number, touched.get(number, ()), ts0, ts1)) for number in stayed),
+        *((table, _all(reader, table, ts0, gone=True)) for number, table in then.items() if number not in stayed),
+        *((table, _all(reader, table, ts1, gone=False)) for number, table in now.items() if number not in stayed),
+    ]
     with path.open("wb") as file:
-        for table in sorted({**then, **now}.values(), key=lambda table: (table.name, table.number)):
-            pairs: Iterable[Pair]
-            if table.number not in now:
-                pairs = ((row.id, row.body, None) for row in _all(reader, table, ts0))
-            elif table.number not in then:
-                pairs = ((row.id, None, row.body) for row in _all(reader, table, ts1))
-            else:
-                pairs = _both(reader, table, touched.get(table.number, ()), ts0, ts1)
+        for table, pairs in sorted(told, key=lambda pair: (pair[0].name, pair[0].number)):
             file.writelines(_lines(table, pairs, check))
 
 
@@ -52,9 +52,11 @@ def _tables(reader: Reader, ts: int) -> dict[int, TableMeta]:
     return {table.number: table for table in load_catalog(reader, ts).user_tables()}
 
 
-def _touched(reader: Reader, ts0: int, ts1: int, check: Check) -> dict[int, dict[bytes, None]]:
-    """The documents of user tables in the log of (ts0, ts1], by table, in order."""
+def _touched(reader: Reader, ts0: int, ts1: int, check: Check) -> tuple[dict[int, dict[bytes, None]], set[int]]:
+    """Of the log of (ts0, ts1]: the documents of user tables by table, in order; the tables that were hidden meanwhile,
+    whose number may mean another table since."""
     touched: dict[int, dict[bytes, None]] = {}
+    hidden: set[int] = set()
     at = ts0
     while at < ts1:
         check()
@@ -62,18 +64,23 @@ def _touched(reader: Reader, ts0: int, ts1: int, check: Check) -> dict[int, dict
         for entry in entries:
             if entry.table >= FIRST_TABLE:
                 touched.setdefault(entry.table, {})[entry.id] = None
+            elif entry.table == TABLES and entry.body is not None:
+                row = loads(entry.body)
+                if row.get("stands_for"):
+                    hidden.add(row["number"])
         at = entries[-1].ts if len(entries) >= BATCH else ts1
-    return touched
+    return touched, hidden
 
 
-def _all(reader: Reader, table: TableMeta, ts: int) -> Iterator[Row]:
+def _all(reader: Reader, table: TableMeta, ts: int, gone: bool) -> Iterator[Pair]:
     """The documents of a table that came or went as a whole, of which the log does not speak."""
-    return reader.scan(by_creation_time(table.number), table.number, b"", END, ts=ts)
+    for row in reader.scan(by_creation_time(table.number), table.number, b"", END, ts=ts):
+        yield (row.id, row.body, None) if gone else (row.id, None, row.body)
 
 
-def _both(reader: Reader, table: TableMeta, ids: Iterable[bytes], ts0: int, ts1: int) -> Iterator[Pair]:
+def _both(reader: Reader, number: int, ids: Iterable[bytes], ts0: int, ts1: int) -> Iterator[Pair]:
     for id in ids:
-        before, after = reader.get(table.number, id, ts0), reader.get(table.number, id, ts1)
+        before, after = reader.get(number, id, ts0), reader.get(number, id, ts1)
         yield id, None if before is None else before.body, None if after is None else after.body
 
 

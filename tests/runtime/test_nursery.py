@@ -111,7 +111,9 @@ def test_when_the_parent_is_killed_its_children_serve_on_and_another_takes_its_p
         pid, before = await stage.query("who")
         os.kill(before, signal.SIGKILL)
         assert await stage.query("who")
-        await stage.runner.mutation("m:die", {})
+        orphan = await stage.runner.mutation("m:die", {})
+        assert orphan.error is not None
+        assert "nobody saw how it ended. Nothing was written" in orphan.error.message
         await asyncio.gather(*[stage.runner.mutation("m:die", {}) for _ in range(4)])
         assert (await stage.query("who"))[0] != pid
         assert parent_of(stage) != before

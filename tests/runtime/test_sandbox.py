@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runtime_harness import Stage, play
+from runtime_harness import Stage, play, value_of
 
 SOURCE = """
     import datetime, os, random, secrets, socket, subprocess, threading, time, uuid, pathlib
@@ -150,13 +150,14 @@ def test_clocks_and_chance_of_libraries_follow_the_call(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_chances() -> None:
     code = (
-        "import random, secrets, uuid, os, numpy as np\n"
+        "import random, secrets, uuid, os, numpy as np, polars as pl\n"
         "from cellstore.runtime import sandbox\n"
         "envelope = sandbox.install(); envelope.stand_at(1_750_000_000_000_000_000)\n"
         "def draw():\n"
         "    envelope.enter('query', b'0123456789abcdef')\n"
         "    drawn = [random.random(), secrets.token_hex(4), str(uuid.uuid4()), os.urandom(3), np.random.random(),\n"
-        "             np.random.default_rng().random(), random.SystemRandom().random(), random.gauss(0, 1)]\n"
+        "             np.random.default_rng().random(), random.SystemRandom().random(), random.gauss(0, 1),\n"
+        "             pl.Series(range(50)).shuffle().to_list()]\n"
         "    envelope.exit()\n"
         "    return drawn\n"
         "assert draw() == draw()\n"
@@ -206,8 +207,11 @@ def test_the_envelope_costs_less_than_thirty_microseconds() -> None:
 
 
 EARLY = """
-    import datetime, decimal, io, os, random, signal, select, subprocess, threading, time, uuid, zoneinfo, _thread
+    import datetime, decimal, faulthandler, io, os, random, resource, secrets, signal, select
+    import subprocess, sys, threading, time, uuid, zoneinfo, _thread
     import numpy as np, pandas as pd
+    from multiprocessing.shared_memory import SharedMemory
+    from secrets import choice as pick, randbits, token_hex
     from os import environ, getrandom, urandom
     from random import Random, choice, random as roll
     from time import asctime, ctime, clock_gettime, sleep
@@ -216,6 +220,7 @@ EARLY = """
     @cs.query
     def rolls(ctx):
         drawn = [roll(), choice(range(10**9)), Random().random(), urandom(4).hex(), getrandom(4).hex(), str(uuid.uuid1())]
+        drawn += [pick(range(10**9)), randbits(60), token_hex(4), secrets.randbelow(10**9)]
         return [*drawn, float(rand()), float(default_rng().random())]
 
     @cs.query
@@ -256,6 +261,19 @@ EARLY = """
             "output": lambda: subprocess.check_output(["ls"]),
             "pandas": lambda: pd.read_csv("x.csv"),
             "write": lambda: pd.DataFrame({"a": [1]}).to_csv("/sys/fs/cgroup/x"),
+            "link": lambda: os.path.islink("x"),
+            "descriptor": lambda: os.write(1, b"x"),
+            "close": lambda: os.close(0),
+            "poll": lambda: select.poll(),
+            "alarm": lambda: signal.setitimer(signal.ITIMER_REAL, 0),
+            "blocked": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]),
+            "raised": lambda: signal.raise_signal(signal.SIGTERM),
+            "dumps": lambda: faulthandler.disable(),
+            "trace": lambda: sys.settrace(None),
+            "hook": lambda: sys.addaudithook(print),
+            "used": lambda: os.times(),
+            "usage": lambda: resource.getrusage(resource.RUSAGE_SELF),
+            "shared": lambda: SharedMemory("x"),
         }
         tries[what]()
 """
@@ -271,6 +289,19 @@ SILENT = {
     "output": "subprocess.Popen(['ls'])",
     "pandas": "'x.csv')",
     "write": "open('/sys/fs/cgroup/x')",
+    "link": "os.lstat('x')",
+    "descriptor": "os.write(1)",
+    "close": "os.close(0)",
+    "poll": "select.poll()",
+    "alarm": "signal.setitimer(0)",
+    "blocked": "signal.pthread_sigmask(<Sigmasks.SIG_BLOCK: 0>)",
+    "raised": "signal.raise_signal(<Signals.SIGTERM: 15>)",
+    "dumps": "faulthandler.disable()",
+    "trace": "sys.settrace()",
+    "hook": "sys.addaudithook()",
+    "used": "os.times()",
+    "usage": "resource.getrusage(0)",
+    "shared": "_posixshmem.shm_open('/x')",
 }
 
 
@@ -299,6 +330,68 @@ def test_what_is_installed_with_the_code_may_be_read(tmp_path: Path) -> None:
         assert await stage.query("belongs_to_the_code") == [5.5, "-05:00", [1, 2]]
 
     play(tmp_path, EARLY, scenario)
+
+
+IN_C = """
+    import io, os
+    from pathlib import Path
+    import duckdb, polars as pl, pyarrow as pa, pyarrow.parquet as pq
+    from polars import scan_csv
+    import beside
+
+    TRIES = {
+        "polars.read_csv('x.csv')": lambda: pl.read_csv("x.csv"),
+        "polars.scan_csv('x.csv')": lambda: scan_csv("x.csv").collect(),
+        "polars.read_parquet(PosixPath('x.parquet'))": lambda: pl.read_parquet(Path("x.parquet")),
+        "polars.read_ndjson()": lambda: pl.read_ndjson(source="x.ndjson"),
+        "pyarrow.parquet.read_table('x.parquet')": lambda: pq.read_table("x.parquet"),
+        "pyarrow.parquet.write_table()": lambda: pq.write_table(pa.table({"a": [1]}), "x.parquet"),
+        "pyarrow.parquet.ParquetFile('x.parquet')": lambda: pq.ParquetFile("x.parquet"),
+        "duckdb.sql('select now()')": lambda: duckdb.sql("select now()"),
+        "duckdb.connect()": lambda: duckdb.connect(),
+        "polars.read_ipc('x.arrow')": lambda: beside.read("x.arrow"),
+    }
+
+    @cs.query
+    def tries(ctx):
+        return list(TRIES)
+
+    @cs.query
+    def attempt(ctx, what: str):
+        TRIES[what]()
+
+    @cs.query
+    def computes(ctx):
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"a": [1, 2]}), buffer)
+        pl.read_parquet(buffer.getvalue()).write_csv(text := io.StringIO())
+        return [pq.read_table(buffer).num_rows, pl.read_csv(text.getvalue().encode()).height]
+
+    @cs.action
+    def outside(ctx):
+        pl.DataFrame({"a": [1, 2]}).write_csv("x.csv")
+        return [pl.read_csv("x.csv").height, duckdb.sql("select 7").fetchall()[0][0]]
+"""
+
+
+def test_libraries_that_open_files_in_code_of_their_own_are_refused_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "beside.py").write_text("from polars import read_ipc\n\ndef read(path):\n    return read_ipc(path)\n")
+
+    async def scenario(stage: Stage) -> None:
+        for what in await stage.query("tries"):
+            refused = (await stage.runner.query("m:attempt", {"what": what})).error
+            assert refused is not None, what
+            assert f"{what} is not available in a query" in refused.message
+            assert "@cs.action" in refused.message
+            assert f'"{what}": lambda' in refused.traceback
+        assert await stage.query("computes") == [2, 2]
+        assert value_of(await stage.runner.action("m:outside", {})) == [2, 7]
+
+    play(tmp_path, IN_C, scenario)
 
 
 AT_ONCE = """

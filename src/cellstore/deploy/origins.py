@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 _OURS = ("cellstore", "cellstore_kernel")
-_SINGLETONS = (("os", "environ"), ("random", "_inst"), ("numpy.random.mtrand", "_rand"))
+_SINGLETONS = (("os", "environ"), ("random", "_inst"), ("secrets", "_sysrand"), ("numpy.random.mtrand", "_rand"))
 """Objects that every process has one of, and that functions imported by name belong to: `from random import random`."""
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from cellstore.runtime import calls
 from cellstore.runtime.calls import Message
 from cellstore.runtime.registry import Environment
-from cellstore.runtime.spawning import Process
+from cellstore.runtime.spawning import UNSEEN, Process
 
 Spawn = Callable[[Environment, int, int], Process]
 """Makes a worker process of an environment that owns a socket and a trace file."""
@@ -169,6 +169,8 @@ class Link:
         code = self._process.returncode
         if code is None:
             return "its socket closed"
+        if code == UNSEEN:
+            return "nobody saw how it ended"
         if code < 0:
             return f"it was ended by {signal.Signals(-code).name}"
         return f"it exited with status {code}"

@@ -5,9 +5,9 @@ gives the same answer: a mutation may be re-run after a conflict, a query's resu
 
     clock       time.time, datetime.now, pandas "now" and names imported earlier all stand still (time-machine);
                 monotonic and perf_counter stand still as well
-    chance      random, uuid, secrets, os.urandom, numpy's generators follow one seed per call
+    chance      random, uuid, secrets, os.urandom, numpy's and polars' generators follow one seed per call
     refused     files, network, subprocesses, threads, waiting, environment writes: an audit hook, and wrappers around what
-                raises no event, raise `NotDeterministic`, which names the call and says what to do instead
+                raises no event (see also `native`), raise `NotDeterministic`, which names the call and says what to do instead
     put back    settings of the interpreter and of libraries: see `settings`
     possible    imports, and reading what is installed with the code: time zones, a library's own data
 
@@ -33,10 +33,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from cellstore.deploy.origins import is_installed_file
 from cellstore.errors import NotDeterministic
+from cellstore.runtime import native
 from cellstore.runtime.settings import Settings
 
 _real_urandom = os.urandom
@@ -59,19 +61,35 @@ REFUSED_EVENTS = frozenset(
         "os.removexattr", "resource.setrlimit", "resource.prlimit", "fcntl.fcntl", "fcntl.flock", "fcntl.lockf", "fcntl.ioctl",
         "socket.__new__", "socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyname",
         "socket.gethostbyaddr", "socket.getnameinfo", "socket.sendto", "socket.sendmsg", "socket.gethostname",
+        "os.getxattr", "os.listxattr", "sys.settrace", "sys.setprofile",
     }
 )  # fmt: skip
 
 # What raises no event of its own, or only after others that say less.
-_SILENT = (
-    ("os", "stat"), ("os", "access"), ("os", "statvfs"), ("os", "umask"),
-    ("os", "nice"), ("os", "setpriority"), ("os", "pipe"), ("time", "sleep"), ("select", "select"),
-    ("signal", "signal"), ("_thread", "start_new_thread"),
-)  # fmt: skip
+_SILENT: dict[str, tuple[str, ...]] = {
+    "os": (
+        "stat", "lstat", "readlink", "access", "statvfs", "umask", "nice", "setpriority", "sched_setaffinity", "pipe", "dup",
+        "dup2", "close", "closerange", "read", "write", "writev", "sendfile", "copy_file_range", "memfd_create", "eventfd",
+        "openpty", "sync", "times", "getloadavg",
+    ),
+    "time": ("sleep",),
+    "select": ("select", "poll", "epoll"),
+    "signal": (
+        "signal", "alarm", "setitimer", "raise_signal", "pause", "sigwait", "sigwaitinfo", "sigtimedwait", "pthread_sigmask",
+        "siginterrupt", "set_wakeup_fd",
+    ),
+    "faulthandler": ("enable", "disable", "register", "unregister", "dump_traceback_later", "cancel_dump_traceback_later"),
+    "resource": ("getrusage",),
+    "_posixshmem": ("shm_open", "shm_unlink"),
+    "_thread": ("start_new_thread",),
+    "sys": ("addaudithook",),  # it swallows what is raised at its event
+}  # fmt: skip
 
 # Reading source lines for a traceback and importing a module open files on the caller's behalf.
 _EXCUSED_MODULES = frozenset({"linecache", "zipimport"})
-_READ_EVENTS = frozenset({"open", "os.listdir", "os.scandir", "os.walk", "os.stat", "os.access"})
+_READ_EVENTS = frozenset(
+    {"open", "os.listdir", "os.scandir", "os.walk", "os.stat", "os.lstat", "os.readlink", "os.access"}
+)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _FRAMES_MAX = 60  # how far up the stack an import is looked for
 
@@ -86,6 +104,7 @@ class Envelope:
         self._stream: _Stream | None = None
         self._frozen_s = 0.0
         self._us = 0  # what the clock shows
+        self._guarded: set[str] = set()  # libraries that ask first
         self.settings = Settings()
 
     def real_time_ns(self) -> int:
@@ -117,6 +136,8 @@ class Envelope:
             numpy_random = importlib.import_module("numpy.random")
         if numpy_random is not None:
             numpy_random.seed(number & 0xFFFFFFFF)
+        if "polars" in sys.modules:
+            sys.modules["polars"].set_random_seed(number & 0xFFFFFFFF)
         self._stream = _Stream(seed)
         self.kind = kind
 
@@ -166,6 +187,16 @@ class Envelope:
             if _starts_a_loop():
                 self.refuse("asyncio.run()", "write `async def` and `await` it: what needs no time may be awaited here")
             self.refuse(_call_text(event, args))
+
+    def on_module(self, name: str) -> None:
+        """A module may have been loaded: one that reaches out past the audit hook asks from now on."""
+        if name in native.LIBRARIES and name in sys.modules and name not in self._guarded:
+            self._guarded.add(name)
+            native.guard_library(name, self._native)
+
+    def _native(self, name: str, args: tuple[Any, ...]) -> None:
+        if self.kind:
+            self.refuse(_call_text(name, args))
 
     def refuse(self, call: str, instead: str = "") -> None:
         """Raise the error that names `call`. `instead`: what could be done right here."""
@@ -261,7 +292,9 @@ def install() -> Envelope:
     envelope.stand_at(envelope.real_time_ns())
     _guard(envelope)
     _seed_from(envelope)
-    envelope.settings.watch_imports()
+    for name in native.LIBRARIES:
+        envelope.on_module(name)
+    envelope.settings.watch_imports(envelope.on_module)
     sys.addaudithook(envelope.audit)
     return envelope
 
@@ -269,8 +302,10 @@ def install() -> Envelope:
 def _guard(envelope: Envelope) -> None:
     """Wrap what raises no event."""
     _is_installed("os.stat", ("",))  # looks around once, before it may not
-    for owner, name in _SILENT:
-        real = getattr(importlib.import_module(owner), name)
+    for owner, name in ((owner, name) for owner, names in _SILENT.items() for name in names):
+        real = getattr(_imported(owner), name, None)
+        if real is None:  # another system
+            continue
         guarded = envelope.guarded(real, f"{owner}.{name}")
         for each in {owner, real.__module__}:  # `posix` is where functions of `os` are at home
             setattr(sys.modules[each], name, guarded)
@@ -297,6 +332,13 @@ def _guard(envelope: Envelope) -> None:
     threading.Thread.start = start  # type: ignore[method-assign, assignment]
     threading.Condition.wait = wait  # type: ignore[method-assign, assignment]
     subprocess.Popen.__init__ = popen  # type: ignore[method-assign, assignment]
+
+
+def _imported(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def _seed_from(envelope: Envelope) -> None:

@@ -67,19 +67,25 @@ class Settings:
                 each.put_back()
                 each.keep()
 
-    def watch_imports(self) -> None:
-        """From now on what an import changes is kept. Once per process."""
+    def watch_imports(self, on_module: Callable[[str], None]) -> None:
+        """From now on what an import changes is kept. Once per process. `on_module` is told of each that has been loaded."""
         bootstrap: Any = importlib._bootstrap
         find_and_load = bootstrap._find_and_load  # asked only for what is not in sys.modules
 
         @functools.wraps(find_and_load)
+        def told(name: str, *args: Any) -> Any:
+            module = find_and_load(name, *args)
+            on_module(name)
+            return module
+
+        @functools.wraps(find_and_load)
         def watched(*args: Any) -> Any:
             if self._is_importing:
-                return find_and_load(*args)
+                return told(*args)
             self._is_importing = True
             intact = [each for each in self._settings if each.is_intact()]
             try:
-                return find_and_load(*args)
+                return told(*args)
             finally:
                 self._notice_libraries()
                 for each in intact:
@@ -164,7 +170,10 @@ def _copied(state: tuple[Any, ...]) -> tuple[Any, ...]:
 def _of_interpreter() -> Iterator[Setting]:
     yield _Setting(sys.getrecursionlimit, sys.setrecursionlimit)
     yield _Setting(sys.get_int_max_str_digits, sys.set_int_max_str_digits)
+    yield _Setting(sys.getswitchinterval, sys.setswitchinterval)
     yield _Setting(gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable())
+    yield _Setting(gc.get_threshold, lambda counts: gc.set_threshold(*counts))
+    yield _list(gc, "callbacks")
     of_locale = functools.partial(locale.setlocale, locale.LC_ALL)
     yield _Setting(of_locale, of_locale)
     yield _attributes(sys, "stdin", "stdout", "stderr", "excepthook", "displayhook")

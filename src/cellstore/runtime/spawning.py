@@ -26,6 +26,7 @@ from cellstore.runtime.registry import Environment
 
 _POLL_S = 0.001
 _DEATHS_MAX = 2
+UNSEEN = 256  # the return code of one whose parent was gone when it ended
 
 
 class Process(Protocol):
@@ -159,7 +160,7 @@ class Forked:
                 code = ended & 0xFFFFFFFF
                 self.returncode = code - (1 << 32) if code >> 31 else code
             elif self._parent.process.poll() is not None and not self._lives():
-                self.returncode = -signal.SIGKILL if self.pid else 1  # nobody saw how it ended
+                self.returncode = UNSEEN if self.pid else 1
         return self.returncode
 
     def _lives(self) -> bool:

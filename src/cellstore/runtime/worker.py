@@ -48,6 +48,7 @@ from cellstore.values.json import decode
 _real_perf_counter = time.perf_counter
 _real_thread_time = time.thread_time
 _real_urandom = os.urandom
+_real_setitimer = signal.setitimer
 _trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 FLUSH_AFTER_S = 0.002  # answers wait this long for company while calls are queued,
@@ -74,12 +75,12 @@ class Stopwatch:
         self._began, self._began_cpu = _real_perf_counter(), _real_thread_time()
         self._call, self._is_late = call, False
         self._envelope.enter(call.kind, seed)
-        signal.setitimer(signal.ITIMER_REAL, min(self._knobs.lane_budget_s, self._budget_s))
+        _real_setitimer(signal.ITIMER_REAL, min(self._knobs.lane_budget_s, self._budget_s))
 
     def exit(self) -> None:
         if self._call is not None:
             self._call = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _real_setitimer(signal.ITIMER_REAL, 0)
             self._envelope.exit()
 
     def _tick(self, _signum: int, frame: FrameType | None) -> None:
@@ -88,16 +89,16 @@ class Stopwatch:
             return
         if not self._is_late and not call.exclusive:
             if self._waits_for_the_processor():
-                signal.setitimer(signal.ITIMER_REAL, self._knobs.lane_budget_s)
+                _real_setitimer(signal.ITIMER_REAL, self._knobs.lane_budget_s)
                 return
             self._is_late = True
             self._worker.is_late(call)
         left = self._left_s()
         if left > 0:
-            signal.setitimer(signal.ITIMER_REAL, left)
+            _real_setitimer(signal.ITIMER_REAL, left)
             return
         # Again and again, in case user code catches BaseException; the host's kill comes soon after.
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        _real_setitimer(signal.ITIMER_REAL, 0.1)
         self.fired = True
         raise OutOfTime(self._message(call, frame))
 

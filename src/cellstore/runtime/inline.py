@@ -129,9 +129,10 @@ class InlineRunner(Serving):
         return await self._in_thread(path, "mutation", internal, work)
 
     def _attempt(self, call: Call) -> Outcome | TransientError:
-        with self._engine.begin() as transaction, capture.installed():
+        with self._engine.begin(told_by_commit=True) as transaction, capture.installed():
             ran = self._executor.mutation(call, transaction, self._engine.clock.now_ns())
         if ran.commit is None:
+            self._engine.commit([])  # nobody hears of what it saw before that lasts
             return ran.outcome
         [result] = self._engine.commit([ran.commit])
         match result:
@@ -197,7 +198,7 @@ class InlineRunner(Serving):
     def _lines(self, kind: str, path: str, on_log: LogSink | None) -> tuple[LogLines, str]:
         """Where an action writes, from its thread, and its request id."""
         sink, request_id = self._sink(kind, path, on_log)
-        return LogLines(self._engine.knobs, functools.partial(self._tell, sink)), request_id
+        return LogLines(self._engine.knobs, functools.partial(self._tell, sink), self._modules.cells), request_id
 
     async def _run_action(self, run: ActionRun) -> Outcome:
         """An action in a thread of its own. One that never ends does not hold up the end of the process."""

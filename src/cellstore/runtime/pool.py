@@ -160,6 +160,7 @@ class PoolRunner(Serving):
     async def _until_lasting(self, call: Pending, args: dict[str, Any], internal: bool) -> Outcome:
         """What asks for the newest moment is asked again when that moment was gone before it could be read."""
         for _ in range(_RETRIES_MAX):
+            call.ts = self._engine.published_ts  # a worker may see more, which may not last
             self._begin(call, args, internal)
             outcome = await call.answer
             if outcome.ok or not _lost_its_moment(outcome):
@@ -333,8 +334,8 @@ class PoolRunner(Serving):
             team.pump()
 
     def _commit(self, requests: list[CommitRequest]) -> Sequence[CommitResult]:
-        if not requests:
-            return []
+        """Commit, in order. Whatever the turn's calls have seen lasts then, also what was committed beside the loop and
+        also if there is nothing to commit: a failure may tell of it."""
         try:
             return self._engine.commit(requests, self.on_visible)
         except FatalError:

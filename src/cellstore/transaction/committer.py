@@ -101,6 +101,8 @@ class Committer:
     def commit(self, requests: Sequence[CommitRequest], on_visible: Listener | None = None) -> list[CommitResult]:
         """Judge each request, write the accepted ones as one group, publish them. One answer per request, in order.
 
+        Commits of other threads that readers could see before the call are durable when it returns, also without requests.
+
         `on_visible` hears of the accepted ones when readers see them and the disk has not confirmed them: nothing it
         begins may be told to anybody before this returns.
         """

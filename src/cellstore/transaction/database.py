@@ -108,12 +108,19 @@ class Engine:
         *,
         now_ms: float | None = None,
         random: Callable[[int], bytes] = system_random,
+        told_by_commit: bool = False,
     ) -> Transaction:
-        """A transaction at the newest state, or at `ts`. Close it, or use it as a context manager."""
+        """A transaction at the newest state that lasts, or at `ts`. Close it, or use it as a context manager.
+
+        While another thread's commit becomes durable readers can see it, but may tell nobody: the power may fail. What
+        `told_by_commit` reads goes nowhere before its own commit has come to an end, which is after all it has seen.
+        """
         with self._lock:
             reader = self._idle.pop() if self._idle else self.storage.reader()
         reader.refresh()
         try:
+            if ts is None and overlay is None and not told_by_commit and self.published_ts < reader.ts:
+                ts = self.published_ts
             return begin(
                 reader,
                 self._catalogs,
@@ -147,9 +154,13 @@ class Engine:
         raise answer
 
     def _attempt(self, function: Callable[[Transaction], T], source: str) -> tuple[T, CommitResult]:
-        with self.begin() as transaction:
-            value = function(transaction)
-            request = transaction.freeze(source)
+        try:
+            with self.begin(told_by_commit=True) as transaction:
+                value = function(transaction)
+                request = transaction.freeze(source)
+        except BaseException:
+            self.commit([])  # an error, too, may tell what it saw
+            raise
         (answer,) = self.commit([request])
         return value, answer
 
@@ -190,7 +201,7 @@ class Engine:
         kept = rows if isinstance(rows, bytes) else list(rows)
         for alone in (False, True):
             with self.committer.exclusive() if alone else nullcontext():
-                with self.begin() as transaction:
+                with self.begin(told_by_commit=True) as transaction:
                     request = prepare_bulk(
                         transaction, table, kept, keep_system_fields=keep_system_fields, first_row=first_row
                     )

@@ -47,6 +47,11 @@ def is_installed_file(file: str) -> bool:
     return (os.path.abspath(file) + os.sep).startswith(_installed_roots())  # noqa: PTH100 — a Path would resolve symlinks
 
 
+def leads_to_installed(directory: str) -> bool:
+    """Whether a directory is on the way to what is installed: whoever resolves links looks at every one."""
+    return any(root.startswith(directory.rstrip(os.sep) + os.sep) for root in _installed_roots())
+
+
 def is_named(value: Any) -> bool:
     """Whether a function or class can be imported under its own name by a worker."""
     module = getattr(value, "__module__", None)

@@ -9,7 +9,8 @@ the same in both.
     registry.py   deployed functions, by path      calls.py      host ⇄ worker frames
     execute.py    one call, from begin to freeze   context.py    ctx as a function sees it
     sandbox.py    frozen clock, seeded chance      capture.py    print, logging, warnings become log lines
-    leaks.py      what a call must leave behind as it was        log_stream.py       what functions said of late
+    native.py     libraries that reach out past it        log_stream.py       what functions said of late
+    leaks.py      what a call must leave behind as it was
     settings.py   settings of libraries, which last as long as the call; patches.py: what else is assigned to in them
     worker.py     the process of queries and mutations           action_worker.py    the process of actions
     nursery.py    their parent, which has all loaded             spawning.py         how the host comes by processes

@@ -36,7 +36,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from cellstore.deploy.origins import is_installed_file
+from cellstore.deploy.origins import is_installed_file, leads_to_installed
 from cellstore.errors import NotDeterministic
 from cellstore.runtime import native
 from cellstore.runtime.settings import Settings
@@ -255,7 +255,11 @@ def _is_installed(event: str, args: tuple[Any, ...]) -> bool:
     if event not in _READ_EVENTS or not args or (event == "open" and args[2] & _WRITES):
         return False
     path = os.fspath(args[0]) if isinstance(args[0], os.PathLike) else args[0]
-    return isinstance(path, str) and ((path + os.sep).startswith(_system_directories()) or is_installed_file(path))
+    if not isinstance(path, str):
+        return False
+    if event in ("os.lstat", "os.readlink") and leads_to_installed(path):
+        return True
+    return (path + os.sep).startswith(_system_directories()) or is_installed_file(path)
 
 
 @functools.lru_cache(maxsize=1)

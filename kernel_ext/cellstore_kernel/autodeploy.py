@@ -35,6 +35,7 @@ class AutoDeploy:
         self._shell = shell
         self._refused: dict[str, tuple[str, list[Any]]] = {}  # module → what was shown last, what was defined then
         self._waiting = False  # the server was away, and that was said
+        self._bound: dict[str, str] = {}  # module → what was said of its being bound to this Python
         self._mine: dict[str, str] = {}  # path → where we deployed it from
         self._looked_at = 0.0
         self.removals = Removals(shell)
@@ -42,7 +43,6 @@ class AutoDeploy:
 
     def after_cell(self, result: Any = None) -> None:
         """IPython's post_run_cell."""
-        self.shipped = []
         database = usable()
         if database is None:
             return
@@ -51,6 +51,9 @@ class AutoDeploy:
         shipped_before = (path.rpartition(":")[0] for path in self._mine)
         for module in dict.fromkeys([*modules_of_cells(), *shipped_before]):
             self._ship(database, module, result)
+        self.shipped = database.shipped()
+        for module, report in self.shipped:
+            self._tell(module, report)
         self._look(database)
 
     def _ship(self, database: Database, module: str, result: Any) -> None:
@@ -58,7 +61,7 @@ class AutoDeploy:
             self._say_waiting(module)
             return
         try:
-            report = database.ship(module)
+            database.ship(module)
         except Disconnected:
             self._say_waiting(module)
         except CellstoreError as error:
@@ -66,13 +69,14 @@ class AutoDeploy:
         else:
             self._waiting = False
             self._refused.pop(module, None)
-            if report is not None:
-                self._shipped(module, report)
 
-    def _shipped(self, module: str, report: dict[str, Any]) -> None:
-        self.shipped.append((module, report))
+    def _tell(self, module: str, report: dict[str, Any]) -> None:
         origin = unit_origin(module)
         self._mine.update(dict.fromkeys(report["functions"], origin))
+        bound = report.get("only_here", "")
+        if bound and bound != self._bound.get(module):
+            say(bound)
+        self._bound[module] = bound
         took = report.get("took_over")
         if took:
             say(

@@ -7,6 +7,7 @@ Each case defines something, in one cell or several, and calls it; then what can
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -384,6 +385,15 @@ def test_what_cannot_travel_is_refused_in_its_cell_by_name_and_reason(kernel: Ke
     assert kernel.run("@cs.query\ndef refused(ctx):\n    return 1\nrefused()").text == "1"
 
 
+def test_a_cell_whose_function_has_no_text_says_so_once_with_name_and_reason(kernel: Kernel) -> None:
+    said = kernel.run("@cs.query\ndef unread(ctx):\n    return made(1)\nmade = eval('lambda x: x + 1')").printed
+    assert "cellstore: tasks runs under Python 3" in said
+    assert "unread uses `made`: the text of <lambda> is not available" in said
+    assert kernel.run("@cs.query\ndef besides(ctx):\n    return 1\nunread()").printed == ""
+    assert kernel.run("def made(x):\n    return x\nunread()").text == "1"
+    assert "unread uses `made`" in kernel.run("made = eval('lambda x: x + 1')").printed
+
+
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_a_signature_that_cannot_be_is_refused_with_a_reason(kernel: Kernel, name: str) -> None:
     cell, reason = SIGNATURES[name]
@@ -438,15 +448,28 @@ def test_a_module_next_to_the_notebook_that_changed_is_shipped_again(server: Ser
         kernel.stop()
 
 
-def test_the_users_own_line_is_shown_with_its_marks_and_none_of_ours(kernel: Kernel) -> None:
+OWN_LINES = """\
+Cell In, line 1
+    cs.current().query('tasks:shape')
+In the function tasks:shape:
+  Cell In, line 5, in shape
+    return helper({'name': 'x'})
+           ^^^^^^^^^^^^^^^^^^^^^
+  Cell In, line 2, in helper
+    return row['nmae'].upper()
+           ~~~^^^^^^^^
+FunctionError: KeyError: 'nmae'"""
+
+
+@pytest.mark.parametrize("form", ["pickle", "source"])
+def test_the_users_own_line_is_shown_with_its_marks_and_none_of_ours(kernel: Kernel, form: str) -> None:
     kernel.run(
-        "def helper(row):\n    return row['nmae'].upper()\n@cs.query\ndef failing(ctx):\n    return helper({'name': 'x'})"
+        "def helper(row):\n    return row['nmae'].upper()\n@cs.query\ndef shape(ctx):\n    return helper({'name': 'x'})"
     )
-    [error] = kernel.run("failing()").errors
-    assert "return helper({'name': 'x'})" in error
-    assert "return row['nmae'].upper()" in error
-    assert "^^^" in error
-    assert "cellstore/runtime" not in error
+    if form == "source":
+        assert kernel.run(FROM_SOURCE).errors == []
+    [error] = kernel.run("cs.current().query('tasks:shape')").errors
+    assert re.sub(r"\x1b\[\d+m|\[\d+\]", "", error) == OWN_LINES
 
 
 def test_a_call_that_waits_says_what_for_in_its_cell(kernel: Kernel, server: ServerProcess) -> None:
@@ -488,6 +511,22 @@ def test_what_functions_say_is_in_the_log_stream(kernel: Kernel) -> None:
     assert "tasks:talk" in line
     assert "mutation, " in stream
     assert " ms" in stream
+
+
+@pytest.mark.parametrize("kind", ["query", "action"])
+def test_a_traceback_in_the_log_names_the_cell(kernel: Kernel, kind: str) -> None:
+    kernel.run(
+        f"import logging\n@cs.{kind}\ndef logs_it(ctx):\n    try:\n        1 / 0\n    except ZeroDivisionError:\n"
+        "        logging.getLogger('mine').exception('went on')\n"
+    )
+    said = kernel.run("logs_it()").printed
+    assert "[ERROR] went on\nTraceback" in said
+    assert "Cell In[" in said
+    assert ", line 5, in logs_it\n    1 / 0\n    ~~^~~\n" in said
+    assert "ipykernel" not in said
+    stream = kernel.run("%cellstore logs -n 2").printed.splitlines()
+    [at] = [at for at, line in enumerate(stream) if line.endswith("went on")]
+    assert stream[at + 1] == " " * 14 + "Traceback (most recent call last):"
 
 
 def test_a_badge_shows_path_kind_version_origin_and_the_last_error(kernel: Kernel) -> None:

@@ -7,6 +7,7 @@ A shape is a cell's text that defines `shape`; what it returns here is what it m
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import json
 import linecache
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import traceback
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -547,6 +549,84 @@ def test_a_module_next_to_the_notebook_is_as_it_is_by_now(tmp_path: Path, monkey
         assert plain(load(as_source(unit))["shape"](None)) == expected, unit.source
     finally:
         sys.modules.pop("beside_the_cell", None)
+
+
+EDITED = {
+    "and executed anew": (True, ["second", "new"]),
+    "and not executed anew": (False, ["first", "old"]),
+}
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_a_file_that_was_edited_travels_as_it_was_executed_last(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, expected = EDITED[case]
+    text = "def one(): return 'first'\nclass Box:\n    def said(self): return 'old'\n"
+    (tmp_path / "edited_file.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    shape = "import edited_file\ndef shape(ctx): return [edited_file.one(), edited_file.Box().said()]"
+    try:
+        assert plain(load(as_source(unit_of(case, ran(case, shape))))["shape"](None)) == ["first", "old"]
+        (tmp_path / "edited_file.py").write_text(text.replace("first", "second").replace("old", "new"))
+        if again:
+            importlib.reload(sys.modules["edited_file"])
+        unit = unit_of(case, ran(case, shape))
+        assert plain(load(unit)["shape"](None)) == expected, "by the pickle"
+        assert plain(load(as_source(unit))["shape"](None)) == expected, unit.source
+    finally:
+        del sys.modules["edited_file"]
+
+
+FAILS = """
+K = 3
+def kept(fn): return fn
+class Box:
+    def __init__(self, n: "int" = K, *rest: dict[
+        str, int
+    ]): self.n = n
+    @property
+    def half(self): return [self.n,
+        self.n / 0]
+def make(step: K = K):
+    if step:
+        text = '''
+ of several lines'''
+        @kept
+        def inner(n, more=[
+            K,
+        ]):
+            return len(text) + Box(n).half[0]
+        return lambda m: (
+            inner(m)
+        )
+made = make()
+@kept
+async def shape(ctx, n=K): return await later(n) + 1
+async def later(n): return [made(each) for each in (n,)]
+"""
+
+
+def places(fn: Any) -> list[tuple[Any, ...]]:
+    """Where an error of a coroutine function passes, to the column."""
+    try:
+        asyncio.run(fn(None))
+    except ZeroDivisionError as error:
+        passed = traceback.extract_tb(error.__traceback__)
+        own = [each for each in passed if each.filename.startswith("<ce")]
+        return [(each.filename, each.name, each.lineno, each.end_lineno, each.colno, each.end_colno) for each in own]
+    raise AssertionError("no error")
+
+
+def test_an_error_of_the_source_form_passes_the_users_own_lines_to_the_column() -> None:
+    module = ran("fails", FAILS)
+    expected = places(module.shape)
+    assert [each[1] for each in expected][-3:] == ["<lambda>", "inner", "half"]
+    unit = unit_of("fails", module)
+    assert places(load(as_source(unit))["shape"]) == expected, unit.source
+    without = replace(as_source(unit), sources={})
+    assert {each[0] for each in places(load(without)["shape"])} == {"<cellstore shapes>"}
 
 
 MISSING = {

@@ -289,7 +289,8 @@ class Database:
         Ids and creation times are kept where the file has them. `mode` says what becomes of documents that are there:
         "fail" refuses a table that has any, "append" adds to them, "replace" puts the new ones in their place, in one
         commit for everybody who looks. Schemas and indexes apply. Returns how many documents came, by table, and `ts`.
-        Ids that other documents have here are renumbered, wherever the import has them; a table tells `renumbered_from`.
+        Ids that other documents have here are renumbered, wherever the import has them, or a later one; a table tells
+        `renumbered_from`, and as `dangling` how many ids in its documents are of tables that are not here.
         Errors: ValidationError naming file, line, field, what was expected and what came, and what is in already.
         """
         from cellstore.client.archive import import_
@@ -360,6 +361,10 @@ class Database:
 
         with doorway():
             return self._shipper.ship(module, registry.handles(module), registry.tables(module))
+
+    def shipped(self) -> list[tuple[str, dict[str, Any]]]:
+        """(module, the store's report) of what was deployed from here since this was asked last, by calls, too."""
+        return self._shipper.reports()
 
     # the connection
 

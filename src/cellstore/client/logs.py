@@ -40,7 +40,9 @@ def lines_of(record: dict[str, Any]) -> Iterator[str]:
     where = f"{record['function'] or 'cellstore':<28} {record['request_id'][:16]:<16}"
     for line in record["lines"]:
         level, _, text = line.removeprefix("[").partition("] ")
-        yield f"{at}  {level:<5}  {where}  {text}"
+        first, *more = text.split("\n")
+        yield f"{at}  {level:<5}  {where}  {first}"
+        yield from (f"{'':14}{line}" for line in more)
     if "duration_ms" in record:
         took = f"{record['duration_ms']:,.1f} ms"
         if record["ok"]:

@@ -15,6 +15,7 @@ Invariant: `_seen` holds the compared objects themselves, so an identity is neve
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError, ValidationError
+
+REPORTS_MAX = 64  # kept for whoever asks
 
 
 class Shipper:
@@ -35,6 +38,7 @@ class Shipper:
         self._good: dict[str, Any] = {}  # by path: the handle in that form
         self._tables: dict[str, list[Any]] = {}  # by module: the tables as the store took them
         self._refused: dict[str, list[Any]] = {}  # by module: what was compared when something in it was refused
+        self._reports: deque[tuple[str, dict[str, Any]]] = deque(maxlen=REPORTS_MAX)
         self._lock = threading.RLock()
 
     def ready(self, handle: Any) -> None:
@@ -60,6 +64,7 @@ class Shipper:
     def ensure(self, module: str) -> dict[str, Any] | None:
         """Ship the registered module if anything about it changed; the store's report, None when nothing did.
 
+        In the report `only_here` says why the module is bound to this version of Python, if it is.
         Errors: DeployError naming what cannot travel; ValidationError and others as the store finds them.
         """
         from cellstore.functions import registry
@@ -118,12 +123,22 @@ class Shipper:
         if self._hashes.get(module) == unit.hash and same_objects(tables, self._tables.get(module)):
             return None
         report = self._deploy(unit)
+        if unit.source_missing:
+            report["only_here"] = only_here(unit)
+        self._reports.append((module, report))
         self._hashes[module], self._tables[module] = unit.hash, tables
         for handle in handles:
             handle.version = unit.hashes.get(handle.name, "")
         self._good.update((handle.path, handle) for handle in handles)
         self._served.update((handle.path, list(watched([handle.fn]))) for handle in handles)
         return report
+
+    def reports(self) -> list[tuple[str, dict[str, Any]]]:
+        """(module, the store's report) of what was shipped since this was asked last."""
+        with self._lock:
+            taken = list(self._reports)
+            self._reports.clear()
+            return taken
 
     def forget_table(self, name: str) -> None:
         """A table was dropped: modules that define it are no longer deployed as they are."""
@@ -136,6 +151,14 @@ class Shipper:
     def _serves(self, handle: Any) -> bool:
         """Does the store hold this very form?"""
         return same_objects(list(watched([handle.fn])), self._served.get(handle.path))
+
+
+def only_here(unit: Unit) -> str:
+    """That a unit has no text as a whole, why, and what that means."""
+    return (
+        f"{unit.module} runs under Python {unit.stamp} only, and not when the server gets another version: "
+        f"{'; '.join(unit.source_missing)}. Define what it names at the top of a cell or a file"
+    )
 
 
 def _parts(module: str) -> list[Any]:

@@ -81,7 +81,8 @@ def forget_modules(path: Path) -> None:
 
 
 def summary(file: Path, report: dict[str, Any]) -> str:
-    """'deployed tasks.py as tasks: added tasks:add; changed tasks:list'."""
+    """'deployed tasks.py as tasks: added tasks:add; changed tasks:list'; below it what is to be known of that."""
     parts = [f"{what} {', '.join(report[what])}" for what in ("added", "changed", "removed") if report.get(what)]
     took = f" (from {report['took_over']['from']})" if report.get("took_over") else ""
-    return f"deployed {file} as {report['module']}{took}{': ' if parts else ''}{'; '.join(parts)}"
+    warning = f"\n{report['only_here']}" if "only_here" in report else ""
+    return f"deployed {file} as {report['module']}{took}{': ' if parts else ''}{'; '.join(parts)}{warning}"

@@ -16,10 +16,11 @@ import functools
 import inspect
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType, ModuleType
 from typing import Any
 
+from cellstore.deploy.source.places import compiled
 from cellstore.deploy.standalone import namespace_for
 from cellstore.deploy.unit import STAMP, Unit
 from cellstore.errors import DeployError
@@ -54,18 +55,19 @@ def _from_source(unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         raise DeployError(f"{unit.module} carries neither source nor a payload for Python {STAMP}; deploy it again")
     file = f"<cellstore {unit.module}>"
     remember_sources({file: unit.source})
-    namespace = executed(unit, compile(unit.source, file, "exec", dont_inherit=True))
+    namespace = executed(unit, compiled(unit.source, file, unit.sources))
     return namespace["__cellstore_functions__"], namespace["__cellstore_hints__"]
 
 
-def executed(unit: Unit, code: CodeType) -> dict[str, Any]:
+def executed(unit: Unit, statements: Iterable[CodeType]) -> dict[str, Any]:
     """The namespace after the user's own code has run, in the user's process. Classes look their module up meanwhile."""
     module = ModuleType(unit.module)
     module.__dict__.update(namespace_for(unit))
     before = sys.modules.get(unit.module)
     sys.modules[unit.module] = module
     try:
-        exec(code, module.__dict__)
+        for code in statements:
+            exec(code, module.__dict__)
     finally:
         if before is None:
             del sys.modules[unit.module]

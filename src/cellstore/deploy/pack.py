@@ -25,7 +25,7 @@ from cellstore.deploy.hashing import function_hash
 from cellstore.deploy.origins import is_installed_file, is_installed_module, path_entries
 from cellstore.deploy.refuse import size_bytes, type_name, why_not
 from cellstore.deploy.source import source_of
-from cellstore.deploy.source.text import text_of
+from cellstore.deploy.source.text import keep_up, text_of
 from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError
 from cellstore.knobs import DEFAULTS, Knobs
@@ -40,6 +40,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
     functions = {handle.name: handle.fn for handle in handles}
     captures = explore(functions.items())
     payload = _payload(handles, functions, captures, knobs) if functions else None  # first: it refuses by name
+    keep_up(function.__code__ for function in captures.functions)
     texts = _texts(captures)
     local = {str(each.__file__): text_of(str(each.__file__)) for each in _with_parents(captures)}
     source = source_of(functions, {handle.name: handle.hints for handle in handles}, local)

@@ -408,7 +408,7 @@ class ActionWorker:
         return arriving
 
     def _lines(self, number: int) -> LogLines:
-        return LogLines(self._knobs, lambda line: self._from_any_thread(["log", number, line]))
+        return LogLines(self._knobs, lambda line: self._from_any_thread(["log", number, line]), self._modules.cells)
 
     def _begin(self, number: int, run: ActionRun) -> None:
         self._runs[number] = run

@@ -14,27 +14,37 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
 from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.runtime.traces import name_cells
 
 _LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
 
 class LogLines:
-    """The log lines of one call, bounded; each is also handed to `sink` as it is complete."""
+    """The log lines of one call, bounded; each is also handed to `sink` as it is complete.
 
-    __slots__ = ("_knobs", "_partial", "_sink", "dropped", "lines")
+    `cells`: file name to "Cell In[3]", for the tracebacks among them.
+    """
 
-    def __init__(self, knobs: Knobs = DEFAULTS, sink: Callable[[str], None] | None = None) -> None:
+    __slots__ = ("_cells", "_knobs", "_partial", "_sink", "dropped", "lines")
+
+    def __init__(
+        self,
+        knobs: Knobs = DEFAULTS,
+        sink: Callable[[str], None] | None = None,
+        cells: Mapping[str, str] | None = None,
+    ) -> None:
         self.lines: list[str] = []
         self.dropped = 0
         self._partial = ""
         self._sink = sink
         self._knobs = knobs
+        self._cells = cells
 
     def write(self, level: str, text: str) -> None:
         """One whole message."""
@@ -42,6 +52,7 @@ class LogLines:
             self.dropped += 1
             return
         limit = self._knobs.log_line_chars
+        text = name_cells(text, self._cells) if self._cells else text
         if len(self.lines) == self._knobs.log_lines_max:
             line = f"[WARN] more than {self._knobs.log_lines_max} log lines; the rest of this call's lines is dropped"
         else:

@@ -164,7 +164,7 @@ class Executor:
 
     def _run(self, call: Call, transaction: Transaction, now_ns: int) -> tuple[Outcome, Run | None, Loaded | None]:
         began = _perf_counter()
-        lines = LogLines(self._knobs)
+        lines = LogLines(self._knobs, cells=self.modules.cells)
         run: Run | None = None
         loaded: Loaded | None = None
         token = current.set(lines)

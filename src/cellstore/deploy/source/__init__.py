@@ -19,7 +19,8 @@ elsewhere, are objects, too. A class is made by its statement, whose parts come 
 later (see `changes`).
 
     statements   their order, and what names mean among them · objects, functions, classes   each as statements
-    text         where something stands in its cell · changes   what a class was given later · written   literals and names
+    text         where something stands in its cell · places   and that it stands there, for errors
+    changes      what a class was given later · written   literals and names
 
 The other form, the pickle, is exact; this one is for other Python versions and for people. What has no text is listed in
 `missing`, by the name of the variable and the reason.

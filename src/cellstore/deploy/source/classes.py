@@ -14,6 +14,7 @@ from typing import Any
 from cellstore.deploy.origins import is_installed_module, is_named
 from cellstore.deploy.source.changes import class_changes, removed
 from cellstore.deploy.source.functions import FunctionWriter
+from cellstore.deploy.source.places import marked
 from cellstore.deploy.source.text import (
     NoSource,
     class_node,
@@ -67,7 +68,7 @@ class ClassWriter(FunctionWriter):
         return self.scope if is_ours else vars(module)
 
     def _write_class(self, wish: str, cls: type) -> None:
-        node, text, _ = class_node(cls)
+        node, text, file = class_node(cls)
         scope = self._scope_of(cls)
         is_own = self.is_own(node.name, cls, scope) and "<locals>" not in cls.__qualname__
         others = [each for each in node.decorator_list if not is_own and not _is_installed(each, scope)]
@@ -78,11 +79,12 @@ class ClassWriter(FunctionWriter):
         self._prepare(cls, at_once - known, scope, is_own=is_own)
         if is_own:
             self.names[node.name] = cls
-            self.say(node.name, cls, statement)
+            self.say(node.name, cls, marked(statement, node, file))
         else:
             expressions = {name: self.part(name, value) for name, value in given.items()}
             name, maker = self.claim(wish, cls), f"__make_{len(self.lines)}__"
-            self.lines.append(f"def {maker}({', '.join(given)}):\n{moved(statement, 0, 4)}\n    return {node.name}")
+            factory = f"def {maker}({', '.join(given)}):\n{moved(statement, 0, 4)}\n    return {node.name}"
+            self.lines.append(marked(factory, node, file))
             self.say(name, cls, f"{name} = {maker}({', '.join(expressions.values())})")
         self.parts.setdefault(id(cls), []).extend([*cls.__bases__, *given.values()])
         for name in sorted(((at_once | later) - known) & scope.keys()):

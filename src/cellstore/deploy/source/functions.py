@@ -11,6 +11,7 @@ from typing import Any
 from cellstore.deploy.captures import dispatched, global_names, is_reference
 from cellstore.deploy.origins import is_installed_module, is_named
 from cellstore.deploy.source.changes import module_changes
+from cellstore.deploy.source.places import marked
 from cellstore.deploy.source.statements import Statements
 from cellstore.deploy.source.text import Def, NoSource, function_statement, moved
 from cellstore.deploy.source.written import imported, resolves
@@ -36,21 +37,22 @@ class FunctionWriter(Statements):
         return name
 
     def _write_function(self, wish: str, function: FunctionType, home: ModuleType | None) -> str:
-        said = function_statement(function)
+        said, file = function_statement(function), function.__code__.co_filename
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         is_alone = not cells and home is None and not said.owner
         if is_alone and isinstance(said.node, Def) and self.is_own(said.node.name, function, function.__globals__):
             self.names[said.node.name] = function
-            name = self.say(said.node.name, function, said.text)
+            name = self.say(said.node.name, function, marked(said.text, said.node, file))
         elif is_alone and isinstance(said.node, ast.Lambda):
             name = self.claim(wish, function)
-            self.say(name, function, f"{name} = ({said.text})")
+            self.say(name, function, marked(f"{name} = ({said.text})", said.node, file))
         else:
             name = self.claim(wish, function)
             shared = {variable: self.expression(variable, cell) for variable, cell in cells.items()}
             given = ", ".join(f"{variable!r}: {cell}" for variable, cell in shared.items())
             maker = f"__make_{len(self.lines)}__"
-            self.lines.append(_factory(maker, said.text, said.node, said.owner, list(cells)))
+            factory = _factory(maker, said.text, said.node, said.owner, list(cells))
+            self.lines.append(marked(factory, said.node, file))
             rest = f", {self.module(home)}" if home is not None else ""
             self.say(name, function, f"{name} = __cellstore_closed__({maker}, {{{given}}}{rest})")
             self.lines.append(f"{name}.__qualname__ = {function.__qualname__!r}")

@@ -21,8 +21,9 @@ import re
 import symtable
 import sys
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -55,6 +56,28 @@ _Edit = tuple[ast.expr, str]
 def text_of(file: str) -> str:
     """The text of a file or cell; empty when nobody has it."""
     return "".join(linecache.getlines(file))
+
+
+def keep_up(codes: Iterable[CodeType]) -> None:
+    """Read those files again whose text at hand is not what these were compiled from: they were executed anew since."""
+    for code in codes:
+        file = code.co_filename
+        if Path(file).is_file() and code not in _codes_of(text_of(file)):
+            linecache.updatecache(file)
+
+
+@functools.lru_cache(maxsize=256)
+def _codes_of(text: str) -> frozenset[CodeType]:
+    """All code that a text compiles to, whatever the name of its file."""
+    try:
+        pending = [compile(text, "", "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        return frozenset()
+    found: set[CodeType] = set()
+    while pending:
+        found.add(code := pending.pop())
+        pending += [each for each in code.co_consts if isinstance(each, CodeType)]
+    return frozenset(found)
 
 
 def is_generated(function: FunctionType) -> bool:

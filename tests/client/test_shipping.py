@@ -50,6 +50,18 @@ def test_a_name_read_in_a_nested_function_counts():
     assert changed(namespace(), "SIZE = 'large'")
 
 
+@pytest.mark.parametrize("change", ["SIZE['a'].append(2)", "SIZE['b'] = 1", "SIZE['a'][0].n = 5", "SIZE['c'].clear()"])
+def test_a_container_or_an_object_changed_in_place_counts(change: str) -> None:
+    env = namespace()
+    exec("class Own:\n    n = 0\nOwn.__module__ = '__main__'\nSIZE = {'a': [Own(), 1], 'c': {1}}", env)
+    assert changed(env, change)
+
+
+def test_comparing_a_large_container_costs_no_more_than_a_look_at_its_beginning() -> None:
+    env = namespace() | {"SIZE": [[n] * 50 for n in range(10_000)]}
+    assert len(list(watched([env["f"]]))) < 300  # type: ignore[list-item]
+
+
 def test_what_the_function_does_not_read_does_not_count():
     assert not changed(namespace(), "OTHER = 5\ndef unused(): return 1")
 

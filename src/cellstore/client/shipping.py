@@ -2,8 +2,9 @@
 
 A function is shipped with its whole module when it is first called and again when it changed. Packing a module costs
 milliseconds, so a call first compares what it would pack: the function objects and, through the names they read, the
-constants, helpers and captured variables of their module. All by identity: a rebound name is noticed, a list changed
-in place is not (deploy again, or leave it to the notebook, which packs after every cell).
+constants, helpers and captured variables of their module. All by identity: a rebound name is noticed, and a list, dict,
+set or object of the user's changed in place, by its first few hundred parts. A frame or an array changed in place is not
+(deploy again, or leave it to the notebook, which packs after every cell).
 
 One mistake does not hold up the rest: without the functions that cannot travel, or with the tables as they were when the
 store refuses the new ones, everything else is shipped, and then the refusal is raised. What served before serves on.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 from cellstore.errors import DeployError, ValidationError
 
 REPORTS_MAX = 64  # kept for whoever asks
+PARTS_MAX = 256  # of a captured value, compared before each call
 
 
 class Shipper:
@@ -190,6 +192,25 @@ def watched(functions: Iterable[Any]) -> Iterator[Any]:
                 stack.append(value)
             else:
                 yield value
+                yield from _parts_of(value)
+
+
+def _parts_of(value: Any) -> Iterator[Any]:
+    """What may be replaced in a value without the value being another; of a large one the beginning."""
+    pending, left = [value], PARTS_MAX
+    while pending and left > 0:
+        part = pending.pop()
+        if type(part) is dict:
+            inner = [*part, *part.values()]
+        elif type(part) in (list, tuple, set):
+            inner = list(part)
+        elif type(part).__module__ == "__main__" and not isinstance(part, type):
+            inner = list(getattr(part, "__dict__", {}).values())
+        else:
+            continue
+        yield from inner[:left]
+        pending += inner[:left]
+        left -= len(inner)
 
 
 def _reads(function: FunctionType) -> Iterator[Any]:

@@ -422,7 +422,8 @@ def _plain_function(kind: str, fn: Any) -> FunctionType:
         raise DeployError(f"{fn.name} is {_a(fn.kind)} already and cannot be {_a(kind)} too; use one decorator")
     plain = inspect.unwrap(fn) if callable(fn) else fn
     if not isinstance(plain, FunctionType):
-        raise DeployError(f"@cs.{kind} decorates a function, not {type(fn).__name__} {fn!r:.60}")
+        more = ": write a def that calls it" if callable(fn) else ""
+        raise DeployError(f"@cs.{kind} decorates a function, not {type(fn).__name__} {fn!r:.60}{more}")
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise DeployError(f"{plain.__name__} yields; a function of the store returns its result: collect it in a list")
     return plain

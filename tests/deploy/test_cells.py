@@ -256,6 +256,17 @@ SIGNATURES = {
     "no context": ("@cs.query\ndef bad():\n    return 1", "its first one is the context"),
     "a generator function": ("@cs.query\ndef bad(ctx):\n    yield 1", "collect it in a list"),
     "two kinds": ("@cs.query\n@cs.mutation\ndef bad(ctx):\n    return 1", "is a mutation already"),
+    "a wrapper that does not say what it wraps": (
+        "def timed(fn):\n    def wrapper(*args, **named): return fn(*args, **named)\n    return wrapper\n"
+        "@cs.query\n@timed\ndef bad(ctx):\n    return 1",
+        "wrapper: the first parameter is the context and an ordinary one: @cs.query def wrapper(ctx, …), or @functools.wraps(fn) on it",
+    ),
+    "a partial": ("import functools\nbad = cs.query(functools.partial(print, 1))", "write a def that calls it"),
+    "a bound method": ("class Own:\n    def read(self, ctx): return 1\nbad = cs.query(Own().read)", "write a def that calls it"),
+    "a class": ("@cs.query\nclass Bad: ...", "decorates a function, not type"),
+    "a context with a default": ("@cs.query\ndef bad(n=1):\n    return n", "'n' is none"),
+    "a name with an accent": ("@cs.query\ndef größe(ctx):\n    return 1", "ASCII letters"),
+    "a hint that is no value": ("@cs.query\ndef bad(ctx, when: complex):\n    return 1", "'when'"),
     "an unnamed lambda": ("bad = cs.query(lambda ctx: 1)", "a lambda has no name"),
 }  # fmt: skip
 

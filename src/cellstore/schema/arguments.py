@@ -114,7 +114,9 @@ def _check_ctx(name: str, kind: str, parameters: list[inspect.Parameter]) -> Non
         raise DeployError(f"{name} takes no parameter; its first one is the context: {advice}")
     first = parameters[0]
     if first.kind in (first.VAR_POSITIONAL, first.VAR_KEYWORD, first.KEYWORD_ONLY):
-        raise DeployError(f"{name}: the first parameter is the context and an ordinary one: {advice}")
+        wrapped = ", or @functools.wraps(fn) on it, if a decorator made it of another function fn"
+        hint = advice + (wrapped if first.kind is first.VAR_POSITIONAL else "")
+        raise DeployError(f"{name}: the first parameter is the context and an ordinary one: {hint}")
     if first.default is not first.empty:
         raise DeployError(f"{name}: the first parameter is the context, and {first.name!r} is none: {advice}")
 

@@ -104,6 +104,39 @@ def test_references_inside_of_an_import_follow_its_renumbered_ids(engine: Engine
     assert (post["author"], post["more"]) == (ann, {"likes": [{bob: [ann, bob]}], "of": other, "word": word})
 
 
+@pytest.mark.parametrize("form", ["with ids", "without", "a schema", "another mode"])
+def test_references_of_a_later_import_follow_what_was_renumbered_before(engine: Engine, define: Any, form: str) -> None:
+    ours = engine.run(lambda transaction: transaction.insert("here", {}))[0]
+    if form == "a schema":
+        engine.define(define("posts", {"author": "id of users", "of": "any"}))
+    ann, gone = id_of(1, 10_001), id_of(3, 10_001)
+    number = imported(engine, "fail", "users", {"_id": ann}, number=10_001)["tables"]["users"]["number"]
+    post = {"author": ann, "of": {"list": [ours], ann: [gone] if form == "with ids" else []}}
+    if form == "without":
+        report = imported(engine, "fail", "posts", post)
+    else:
+        mode = "replace" if form == "another mode" else "fail"
+        report = imported(engine, mode, "posts", {"_id": id_of(9), **post}, number=NUMBER)
+    (found,) = rows_of(engine, "posts")
+    assert found["author"] == id_of(1, number)
+    assert found["of"] == {"list": [ours], id_of(1, number): post["of"][ann]}, "an id of this store stays one"
+    told = report["tables"]["posts"].get("dangling")
+    assert told == ({"count": 1, "first": gone} if form == "with ids" else None)
+
+
+def test_references_to_tables_that_are_not_here_are_told(engine: Engine) -> None:
+    ann, bob = id_of(1, 10_090), id_of(2, 10_091)
+    engine.run(lambda transaction: transaction.insert("dropped", {}))
+    old = id_of(1, engine.catalog.table("dropped").number)  # type: ignore[union-attr]
+    drop_table(engine, "dropped")
+    rows = [{"_id": id_of(n), "author": ann, "more": [{bob: old}, id_of(n), "0" * 32]} for n in range(2)]
+    report = imported(engine, "fail", "posts", *rows, number=NUMBER)
+    assert report["tables"]["posts"]["dangling"] == {"count": 6, "first": ann}
+    assert [row["author"] for row in rows_of(engine, "posts")] == [ann, ann]
+    imported(engine, "fail", "users", {"_id": ann}, number=10_090)  # it comes later, and has its number
+    assert imported(engine, "append", "posts", {"author": ann})["tables"]["posts"].get("dangling") is None
+
+
 def test_documents_are_added_to_a_table_of_another_number(engine: Engine) -> None:
     imported(engine, "fail", "notes", {"text": "a"})
     report = imported(engine, "append", "notes", {"_id": id_of(1), "text": "b"}, {"text": "c"}, number=NUMBER)

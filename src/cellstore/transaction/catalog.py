@@ -6,6 +6,7 @@ The truth is two system tables, read like any other:
               stands_for: the name of the table this one will be or was, while it is being imported or after it was
               replaced; only hidden tables have it (see `importing`)
               stored_as: the names that renamed fields have in stored bodies, by the names they have now
+              came_as: the numbers that ids of it had where it was imported from, if they could not keep them
     _indexes  table (number), name, number, fields, unique, state                       index by_table (table, name)
 
 A `Catalog` is their decoded form. It is immutable: a transaction that creates a table holds a changed copy of its own
@@ -138,6 +139,7 @@ class TableMeta:
     row: bytes = b""  # id of its row in _tables; empty for system tables
     stands_for: str = ""  # of a hidden table: the name it will have or had
     stored_as: Mapping[str, str] = field(default_factory=dict)  # renamed fields: the name now to the name in bodies
+    came_as: tuple[int, ...] = ()  # numbers of ids that were renumbered as it was imported
 
     @cached_property
     def load(self) -> Callable[[bytes], dict[str, Any]]:
@@ -181,8 +183,9 @@ class TableMeta:
     def row_with(self, **changes: Any) -> dict[str, Any]:
         """Its row of `_tables` with some columns changed; one that is empty is left out."""
         row = {"name": self.name, "number": self.number, "schema": self.schema}
-        row |= {"stands_for": self.stands_for, "stored_as": dict(self.stored_as), **changes}
-        return {name: value for name, value in row.items() if value or name not in ("stands_for", "stored_as")}
+        row |= {"stands_for": self.stands_for, "stored_as": dict(self.stored_as), "came_as": list(self.came_as)}
+        row |= changes
+        return {name: value for name, value in row.items() if value or name in ("name", "number", "schema")}
 
     @cached_property
     def written(self) -> tuple[IndexMeta, ...]:
@@ -409,8 +412,8 @@ def _table(id: bytes, row: Fields, index_rows: list[Fields]) -> TableMeta:
             indexes[label] = IndexMeta.of(
                 index["number"], index["name"], index["fields"], index["unique"], index["state"]
             )
-    stands_for, stored_as = row.get("stands_for", ""), row.get("stored_as", {})
-    return TableMeta(row["name"], row["number"], indexes, row["schema"], id, stands_for, stored_as)
+    stands_for, stored_as, came_as = row.get("stands_for", ""), row.get("stored_as", {}), row.get("came_as", ())
+    return TableMeta(row["name"], row["number"], indexes, row["schema"], id, stands_for, stored_as, tuple(came_as))
 
 
 def load_catalog(reader: Reader, ts: int | None = None, previous: Catalog | None = None) -> Catalog:
@@ -467,10 +470,12 @@ def check_index_fields(name: str, fields: Iterable[str]) -> tuple[str, ...]:
         problem = "names _creationTime, which every index has at its end anyway"
     elif "_id" in paths:
         problem = "names _id, which every index has at its end anyway"
-    elif bad := [
-        path for path in paths if not all(step and not step.startswith(("_", "$")) for step in path.split("."))
-    ]:
+    elif bad := [path for path in paths if path.startswith("_") or not all(map(_is_step, path.split(".")))]:
         problem = f"names {bad[0]!r}, which is no field path"
     if problem:
         raise ValidationError(f"the index {name!r} {problem}", code="InvalidIndex")
     return paths
+
+
+def _is_step(name: str) -> bool:
+    return name != "" and not name.startswith("$")

@@ -11,7 +11,8 @@ as well, what is the same is not touched and wakes nobody, but one commit has to
 
 The number may be another table's here, or the table may have documents under another that are to stay. Then the ids are
 renumbered: they name the same documents in the table as it is numbered here, also where other documents of the import
-refer to them. A table that was dropped gives its number up, unless something could still mean it.
+refer to them, or of a later one (`references`). A table that was dropped gives its number up, unless something could still
+mean it.
 
 Invariant  until `finish` returns a replaced table shows its old documents, from then on the new ones, to every reader
 Errors     CallerError before anything is written, saying which table is in the way; ValidationError naming the row;
@@ -40,8 +41,9 @@ from cellstore.transaction.catalog import (
     check_name,
 )
 from cellstore.transaction.hidden import committed, filled, hidden_row, hide, is_unneeded, purge
+from cellstore.transaction.references import References
 from cellstore.transaction.requests import CommitRequest
-from cellstore.values.ids import CHARS_MAX, CHARS_MIN, decode_id, encode_id
+from cellstore.values.ids import decode_id, encode_id
 from cellstore.values.index_key import END
 from cellstore.values.json import dumps, loads
 
@@ -74,6 +76,8 @@ class _Job:
     becomes: int  # the number of the table in the end
     documents: int = 0
     changed: int = 0
+    nowhere: int = 0  # ids among its documents that are of no table here,
+    nowhere_first: str = ""  # and one of them
 
     @property
     def label(self) -> str:
@@ -92,6 +96,8 @@ class _Job:
             told["renumbered_from"] = self.number
         if self.method == "merge":
             told["changed"] = self.changed
+        if self.nowhere:
+            told["dangling"] = {"count": self.nowhere, "first": self.nowhere_first}
         return told
 
 
@@ -109,7 +115,8 @@ class Import:
         self.ts = engine.published_ts  # of the newest commit of this import
         self._validating: tuple[int, Catalog] | None = None
         self._jobs: dict[str, _Job] = {}
-        self._renumbered: dict[int, int] = {}  # table numbers in ids that come, to those they get
+        self._references = References({}, engine.catalog)
+        self._nowhere: list[str] = []  # ids of the batch under way that are of no table here
         self._begin(sorted(wanted, key=lambda each: each.number is None))  # numbers that are given come first
 
     @property
@@ -138,6 +145,8 @@ class Import:
             raise _renamed(error, job) from None
         count = int(request.result)
         job.documents += count
+        job.nowhere += len(self._nowhere)
+        job.nowhere_first = job.nowhere_first or "".join(self._nowhere[:1])
         return count
 
     def finish(self) -> dict[str, Any]:
@@ -162,7 +171,10 @@ class Import:
         def prepare(transaction: Transaction) -> CommitRequest:
             jobs = [self._plan(transaction, each, numbers) for each in wanted]
             self._jobs = {job.table: job for job in jobs}
-            self._renumbered = {job.number: job.becomes for job in jobs if job.number is not None and job.renumbered}
+            for job in jobs:
+                _remember_number(transaction, job)
+            coming = {job.number: job.becomes for job in jobs if job.number is not None}
+            self._references = References(coming, transaction.catalog)
             return transaction.freeze(SOURCE)
 
         committed(self._engine, prepare)
@@ -238,7 +250,9 @@ class Import:
 
     def _batch(self, transaction: Transaction, job: _Job, lines: bytes, first_row: int) -> CommitRequest:
         transaction.catalog = self._seen_as(transaction.catalog)
-        if job.method != "merge" and not self._renumbered and b'"_id"' not in lines and b'"_creationTime"' not in lines:
+        self._nowhere = self._references.nowhere(lines, transaction)
+        plain = not self._references.may_move and b'"_id"' not in lines and b'"_creationTime"' not in lines
+        if plain and job.method != "merge":
             return prepare_bulk(transaction, job.table, lines, source=SOURCE, first_row=first_row)
         row = first_row
         for line in lines.split(b"\n"):
@@ -269,8 +283,8 @@ class Import:
             raise ValidationError(
                 path=f"{job.table}._creationTime", expected="milliseconds, a number", got=repr(creation_time)[:60]
             )
-        if self._renumbered:
-            document = _renumbered(document, self._renumbered)
+        if self._references.may_move:
+            document = self._references.followed(document, transaction)
         transaction.insert(job.label, document, id=id, creation_time=creation_time)
 
     def _seen_as(self, catalog: Catalog) -> Catalog:
@@ -375,6 +389,13 @@ def _define(
             )
 
 
+def _remember_number(transaction: Transaction, job: _Job) -> None:
+    """Have a table that is renumbered know the number its ids come with: what is imported later may have them."""
+    table = transaction.catalog.by_number(job.becomes)
+    if job.number is not None and job.renumbered and table is not None and job.number not in table.came_as:
+        transaction.place_table(table.row, table.row_with(came_as=[*table.came_as, job.number]))
+
+
 def _check_unchanged(job: _Job, old: TableMeta | None, hidden: TableMeta) -> None:
     """The new documents were checked against, and indexed by, the table's definition when the import began."""
     only_unique = job.method == "merge"
@@ -422,22 +443,6 @@ def _write(table: TableMeta, old: Row | None, new: Row | None) -> DocWrite:
     op: Literal["insert", "update", "delete"] = "insert" if old is None else "delete" if new is None else "update"
     keys = [(index.number, before.get(index.number), after.get(index.number)) for index in table.written]
     return DocWrite(table.number, id, None if new is None else new.body, op, keys)
-
-
-def _renumbered(value: Any, numbers: Mapping[int, int]) -> Any:
-    """The value with the ids in it, also those that are keys, as they are here."""
-    kind = type(value)
-    if kind is dict:
-        return {_renumbered(key, numbers): _renumbered(inner, numbers) for key, inner in value.items()}
-    if kind is list:
-        return [_renumbered(item, numbers) for item in value]
-    if kind is not str or not CHARS_MIN <= len(value) <= CHARS_MAX:
-        return value
-    try:
-        number, internal = decode_id(value)
-    except ValidationError:
-        return value
-    return encode_id(numbers[number], internal) if number in numbers else value
 
 
 def _renamed(error: CellstoreError, job: _Job) -> CellstoreError:

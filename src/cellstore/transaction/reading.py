@@ -98,6 +98,10 @@ class Reading:
         meta = self._table_of(number)
         return None if body is None or meta is None else _document(meta.id_class(id), meta.load(body))
 
+    def holds(self, number: int, internal: bytes) -> bool:
+        """Whether the store has a document. Depends on nothing: for those to whom a guess is of use."""
+        return self._snapshot.row(number, internal) is not None
+
     def scan(
         self,
         table: str,

@@ -133,13 +133,33 @@ SOURCE = """
         setattr(json.decoder.JSONDecoder, "loud", len)
 
     @cs.mutation
+    def library_by_computed_name(ctx):
+        for owner, name in ((math, "t" + "au3"), (json.JSONEncoder, "lo" + "ud")):
+            setattr(owner, name, 9)
+
+    @cs.mutation
+    def library_without_a_name(ctx):
+        for name in ["sqrt"]:
+            delattr(math, name)
+
+    @cs.mutation
     def library_setting(ctx):
         math.pi = 3
+        for name in ["tau", "e"]:
+            setattr(math, name, 3)
+        assert math.tau == math.e == 3
         return math.pi
+
+    @cs.mutation
+    def library_setting_that_fails(ctx):
+        setattr(math, "".join("tau"), 4)
+        assert math.tau != 4, "it took"
 
     @cs.query
     def libraries(ctx):
         import json
+        assert not hasattr(math, "tau3") and not hasattr(json.JSONEncoder, "loud") and math.sqrt(4) == 2
+        assert math.tau > 6 and math.e < 3, "settings are as they were"
         return [math.pi > 3, hasattr(math, "tau2"), hasattr(json.JSONEncoder, "default"), hasattr(json.JSONDecoder, "loud")]
 
     @cs.mutation
@@ -166,6 +186,8 @@ CHANGES = {
     "closure": ("total", "total += 1"),
     "library": ("math.tau2", "math.tau2 = 6.3"),
     "library_class": ("Encoder.default", "del Encoder.default"),
+    "library_by_computed_name": ("math.tau3", "setattr(owner, name, 9)"),
+    "library_without_a_name": ("math.sqrt", "delattr(math, name)"),
     "library_by_name": ("json.decoder.JSONDecoder.loud", 'setattr(json.decoder.JSONDecoder, "loud", len)'),
 }
 
@@ -195,8 +217,11 @@ def test_state_that_would_leak_is_refused_by_name_and_line_and_undone(place: Pat
 
 def test_what_a_call_did_to_a_library_is_gone_in_the_next(place: Path) -> None:
     async def scenario(stage: Stage) -> None:
-        for name in ("library", "library_class", "library_by_name"):
+        for name in (each for each in CHANGES if each.startswith("library")):
             assert not (await stage.runner.mutation(f"m:{name}", {})).ok
+        failed = (await stage.runner.mutation("m:library_setting_that_fails", {})).error
+        assert failed is not None
+        assert "it took" in failed.message
         assert await stage.mutate("library_setting") == 3
         assert await stage.query("libraries") == [True, False, True, False]
 

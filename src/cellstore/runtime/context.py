@@ -25,6 +25,7 @@ from cellstore.runtime import jobs
 from cellstore.runtime.files import ActionStorage, MutationStorage, QueryStorage
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.runtime.patches import ASSIGNED
 from cellstore.runtime.registry import canonical
 from cellstore.runtime.variables import Variables
 from cellstore.schema.explain import TableOf
@@ -381,12 +382,13 @@ def invoke(loaded: Loaded, context: Any, args: dict[str, Any]) -> Any:
     checked = check_arguments(loaded, args, table_of)
     if state is None:
         return check_result(loaded, _called(loaded, context, checked), table_of)
+    assigned = len(ASSIGNED)
     try:
         value = check_result(loaded, _called(loaded, context, checked), table_of)
     except BaseException:
-        state.undo()
+        state.undo(assigned)
         raise
-    state.settle(loaded.cells)
+    state.settle(loaded.cells, assigned)
     return value
 
 

@@ -34,7 +34,7 @@ from typing import Any
 from cellstore.deploy.captures import CACHED, class_members, function_reads, is_machinery, is_reference
 from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.errors import NotDeterministic
-from cellstore.runtime.patches import Patched, patches
+from cellstore.runtime.patches import ASSIGNED, Assigned, Patched, patches
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, dict, set, deque, bytearray)
@@ -137,9 +137,18 @@ class State:
         None  # where NumPy is asked for the machine's time, past the one that stands still
     )
 
-    def settle(self, cells: Mapping[str, str]) -> None:
-        """A call is over: everything as before. Errors: NotDeterministic naming what it had changed, and where."""
+    def settle(self, cells: Mapping[str, str], assigned: int) -> None:
+        """A call is over: everything as before. Errors: NotDeterministic naming what it had changed, and where.
+
+        `assigned`: how many entries `ASSIGNED` had when it began.
+        """
         self._forget()
+        lasting = _put_back_assigned(assigned)
+        if lasting:
+            self.undo(assigned)
+            error = self._changed(lasting[0].name)
+            error.traceback = _as_traceback(lasting[0].code, lasting[0].line, cells, error)
+            raise error
         for kept in self.kept:
             if not kept.is_intact():
                 self._refuse(cells)
@@ -152,9 +161,10 @@ class State:
             error.traceback = _as_traceback(*self.clock, cells, error)
             raise error
 
-    def undo(self) -> None:
-        """A call failed; nothing of it stays."""
+    def undo(self, assigned: int) -> None:
+        """A call failed; nothing of it stays. `assigned`: see `settle`."""
         self._forget()
+        _put_back_assigned(assigned)
         for kept in self.kept:
             if not kept.is_intact():
                 kept.undo()
@@ -174,15 +184,18 @@ class State:
         if not found:
             return
         name, kept = found[0]
-        error = NotDeterministic(
-            f"{self.path} changed `{name}`, which outlives the call: every call must find things as the one before did, "
-            "and other workers would not see it (it was undone). Keep it in a table with ctx.db, or do this in an action "
-            "(@cs.action)"
-        )
+        error = self._changed(name)
         where = next(_lines_that_change(self.codes, kept.root or name), None)
         if where is not None:
             error.traceback = _as_traceback(*where, cells, error)
         raise error
+
+    def _changed(self, name: str) -> NotDeterministic:
+        return NotDeterministic(
+            f"{self.path} changed `{name}`, which outlives the call: every call must find things as the one before did, "
+            "and other workers would not see it (it was undone). Keep it in a table with ctx.db, or do this in an action "
+            "(@cs.action)"
+        )
 
 
 class Watch:
@@ -275,6 +288,16 @@ class Watch:
             kept = self._kept[id(place)] = _kept(name, root, place)
         if kept not in state.kept:
             state.kept.append(kept)
+
+
+def _put_back_assigned(since: int) -> list[Assigned]:
+    """Undo what `setattr` has done, the last first. Returns what had come or gone; another value is a setting."""
+    taken = ASSIGNED[since:]
+    del ASSIGNED[since:]
+    lasting = [each for each in taken if each.place.came_or_went(each.before)]
+    for each in reversed(taken):
+        each.place.put(each.before)
+    return lasting
 
 
 def _put_back(value: Any) -> Iterator[Callable[[], None]]:

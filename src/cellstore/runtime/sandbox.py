@@ -39,6 +39,7 @@ from typing import Any
 from cellstore.deploy.origins import is_installed_file, leads_to_installed
 from cellstore.errors import NotDeterministic
 from cellstore.runtime import native
+from cellstore.runtime.patches import watch_setters
 from cellstore.runtime.settings import Settings
 
 _real_urandom = os.urandom
@@ -296,6 +297,7 @@ def install() -> Envelope:
     envelope.stand_at(envelope.real_time_ns())
     _guard(envelope)
     _seed_from(envelope)
+    watch_setters()
     for name in native.LIBRARIES:
         envelope.on_module(name)
     envelope.settings.watch_imports(envelope.on_module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -106,6 +107,21 @@ def test_a_wrong_range_is_refused_by_name(tasks: Engine, range: Any, code: str) 
     with tasks.begin() as tx, pytest.raises(ValidationError) as caught:
         DatabaseReader(tx).query("tasks").with_index("by_colour", range).collect()
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({1, 2}, "colour: expected a value, got a set"),
+        (2**64, "colour: expected an integer of 64 bits"),
+        (["\ud800"], r"colour\[0\]: expected valid Unicode text, got a lone surrogate"),
+        ([UNSET], "colour: expected a value, got UNSET"),
+        (dt.datetime(2026, 1, 1), "colour: expected a datetime with a time zone"),
+    ],
+)
+def test_what_no_document_can_hold_is_no_bound(tasks: Engine, value: Any, message: str) -> None:
+    with tasks.begin() as tx, pytest.raises(ValidationError, match=message):
+        DatabaseReader(tx).query("tasks").with_index("by_colour", lambda q: q.lt("colour", value)).collect()
 
 
 def test_an_unknown_index_names_the_known_ones(tasks: Engine) -> None:

@@ -337,13 +337,24 @@ def test_the_past_is_read_with_the_definitions_of_its_time(engine: Engine, defin
         TableDefinition("t", {"type": "any"}, {"by_n": IndexDefinition(("n", "n"))}),
         TableDefinition("t", {"type": "any"}, {"by_n": IndexDefinition(("n", "_creationTime"))}),
         TableDefinition("t", {"type": "any"}, {"by_n": IndexDefinition(("a..b",))}),
+        TableDefinition("t", {"type": "any"}, {"by_n": IndexDefinition(("_a",))}),
+        TableDefinition("t", {"type": "any"}, {"by_n": IndexDefinition(("a.$b",))}),
+        TableDefinition("t", {"type": "any"}, {"__": IndexDefinition(("n",))}),
+        TableDefinition("t", {"type": "any"}, {f"by_{n}": IndexDefinition((f"f{n}",)) for n in range(65)}),
     ],
-    ids=lambda definition: f"{definition.name}-{definition.indexes}",
+    ids=lambda definition: f"{definition.name}-{definition.indexes}"[:80],
 )
 def test_an_impossible_definition_is_refused(engine: Engine, definition: TableDefinition) -> None:
     with pytest.raises(ValidationError):
         engine.define(definition)
     assert engine.catalog.user_tables() == []
+
+
+def test_sixty_four_indexes_are_kept_up_and_paths_reach_what_fields_inside_may_be_called(engine: Engine) -> None:
+    indexes = {f"by_{n}": IndexDefinition((f"inside._{n} or so",)) for n in range(64)}
+    engine.define(TableDefinition("t", {"type": "any"}, indexes))
+    engine.run(lambda tx: [tx.insert("t", {"n": n, "inside": {"_7 or so": -n}}) for n in range(3)])
+    assert order(engine, "by_7") == [2, 1, 0]
 
 
 def test_ids_must_be_of_the_table_their_field_names(engine: Engine) -> None:

@@ -17,7 +17,7 @@ from cellstore.schema.moments import date_text, datetime_text
 from cellstore.transaction.catalog import BY_ID, IndexMeta
 from cellstore.values.ids import decode_id
 from cellstore.values.index_key import END, encode_value
-from cellstore.values.value import MISSING, UNSET
+from cellstore.values.value import MISSING, UNSET, check_value
 
 
 class Bound(NamedTuple):
@@ -141,6 +141,9 @@ def _encoded(field: str, value: Any) -> bytes:
         return encode_value(_stored(value))
     except ValidationError as error:
         raise ValidationError(path=field, expected=error.expected, got=error.got) from None
+    except UnicodeEncodeError:
+        check_value(value, field)  # says where
+        raise
     except ValueError as error:
         raise ValidationError(path=field, expected="a datetime with a time zone", got=f"{value!r}: {error}") from None
 

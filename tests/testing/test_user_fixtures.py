@@ -23,6 +23,7 @@ LIMIT = 3
 class Note(cs.Table, name="notes"):
     text: str
     owner: str | None = None
+    by_owner = cs.Index("owner")
 
 
 @cs.mutation
@@ -34,6 +35,12 @@ def write(ctx, text: str) -> cs.Id["notes"]:  # noqa: UP037 — a name, not an a
 @cs.query
 def notes(ctx) -> list[dict[str, Any]]:
     return ctx.db.query("notes").take(LIMIT)
+
+
+@cs.query
+def describe_queries(ctx):
+    asked = ctx.db.query(Note).with_index("by_owner", owner=None).order("desc").filter(len)
+    return [repr(ctx.db), repr(asked)]
 
 
 @cs.mutation
@@ -161,6 +168,18 @@ def test_http_actions_answer(store: StoreUnderTest) -> None:
         store.fetch("POST", "/notes", b"{")
     with pytest.raises(cs.CellstoreError, match="No matching routes"):
         store.fetch("GET", "/nowhere")
+
+
+def test_what_a_failing_test_shows_says_what_it_is(store: StoreUnderTest) -> None:
+    answer = store.fetch("POST", "/notes", json={"text": "posted"})
+    assert repr(answer) == f'<201 application/json, {len(answer.body)} bytes: {{"id": "{notes()[0]._id}"}}>'
+    assert repr(store.clock) == f"<clock at {store.clock.now:%Y-%m-%d %H:%M:%S.%f} UTC>"
+    assert repr(store) == "<Database :memory: (default), connected>"
+    assert describe_queries() == [
+        "<ctx.db, to read>",
+        "<query('notes').with_index('by_owner', owner=None).order(\"desc\").filter(…), which nobody has pulled: .collect(), "
+        ".take(n), .first() …>",
+    ]
 
 
 def test_live_queries_and_snapshots_are_there_as_well(store: StoreUnderTest) -> None:

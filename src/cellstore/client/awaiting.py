@@ -43,6 +43,9 @@ class AsyncDatabase:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def __repr__(self) -> str:
+        return f"<{self._database!r}.aio: the same methods, awaited>"
+
     async def query(self, path_or_fn: Callee, /, **args: Any) -> Any:
         """Run a query once, on the newest state."""
         return await aside(self._database.query, path_or_fn, **args)

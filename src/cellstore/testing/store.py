@@ -67,6 +67,9 @@ class TestClock:
     def __init__(self, store: StoreUnderTest, clock: FakeClock) -> None:
         self._store, self._clock = store, clock
 
+    def __repr__(self) -> str:
+        return f"<clock at {self.now:%Y-%m-%d %H:%M:%S.%f} UTC>"
+
     @property
     def now(self) -> dt.datetime:
         """What it shows, in UTC."""
@@ -107,6 +110,11 @@ class Fetched:
     def json(self) -> Any:
         """The body as JSON."""
         return plain_json.loads(self.body)
+
+    def __repr__(self) -> str:
+        kind = self.headers.get("Content-Type", "").partition(";")[0]
+        shown = self.body[:200].decode("utf-8", "replace") + (" …" if len(self.body) > 200 else "")
+        return f"<{self.status}{f' {kind}' if kind else ''}, {len(self.body)} bytes: {shown}>"
 
 
 class StoreUnderTest(Database):

@@ -76,6 +76,16 @@ class QueryBuilder:
             raise CallerError(f"filter takes a function of a document, as in lambda d: d.n > 3, not {predicate!r}")
         return replace(self, _filters=(*self._filters, predicate))
 
+    def __repr__(self) -> str:
+        parts = [f"query({self._table!r})"]
+        if self._range is not None:
+            given = "".join(f", {name}={value!r}" for name, value in self._range.equal.items())
+            bounded = ", …" if self._range.lower or self._range.upper else ""
+            parts.append(f"with_index({self._index!r}{given}{bounded})")
+        parts += [f'order("{"desc" if self._descending else "asc"}")'] * (self._descending is not None)
+        parts += ["filter(…)"] * len(self._filters)
+        return f"<{'.'.join(parts)}, which nobody has pulled: .collect(), .take(n), .first() …>"
+
     # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __iter__(self) -> Iterator[Document]:
@@ -184,6 +194,9 @@ class DatabaseReader:
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
+
+    def __repr__(self) -> str:
+        return f"<ctx.db, to {'read and write' if isinstance(self, DatabaseWriter) else 'read'}>"
 
     @overload
     def get(self, id: str, /) -> Document | None: ...

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable
 from types import CodeType, ModuleType
 from typing import Any
 
-from cellstore.deploy.source.places import compiled
 from cellstore.deploy.standalone import namespace_for
 from cellstore.deploy.unit import STAMP, Unit
 from cellstore.errors import DeployError
@@ -46,6 +45,8 @@ def _from_payload(unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _from_source(unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
+    from cellstore.deploy.source.places import compiled  # few processes need what else is in there
+
     if unit.source_missing:
         raise DeployError(
             f"{unit.module} was deployed from Python {unit.stamp} and cannot be rebuilt under {STAMP}: "

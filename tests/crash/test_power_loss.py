@@ -132,3 +132,15 @@ def test_a_commit_that_can_be_seen_and_is_not_synced_would_be_lost(disk, tmp_pat
     assert found.last_ts == scribe.ts - 10
     found.close()
     storage.close()
+
+
+def test_a_store_that_loses_its_last_fsync_is_noticed(disk, tmp_path, monkeypatch):
+    """A test of these tests."""
+    scribe, storage = Scribe(), SqliteStorage.open(tmp_path / "disk" / "store.db")
+    storage.append([scribe.record({1: {"a": 1}})])
+    assert_found(disk.left_over(tmp_path / "kept"), scribe, scribe.ts, 0)
+    monkeypatch.setattr(storage, "_sync", lambda: None)
+    storage.append([scribe.record({1: {"a": 2}})])
+    with pytest.raises(AssertionError):
+        assert_found(disk.left_over(tmp_path / "lost"), scribe, scribe.ts, 0)
+    storage.close()

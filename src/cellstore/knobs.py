@@ -93,6 +93,7 @@ class Knobs:
     unsent_bytes_max: int = 128 << 20  # per connection; a client that reads nothing is cut off beyond this
     query_cache_bytes: int = 64 << 20  # results nobody watches, kept while they are valid
     ping_interval_s: float = 15.0
+    repeats_wait_s: float = 0.1  # for calls that Convex's client in Rust says again when it comes back
 
     # Analytics
     analytics_memory_bytes: int = 2 << 30  # DuckDB's own; what does not fit is spilled to the scratch directory

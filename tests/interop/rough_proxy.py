@@ -12,7 +12,7 @@ class RoughProxy:
     """Listens on a port of its own, on a thread of its own, in front of `target`. Moods come and go."""
 
     def __init__(self, target: int, seed: int) -> None:
-        self.target, self.is_calm, self.cuts = target, True, 0
+        self.target, self.is_calm, self.cuts, self.accepted = target, True, 0, 0
         self._chance = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
@@ -46,6 +46,7 @@ class RoughProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.accepted += 1
         try:
             with suppress(OSError):
                 away_reader, away_writer = await asyncio.open_connection("127.0.0.1", self.target)

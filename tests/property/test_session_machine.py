@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cellstore.knobs import Knobs
 from cellstore.protocol import messages as wire
@@ -45,7 +45,14 @@ class Conversation(RuleBasedStateMachine):
         self.verifying: list[machine.Verify] = []
         self.unsent = self.requests = self.ids = 0
         self.owed = False  # an answer went out, and no transition since
-        self.do(self.session.received(wire.parse({"type": "Connect", "sessionId": "s"})))
+        self.unanswered = 0  # mutations
+        self.repeats = self.listened_to = False  # a client that came back to say again what may have been answered
+
+    @initialize(repeats=st.booleans())
+    def client_connects(self, repeats: bool) -> None:
+        self.repeats = repeats
+        connect = {"type": "Connect", "sessionId": "s", "lastCloseReason": "InactiveServer" if repeats else None}
+        self.do(self.session.received(wire.parse(connect)))
 
     def value(self, cell: int, ts: int) -> int:
         """What a query of a cell comes to at `ts`: when it was last written, in tens."""
@@ -62,6 +69,8 @@ class Conversation(RuleBasedStateMachine):
                     self.refreshes.append((self.ts, effect))
                 case machine.RunMutation():
                     self.running.append(effect.call.request_id)
+                case machine.HearOut():
+                    self.listened_to = True
                 case machine.Verify():
                     self.verifying.append(effect)
                 case machine.Close():
@@ -73,11 +82,15 @@ class Conversation(RuleBasedStateMachine):
             self.step(message)
         elif message["type"] == "MutationResponse":
             self.owed = True
+            self.unanswered -= 1
             assert decode_ts(message["ts"]) > self.version.ts, "its effects were shown before it was answered"
 
     def step(self, message: dict[str, Any]) -> None:
         start, end = (StateVersion.from_wire(message[side]) for side in ("startVersion", "endVersion"))
         assert start == self.version
+        if self.repeats and self.version == StateVersion():
+            assert not self.listened_to
+            assert not self.unanswered
         assert end.ts >= start.ts
         self.version, self.owed = end, False
         for change in message["modifications"]:
@@ -120,6 +133,7 @@ class Conversation(RuleBasedStateMachine):
     def client_mutates(self, cell: int) -> None:
         call = {"type": "Mutation", "requestId": self.requests, "udfPath": "m:f", "args": [{"cell": cell}]}
         self.requests += 1
+        self.unanswered += 1
         self.do(self.session.received(wire.parse(call)))
 
     @rule()
@@ -127,6 +141,12 @@ class Conversation(RuleBasedStateMachine):
         token = {"type": "Authenticate", "baseVersion": self.identity, "tokenType": "Admin", "value": "k"}
         self.identity += 1
         self.do(self.session.received(wire.parse(token)))
+
+    @precondition(lambda self: self.listened_to)
+    @rule()
+    def client_is_heard_out(self) -> None:
+        self.listened_to = False
+        self.do(self.session.heard_out())
 
     @precondition(lambda self: self.verifying)
     @rule()
@@ -179,7 +199,9 @@ class Conversation(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everything that is under way comes to its end: the client is up to date, and nothing is owed to it."""
-        while self.refreshes or self.running or self.unsent or self.verifying:
+        while self.refreshes or self.running or self.unsent or self.verifying or self.listened_to:
+            if self.listened_to:
+                self.client_is_heard_out()
             if self.verifying:
                 self.token_is_good()
             if self.running and not self.committed:

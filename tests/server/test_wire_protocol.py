@@ -174,6 +174,11 @@ TRAPS: dict[str, list[str]] = {
     "7 Rust has no sessions: what was answered has happened, what was not may happen again": [
         "interop/test_chaos.py::test_the_pypi_clients_on_such_a_network"
     ],
+    "7 Rust drops a connection that answers what a transition has ended": [
+        f"{PLAYS}/rust_client_comes_back.txt",
+        f"{PLAYS}/rust_client_comes_back_with_nothing_to_say.txt",
+        "interop/test_chaos.py::test_the_pypi_clients_on_such_a_network",
+    ],
     "8.1 a quiet server must be heard of": [
         f"{HERE}::test_a_quiet_socket_hears_of_us_before_any_client_gives_up",
         f"{PLAYS}/ping_only_when_quiet.txt",

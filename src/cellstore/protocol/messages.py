@@ -51,6 +51,7 @@ class Connect:
     max_observed_ts: int | None = None
     exact: bool = False
     deltas: bool = False  # lists may come as patches of the list before; only with `exact`
+    repeats: bool = False  # Convex's client in Rust is back: it takes no answer to a call that a transition has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ def _connect(obj: dict[str, Any], _exact: bool) -> Connect:
         max_observed_ts=None if observed is None else decode_ts(observed, "maxObservedTimestamp"),
         exact=obj.get("exact") is True,
         deltas=obj.get("deltas") is True,
+        repeats=not obj.get("clientTs") and obj.get("lastCloseReason") not in (None, "InitialConnect"),
     )
 
 

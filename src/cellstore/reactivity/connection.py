@@ -378,6 +378,10 @@ class Connection:
                     self._unfollow(query_id)
             case machine.Verify():
                 self._hub.start(self._authenticate(effect.request))
+            case machine.HearOut():
+                asyncio.get_running_loop().call_later(
+                    self._hub.knobs.repeats_wait_s, self._event, self._session.heard_out
+                )
             case machine.Observed():
                 refused = self._hub.observe(effect.ts, self._session.who)
                 if refused is not None:

@@ -100,13 +100,19 @@ class StopAction(NamedTuple):
     request_id: int
 
 
+class HearOut(NamedTuple):
+    """Answer with `heard_out` when what the client has to say again has had time to come."""
+
+
 class Observed(NamedTuple):
     """The client has seen this timestamp, perhaps of an earlier life of the store: never go below it."""
 
     ts: int
 
 
-Effect: TypeAlias = Send | Close | Verify | Refresh | Release | RunMutation | RunAction | StopAction | Observed
+Effect: TypeAlias = (
+    Send | Close | Verify | Refresh | Release | RunMutation | RunAction | StopAction | HearOut | Observed
+)
 Effects: TypeAlias = list[Effect]
 
 
@@ -163,6 +169,8 @@ class Session:
     _mutations: deque[tuple[wire.Mutation, Principal]] = field(default_factory=deque)
     _running: tuple[wire.Mutation, Principal] | None = None
     _running_ts: int | None = None  # its commit may have happened at this ts, though we have no answer yet
+    _repeats: bool = False  # what this client says again, though it was answered, is answered before any transition;
+    _listening: bool = False  # and is still awaited
     _actions: dict[int, Principal] = field(default_factory=dict)
     _verifying: bool = False
     _inbox: deque[wire.ClientMessage] = field(default_factory=deque)  # what came behind a token being verified
@@ -242,9 +250,25 @@ class Session:
         if self.closed or step is None:
             return []
         step.ts, step.results = ts, results
-        if self._running_ts is not None and ts >= self._running_ts:
-            return []  # our own mutation may be among what is seen here: its answer goes first
-        return self._advance(self._take_step(step))
+        return self._advance(self._take_step(step)) if self._may_be_shown(step) else []
+
+    def _may_be_shown(self, step: Step) -> bool:
+        """Whether no answer has to go before what this step shows."""
+        if self._repeats and (self._listening or self._verifying or self._running is not None or self._mutations):
+            return False
+        return self._running_ts is None or step.ts < self._running_ts  # else our own mutation may be seen in it
+
+    def _take_held(self, effects: Effects) -> Effects:
+        """Take the step that was held back, if it may be shown now."""
+        step = self._step
+        if step is not None and step.results is not None and self._may_be_shown(step):
+            effects += self._take_step(step)
+        return effects
+
+    def heard_out(self) -> Effects:
+        """What a client that came back had to say again has come, or never will."""
+        self._listening = False
+        return [] if self.closed else self._advance(self._take_held([]))
 
     def committed(self, ts: int) -> Effects:
         """A commit at `ts` may be the mutation that is running for us."""
@@ -260,11 +284,8 @@ class Session:
         error = outcome.error
         if error is not None and error.is_transient and not self.exact:
             return self._close(1013, error.code)  # Convex's clients send again what is not answered, and only that
-        effects = self._answer_mutation(request_id, outcome, running[1])
-        step = self._step
-        if step is not None and step.results is not None:  # it was held back for this answer
-            effects += self._take_step(step)
-        return self._advance(self._next_mutation(effects))
+        effects = self._take_held(self._answer_mutation(request_id, outcome, running[1]))
+        return self._advance(self._take_held(self._next_mutation(effects)))
 
     def action_done(self, request_id: int, outcome: Outcome) -> Effects:
         """A running action came to `outcome`."""
@@ -280,7 +301,7 @@ class Session:
         self.who, self._verifying = who, False
         self._identity += 1
         self._stale.update(self._queries)
-        return self._drain_inbox(self._advance([]))
+        return self._take_held(self._drain_inbox(self._advance([])))
 
     def rejected(self, why: str) -> Effects:
         """The token presented is not good."""
@@ -307,7 +328,11 @@ class Session:
         if self._id is not None:
             return self._close(1008, "BadRequest: Connect came twice")
         self._id, self.exact, self.deltas = message.session, message.exact, message.exact and message.deltas
-        return [] if message.max_observed_ts is None else [Observed(message.max_observed_ts)]
+        effects: Effects = [] if message.max_observed_ts is None else [Observed(message.max_observed_ts)]
+        if message.repeats:
+            self._repeats = self._listening = True
+            effects.append(HearOut())
+        return effects
 
     def _authenticate(self, message: wire.Authenticate) -> Effects:
         if message.base_version != self._identity:
@@ -390,7 +415,7 @@ class Session:
 
     def _take_step(self, step: Step) -> Effects:
         """Tell the client what changed, if anything did; it then stands at the end of this step."""
-        self._step = None
+        self._step, self._repeats = None, False
         results = step.results or {}
         changes = [wire.query_removed(query_id) for query_id in step.removed if query_id not in self._queries]
         for query_id, live in step.asked.items():

@@ -100,7 +100,7 @@ class Player:
             case "mutation" | "action":
                 done = session.mutation_done if verb == "mutation" else session.action_done
                 return done(int(words[0]), parse_outcome(words[1], int(words[2]) if len(words) > 2 else 0))
-            case "flushed" | "gone" | "tick" | "expired":
+            case "flushed" | "gone" | "tick" | "expired" | "heard_out":
                 effects: machine.Effects = getattr(session, verb)()
                 return effects
             case "verified":
@@ -146,6 +146,8 @@ def render(effect: machine.Effect) -> str:
             return f"~ act {effect.call.path} #{effect.call.request_id} as={effect.who.kind}"
         case machine.Verify():
             return f"~ verify {effect.request.token_type} {effect.request.value}"
+        case machine.HearOut():
+            return "~ hear out"
         case machine.Observed():
             return f"~ observed {effect.ts}"
         case machine.Close():

@@ -129,6 +129,40 @@ def test_a_document_that_does_not_fit_refuses_the_schema_and_nothing_changes(eng
         engine.run(lambda tx: tx.insert("t", {"n": "many", "m": 1}))
 
 
+def test_of_several_that_do_not_fit_the_oldest_is_named(engine: Engine, define: Any) -> None:
+    ids = fill(engine, 700)
+    for n in (600, 300, 301, 650):
+        engine.run(lambda tx, n=n: tx.patch(ids[n], {"n": "bad"}))
+    with pytest.raises(ValidationError, match="nothing was changed") as told:
+        engine.define(define("t", {"n": "int", "m": "int"}))
+    assert ids[300] in str(told.value)
+
+
+def test_a_schema_that_only_allows_more_looks_at_no_document(engine: Engine, define: Any) -> None:
+    fill(engine, 700)
+
+    def checked(**fields: str) -> int:
+        return int(engine.define(define("t", fields))["tables"]["t"]["documents_checked"])
+
+    assert checked(n="int", m="any") == 700
+    assert checked(n="int", m="any", **{"k?": "string"}) == 0
+    assert checked(n="any", **{"m?": "any", "k?": "string"}) == 0
+    assert checked(n="int", **{"m?": "any", "k?": "string"}) == 700
+    with pytest.raises(ValidationError, match=r"t\.n: expected int"):
+        engine.run(lambda tx: tx.insert("t", {"n": "x"}))
+
+
+def test_a_schema_that_python_takes_for_equal_is_another(engine: Engine) -> None:
+    def deployed(value: object) -> bool:
+        fields = {"n": {"type": {"type": "literal", "value": value}, "optional": False}}
+        report = engine.define(TableDefinition("t", {"type": "object", "fields": fields}))
+        with pytest.raises(ValidationError, match=f"expected {value}, got"):
+            engine.run(lambda tx: tx.insert("t", {"n": 2}))
+        return bool(report["tables"]["t"]["schema_changed"])
+
+    assert [deployed(value) for value in (1, 1, True, 1)] == [False, False, True, True]
+
+
 def test_a_write_meanwhile_that_breaks_only_the_new_schema_fails_the_change(engine: Engine, define: Any) -> None:
     ids = fill(engine, 600)
     steps = engine.apply_definitions([define("t", {"n": "int", "m": "int"}, by_n="n")])

@@ -93,6 +93,46 @@ def mentions(expr: TypeExpr, *kinds: str) -> bool:
     return expr["type"] in kinds or any(mentions(child, *kinds) for child in children(expr))
 
 
+def includes(wide: TypeExpr, narrow: TypeExpr) -> bool:
+    """Whether every stored value of the type `narrow` is one of `wide`, for certain; False where that is not plain."""
+    if wide["type"] == "any":
+        return True
+    if narrow["type"] == "union":
+        return all(includes(wide, member) for member in narrow["members"])
+    if wide["type"] == "union":
+        return any(includes(member, narrow) for member in wide["members"])
+    if narrow["type"] == "literal":
+        return _includes_literal(wide, narrow["value"])
+    if wide["type"] != narrow["type"] or any(narrow.get(limit) != wide[limit] for limit in LIMITS if limit in wide):
+        return False
+    if wide["type"] == "object":
+        return _includes_object(wide, narrow)
+    return wide.get("table") == narrow.get("table") and all(map(includes, children(wide), children(narrow)))
+
+
+def _includes_literal(wide: TypeExpr, value: Any) -> bool:
+    if wide["type"] == "literal":
+        return type(wide["value"]) is type(value) and bool(wide["value"] == value)
+    plain = {bool: "boolean", int: "int", float: "float", str: "string"}.get(type(value))
+    return wide["type"] == plain and not any(limit in wide for limit in LIMITS)
+
+
+def _includes_object(wide: TypeExpr, narrow: TypeExpr) -> bool:
+    """Fields of both may not become required, nor others that are required come; fields that go need a place."""
+    nothing: dict[str, Any] = {"optional": True}
+    for name in {**wide["fields"], **narrow["fields"]}:
+        new, old = wide["fields"].get(name), narrow["fields"].get(name, nothing)
+        if new is None and "extra" not in wide:
+            return False
+        if new is not None and old["optional"] and not new["optional"]:
+            return False
+        kind = wide["extra"] if new is None else new["type"]
+        # a field that was not listed is of the type of all that were not, or was not there
+        if (found := old.get("type", narrow.get("extra"))) is not None and not includes(kind, found):
+            return False
+    return "extra" not in narrow or ("extra" in wide and includes(wide["extra"], narrow["extra"]))
+
+
 def with_table_renamed(expr: TypeExpr, old: str, new: str) -> TypeExpr:
     """The same type where the table `old` is called `new`; the very same object when it is not mentioned."""
     if expr["type"] == "id":

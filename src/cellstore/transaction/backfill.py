@@ -1,6 +1,7 @@
 """Tables, schemas and indexes brought in line with their definitions, behind live traffic.
 
-    check       existing documents against the new schemas, in small slices           refused: nothing has changed
+    check       existing documents against the new schemas, in small slices           refused: nothing has changed. A
+                schema that only allows more than the present one needs none
     build       new indexes: from now on every write keeps them up, slices of old documents are added; nobody reads them
     finish      what was written meanwhile is checked too; then one commit switches everything over at once
 
@@ -13,7 +14,8 @@ empty table needs no building. An interrupted change leaves half-built indexes, 
 
 Order      one change at a time; every slice holds the committer for a few milliseconds, and between slices, at each
            `yield`, anything may happen
-Errors     ValidationError naming table, document and field of the first offender; then tables and indexes are as before
+Errors     ValidationError naming table, document and field of the first offender, by creation time; then tables and indexes
+           are as before
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellstore.errors import CellstoreError, FatalError, InvariantError, StorageError, ValidationError
-from cellstore.schema.expr import with_table_renamed
+from cellstore.schema.expr import includes, with_table_renamed
 from cellstore.transaction.catalog import (
     FIRST_INDEX,
     FIRST_TABLE,
@@ -31,6 +33,7 @@ from cellstore.transaction.catalog import (
     Catalog,
     IndexMeta,
     TableMeta,
+    by_creation_time,
     by_id,
     check_index_fields,
     check_name,
@@ -42,7 +45,7 @@ from cellstore.transaction.rules import Rules
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.ids import encode_id
 from cellstore.values.index_key import END, encode_value
-from cellstore.values.value import MISSING
+from cellstore.values.value import MISSING, same
 
 if TYPE_CHECKING:
     from cellstore.schema.definition import IndexDefinition, TableDefinition
@@ -129,7 +132,7 @@ def plan(definition: TableDefinition, catalog: Catalog) -> Change:
     change = Change(
         definition,
         table,
-        schema=definition.fields if table is None or table.schema != definition.fields else None,
+        schema=definition.fields if table is None or not same(table.schema, definition.fields) else None,
         added={name: index for name, index in definition.indexes.items() if name not in kept},
         dropped=[index for name, index in there.items() if name not in kept],
         renamed_from=renamed_from,
@@ -142,6 +145,11 @@ def plan(definition: TableDefinition, catalog: Catalog) -> Change:
     )
     _check_added(change)
     return change
+
+
+def _only_allows_more(table: TableMeta, change: Change) -> bool:
+    """Whether what fits the present schema fits the new one, so that no document need be looked at."""
+    return table.schema is not None and not change.fields and includes(change.schema, table.schema)
 
 
 def _table_meant(definition: TableDefinition, catalog: Catalog) -> tuple[TableMeta | None, str | None]:
@@ -448,7 +456,7 @@ class _Watch:
         self._changes = {
             change.table.number: (change, Rules(change.name, change.schema))
             for change in changes
-            if change.table is not None and change.schema is not None
+            if change.table is not None and change.schema is not None and not _only_allows_more(change.table, change)
         }
         self._unique: dict[int, tuple[Change, list[IndexMeta]]] = {}
         self._names = {change.renamed_from: change.name for change in changes if change.renamed_from is not None}
@@ -465,18 +473,18 @@ class _Watch:
         return self._as_renamed[1]
 
     def walk(self) -> Steps:
-        """The documents there are, by id, each slice at its own moment; what moves meanwhile is met in the log."""
+        """The documents there are, oldest first, each slice at its own moment; what moves meanwhile is met in the log."""
         for number, (change, rules) in self._changes.items():
             after = b""
             while True:
                 with self._view() as reader:
-                    rows = list(reader.scan(by_id(number), number, after, END, limit=SLICE_DOCUMENTS))
+                    rows = list(reader.scan(by_creation_time(number), number, after, END, limit=SLICE_DOCUMENTS))
                 for row in rows:
                     self._check(change, rules, row)
                 yield {"step": "check", "table": change.name, "documents": change.checked}
                 if len(rows) < SLICE_DOCUMENTS:
                     break
-                after = rows[-1].id + b"\0"
+                after = rows[-1].key + b"\0"
 
     def walk_unique(self, change: Change) -> Steps:
         """The new unique indexes, in order: equal fields are neighbours. What moves meanwhile is met in the log."""

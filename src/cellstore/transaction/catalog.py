@@ -34,7 +34,7 @@ from cellstore.storage.contract import NUMBERED_INDEXES
 from cellstore.values.ids import Id
 from cellstore.values.index_key import END, encode_key, encode_value
 from cellstore.values.json import dumps, loads, snug
-from cellstore.values.value import MISSING
+from cellstore.values.value import MISSING, same
 
 if TYPE_CHECKING:
     from cellstore.schema.types import TypeExpr
@@ -300,7 +300,9 @@ class Catalog:
         for id, row in self._tables.items():
             built = _table(id, row, of_table.get(row["number"], []))
             kept = None if previous is None else previous._by_name.get(built.name)
-            self._by_name[built.name] = kept if kept == built and kept is not None else built
+            if kept is not None and kept == built and same(kept.schema, built.schema):  # to Python 1 is True
+                built = kept
+            self._by_name[built.name] = built
         self._by_number = {table.number: table for table in self._by_name.values()}
 
     def table(self, name: str) -> TableMeta | None:

@@ -3,22 +3,23 @@
 A function is shipped with its whole module when it is first called and again when it changed. Packing a module costs
 milliseconds, so a call first compares what it would pack: the function objects and, through the names they read, the
 constants, helpers and captured variables of their module. All by identity: a rebound name is noticed, and a list, dict,
-set or object of the user's changed in place, by its first few hundred parts. A frame or an array changed in place is not
+set or object of the user's changed in place, by its first parts. A frame or an array changed in place is not
 (deploy again, or leave it to the notebook, which packs after every cell).
 
 One mistake does not hold up the rest: without the functions that cannot travel, or with the tables as they were when the
 store refuses the new ones, everything else is shipped, and then the refusal is raised. What served before serves on.
 
-Cost:      a call of known functions compares a few dozen references; nothing is packed, nothing is sent.
+Cost:      a call of known functions compares some hundred references; nothing is packed, nothing is sent.
 Invariant: `_seen` holds the compared objects themselves, so an identity is never reused by another object.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 from cellstore.errors import DeployError, ValidationError
 
 REPORTS_MAX = 64  # kept for whoever asks
-PARTS_MAX = 256  # of a captured value, compared before each call
+PARTS_MAX = 1000  # of captured data, compared before each call
 
 
 class Shipper:
@@ -173,47 +174,60 @@ def _parts(module: str) -> list[Any]:
 
 
 def watched(functions: Iterable[Any]) -> Iterator[Any]:
-    """The objects a change would replace: functions, what they read by name, defaults and captured variables."""
+    """The objects a change would replace: functions, what they read by name, defaults and captured variables; and so on in
+    the user's own functions, classes and modules, which may be changed where they stand, as reloading does, and in data."""
     visited: set[int] = set()
-    stack = list(functions)
-    while stack:
-        function = stack.pop()
-        if id(function) in visited:
+    pending, left = list(functions), PARTS_MAX
+    while pending:
+        thing = pending.pop()
+        if id(thing) in visited:
             continue
-        visited.add(id(function))
-        yield function
-        plain = getattr(function, "__wrapped__", function)
-        if plain is not function:
-            stack.append(plain)
-        if not isinstance(function, FunctionType):
+        visited.add(id(thing))
+        yield thing
+        kind = type(thing)
+        if kind in _SCALARS:
             continue
-        for value in _reads(function):
-            if isinstance(value, FunctionType) and value.__module__ == function.__module__:
-                stack.append(value)
-            else:
-                yield value
-                yield from _parts_of(value)
+        if isinstance(thing, _CODE):
+            pending += _inside_code(thing)
+        elif left > 0:
+            parts = _inside_data(thing, kind)[:left]
+            left -= len(parts)
+            pending += parts
 
 
-def _parts_of(value: Any) -> Iterator[Any]:
-    """What may be replaced in a value without the value being another; of a large one the beginning."""
-    pending, left = [value], PARTS_MAX
-    while pending and left > 0:
-        part = pending.pop()
-        if type(part) is dict:
-            inner = [*part, *part.values()]
-        elif type(part) in (list, tuple, set):
-            inner = list(part)
-        elif type(part).__module__ == "__main__" and not isinstance(part, type):
-            inner = list(getattr(part, "__dict__", {}).values())
-        else:
-            continue
-        yield from inner[:left]
-        pending += inner[:left]
-        left -= len(inner)
+_CODE = FunctionType | ModuleType | type
+_SCALARS = {type(None), bool, int, float, str, bytes, CodeType}
+
+
+def _inside_code(code: Any) -> list[Any]:
+    """What a function of the user's reads, what a class or a module consists of."""
+    from cellstore.deploy.origins import is_installed_module
+
+    if is_installed_module(code.__name__ if isinstance(code, ModuleType) else code.__module__):
+        return []
+    if isinstance(code, FunctionType):
+        return [*_reads(code), *((code.__wrapped__,) if hasattr(code, "__wrapped__") else ())]
+    members = list(vars(code).items())
+    return [each for name, each in members if not name.startswith("__") or isinstance(each, FunctionType)]
+
+
+def _inside_data(value: Any, kind: type) -> list[Any]:
+    """What may be replaced in a value without the value being another."""
+    if kind is dict:
+        return [*value, *value.values()]
+    if kind in (list, tuple, set):
+        return list(value)
+    if kind is functools.partial:
+        return [value.func, value.args, value.keywords]
+    if kind.__module__ == "__main__":
+        return list(getattr(value, "__dict__", {}).values())
+    wrapped = getattr(value, "__wrapped__", None)  # of a cache, a static method
+    return [] if wrapped is None else [wrapped]
 
 
 def _reads(function: FunctionType) -> Iterator[Any]:
+    from cellstore.deploy.captures import global_names
+
     yield function.__code__
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
@@ -225,14 +239,6 @@ def _reads(function: FunctionType) -> Iterator[Any]:
     for name in global_names(function.__code__):
         if name in function.__globals__:
             yield function.__globals__[name]
-
-
-def global_names(code: CodeType) -> Iterator[str]:
-    """The names a code object, and code nested in it, may read from its module."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from global_names(constant)
 
 
 def same_objects(left: list[Any], right: list[Any] | None) -> bool:

@@ -236,6 +236,26 @@ def test_a_deploy_right_after_a_runaway_does_not_meet_the_worker_that_goes(tmp_p
     play(tmp_path, TROUBLE, scenario, query_time_s=0.1, workers_min=1)
 
 
+def test_what_a_call_imports_is_not_counted_unless_it_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spin = "import itertools\nfrom cellstore.runtime.worker import _real_thread_time as used\nend = used() + {}\n"
+    for name, seconds in (("slow_import", 1.5), ("endless_import", 1e9)):
+        (tmp_path / f"{name}.py").write_text(spin.format(seconds) + "while used() < end: pass\n")
+
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("load", module="slow_import") == "slow_import"
+        endless = await asyncio.wait_for(stage.runner.query("m:load", {"module": "endless_import"}), 60)
+        assert endless.error is not None
+        assert endless.error.code == "LimitExceeded"
+        assert "return importlib.import_module(module).__name__" in endless.error.traceback
+
+    source = TROUBLE + "\n    @cs.query\n    def load(ctx, module: str):\n"
+    source += "        import importlib\n        return importlib.import_module(module).__name__\n"
+    play(tmp_path, source, scenario, query_time_s=0.1)
+
+
 def test_a_call_stuck_in_c_code_is_killed_and_its_line_reported(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         stuck = asyncio.ensure_future(stage.runner.query("m:stuck_in_c", {}))
@@ -312,6 +332,49 @@ def test_a_call_beyond_its_budget_ends_at_its_line_leaves_nothing_and_is_noticed
         assert await stage.query("rows") == [20, 0]
 
     play(tmp_path, source, scenario, memory_bytes=2 << 30, query_time_s=0.3, mutation_time_s=0.3)
+
+
+AWKWARD = """
+    import logging
+
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("nothing")
+
+    @cs.mutation
+    def fails(ctx, how: str):
+        ctx.db.insert("t", {"how": how})
+        print("half \\ud800")
+        raise {"mute": Mute(), "half": ValueError("half \\ud800"), "long": ValueError("a" + "x" * (30 << 20) + "z")}[how]
+
+    @cs.query
+    def says(ctx):
+        logging.warning("half %s", "\\udfff")
+        return ctx.db.query("t").count()
+"""
+
+AWKWARD_SAID = {
+    "mute": "Mute: <its text cannot be had: RuntimeError>",
+    "half": "ValueError: half \\ud800",
+    "long": "characters left out) … xxx",
+}
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+def test_whatever_text_a_call_comes_up_with_reaches_its_caller(tmp_path: Path, inline: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        for how, said in AWKWARD_SAID.items():
+            outcome = await stage.runner.mutation("m:fails", {"how": how})
+            assert outcome.error is not None
+            assert (outcome.error.code, outcome.error.function) == ("FunctionError", "m:fails"), how
+            assert said in outcome.error.message
+            assert "in fails" in outcome.error.traceback
+            assert len(outcome.error.traceback) < 100_000
+            assert outcome.logs == ["[LOG] half \\ud800"]
+        outcome = await stage.runner.query("m:says", {})
+        assert (value_of(outcome), outcome.logs) == (0, ["[WARN] half \\udfff"])
+
+    play(tmp_path, AWKWARD, scenario, inline=inline)
 
 
 def test_a_mutation_that_takes_its_process_down_writes_nothing(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ class ActionWorker:
             self._modules.install(unit)
         except BaseException as failure:  # noqa: BLE001 — module code may raise anything; the deployer is told
             text = traces.user_traceback(failure, lambda name: name in unit.sources, unit.cells)
-            error = f"{type(failure).__name__}: {failure}", text
+            error = traces.message_of(failure), text
         self._send(["loaded", unit.module, unit.hash, error])
 
     def _start(self, message: Message) -> None:

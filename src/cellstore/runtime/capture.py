@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import Any, TextIO
 
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.runtime.traces import name_cells
+from cellstore.runtime.traces import name_cells, plain
 
 _LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
@@ -56,7 +56,7 @@ class LogLines:
         if len(self.lines) == self._knobs.log_lines_max:
             line = f"[WARN] more than {self._knobs.log_lines_max} log lines; the rest of this call's lines is dropped"
         else:
-            line = f"[{level}] {text if len(text) <= limit else text[:limit] + ' … (cut)'}"
+            line = plain(f"[{level}] {text if len(text) <= limit else text[:limit] + ' … (cut)'}")
         self.lines.append(line)
         if self._sink is not None:
             self._sink(line)

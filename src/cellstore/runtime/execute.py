@@ -30,7 +30,7 @@ from cellstore.runtime.capture import LogLines, current
 from cellstore.runtime.context import MutationContext, QueryContext, Run, invoke
 from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import ErrorInfo, Identity, Outcome
-from cellstore.runtime.traces import user_traceback
+from cellstore.runtime.traces import message_of, readable, user_traceback
 from cellstore.transaction.overlay import Overlay
 from cellstore.transaction.requests import CommitRequest
 from cellstore.transaction.transaction import Transaction
@@ -216,8 +216,8 @@ def explain(error: BaseException, path: str, modules: LoadedModules, knobs: Knob
     elif isinstance(error, CellstoreError):
         info = ErrorInfo.of(error, function=path)
     else:
-        text = str(error)
-        info = ErrorInfo("FunctionError", f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        info = ErrorInfo("FunctionError", message_of(error))
+    info.message = readable(info.message)
     info.function, info.traceback = path, trace
     if isinstance(error, ApplicationError):
         info = _checked_data(info)

@@ -27,7 +27,7 @@ import socket
 import sys
 from pathlib import Path
 
-ENDED_AT, PID_AT = 8, 16
+ENDED_AT, PID_AT, AGAIN_AT = 8, 16, 24
 ENDED = 1 << 32
 UNSAFE = 3
 MESSAGE_BYTES = 1 << 16

@@ -22,6 +22,7 @@ from typing import Any
 
 from cellstore.runtime import calls
 from cellstore.runtime.calls import Message
+from cellstore.runtime.nursery import AGAIN_AT
 from cellstore.runtime.registry import Environment
 from cellstore.runtime.spawning import UNSEEN, Process
 
@@ -133,6 +134,10 @@ class Link:
     def running_call(self) -> int:
         """The id of the call the process runs or ran last words in; 0 when it was between calls."""
         return int.from_bytes(os.pread(self._trace.fileno(), 8, 0), "big")
+
+    def begun_anew(self) -> int:
+        """How often the time of the running call has begun anew, for what it imports."""
+        return int.from_bytes(os.pread(self._trace.fileno(), 1, AGAIN_AT), "big")
 
     def dump(self) -> str:
         """What faulthandler wrote: where the process stood when it crashed or was asked."""

@@ -437,7 +437,7 @@ class Team:
     def _watch_call(self, worker: Worker, running: int, elapsed_s: float) -> None:
         call = worker.flying.get(running)
         limit_s, knob = self._limit(call)
-        if elapsed_s > limit_s:
+        if elapsed_s > limit_s and elapsed_s > limit_s * (1 + worker.link.begun_anew()):
             error = LimitExceeded(
                 f"{call.path if call else 'a call'} did not stop after {elapsed_s:.1f} s and its worker was ended; "
                 f"longer work belongs in an action (knob {knob})"

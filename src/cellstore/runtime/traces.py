@@ -20,7 +20,37 @@ from types import FrameType
 _OUR_ERROR = re.compile(r"^cellstore\.[\w.]*?(\w+)(?=:|$)", re.MULTILINE)
 _FILE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)? in (?P<name>.+)')
 
+_IMPORTING = "<frozen importlib._bootstrap>"
+
 IsUsers = Callable[[str], bool]
+
+TEXT_CHARS_MAX = 1 << 15  # of what an error says; the rest is nobody's reading
+
+
+def plain(text: str) -> str:
+    """`text` so that it can be sent: what is no Unicode is spelt out."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def readable(text: str) -> str:
+    """`text`, plain; what is too long for anybody loses its middle."""
+    if len(text) > TEXT_CHARS_MAX:
+        half = TEXT_CHARS_MAX // 2
+        text = f"{text[:half]} … ({len(text) - 2 * half:,} characters left out) … {text[-half:]}"
+    return plain(text)
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception of any class says of itself: its name, and its text when there is one to be had."""
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 — anybody's code
+        text = f"<its text cannot be had: {type(failure).__name__}>"
+    return readable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def user_traceback(error: BaseException, is_users: IsUsers, cells: Mapping[str, str]) -> str:
@@ -28,7 +58,7 @@ def user_traceback(error: BaseException, is_users: IsUsers, cells: Mapping[str, 
     whole = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
     for part in _chain(whole):
         part.stack[:] = [entry for entry in part.stack if is_users(entry.filename)]
-    return name_cells(_OUR_ERROR.sub(r"\1", "".join(whole.format()).rstrip("\n")), cells)
+    return name_cells(_OUR_ERROR.sub(r"\1", readable("".join(whole.format())).rstrip("\n")), cells)
 
 
 def _chain(top: traceback.TracebackException) -> Iterable[traceback.TracebackException]:
@@ -59,6 +89,15 @@ def user_line(frame: FrameType | None, is_users: IsUsers, cells: Mapping[str, st
             return f"{cells.get(name, name)}, line {frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether code that stands at `frame` is part of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def from_dump(dump: str, is_users: IsUsers, cells: Mapping[str, str], texts: Mapping[str, str]) -> str:

@@ -15,7 +15,6 @@ import ctypes
 import sys
 import threading
 import time
-from types import FrameType
 
 from cellstore.knobs import Knobs
 from cellstore.runtime import traces
@@ -24,7 +23,6 @@ from cellstore.runtime.loaded import LoadedModules
 
 LOOK_EVERY_S = 0.1
 AGAIN_S = 0.2  # in case user code catches BaseException
-_IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class Watchdog:
@@ -66,7 +64,7 @@ class Watchdog:
 
     def _end(self, call: Call) -> None:
         frame = sys._current_frames().get(self._thread_id)
-        if _is_importing(frame):
+        if traces.is_importing(frame):
             self._until_s = self._used_s() + self._budget_s(call)
             return
         where = traces.user_line(frame, self._modules.is_users, self._modules.cells)
@@ -86,14 +84,6 @@ def _clock_of_this_thread() -> int:
     """The clock of its computing time; 0 where there is none to be read from another thread."""
     clock_of = getattr(time, "pthread_getcpuclockid", None)
     return 0 if clock_of is None else int(clock_of(threading.get_ident()))
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename == _IMPORTING:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _worded(message: str) -> type[OutOfTime]:

@@ -8,8 +8,9 @@ The lane     While this worker is the lane, its mutations run back to back on an
              ends the tenancy: it takes every call back and begins another with an empty overlay.
 Late calls   A timer interrupts user code after the lane budget: everything finished so far is sent, and `slow` gives
              the calls behind it back to the host. A second interrupt, at the time budget, raises `OutOfTime`.
+Imports      What a call imports for the first time is not its own computing: its time begins anew until that is done.
 Death        The trace file begins with the id of the running call (8 bytes), so the host knows whom a dead worker took
-             with it; after a page follows stderr, faulthandler's dumps included.
+             with it, and says how often its time has begun anew; after a page follows stderr, faulthandler's dumps included.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from cellstore.runtime import calls, capture, sandbox, traces, variables
 from cellstore.runtime.calls import Message
 from cellstore.runtime.execute import Call, Executor, OutOfTime, out_of_time_text
 from cellstore.runtime.loaded import LoadedModules
+from cellstore.runtime.nursery import AGAIN_AT
 from cellstore.runtime.outcome import Outcome
 from cellstore.transaction.bulk import parts_of, prepare_bulk
 from cellstore.transaction.overlay import Overlay
@@ -55,6 +57,7 @@ FLUSH_AFTER_S = 0.002  # answers wait this long for company while calls are queu
 FLUSH_MESSAGES = 8  # or until there are this many, and as many as still wait
 WALL_FACTOR = 2.0  # a call that waits for the processor may take this multiple of its budget
 TRACE_BYTES = 8  # at the head of the trace file: the id of the running call
+AGAIN_MAX = 30  # an import that never ends is ended as well
 
 
 class Stopwatch:
@@ -94,6 +97,9 @@ class Stopwatch:
             self._is_late = True
             self._worker.is_late(call)
         left = self._left_s()
+        if left <= 0 and traces.is_importing(frame) and self._worker.begins_anew():
+            self._began, self._began_cpu = _real_perf_counter(), _real_thread_time()
+            left = self._budget_s
         if left > 0:
             _real_setitimer(signal.ITIMER_REAL, left)
             return
@@ -232,6 +238,20 @@ class Worker:
         self._queue = deque(m for m in self._queue if m[0] not in ("call", "bulk"))
         self._flush()
 
+    def begins_anew(self) -> bool:
+        """From the timer: the running call imports something. Whether its time may begin anew once more."""
+        again = self._trace[AGAIN_AT] + 1
+        if again > AGAIN_MAX:
+            return False
+        self._trace[AGAIN_AT] = again
+        return True
+
+    def _note_running(self, number: int) -> None:
+        """Tell the host, which looks at the trace file, what runs; 0 for nothing."""
+        self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")
+        if self._trace[AGAIN_AT]:
+            self._trace[AGAIN_AT] = 0
+
     # Messages
 
     def _handle(self, message: Message) -> None:
@@ -258,7 +278,7 @@ class Worker:
             (self.modules if keep else LoadedModules()).install(unit)
         except BaseException as failure:  # noqa: BLE001 — module code may raise anything; the deployer is told
             text = traces.user_traceback(failure, lambda name: name in unit.sources, unit.cells)
-            error = f"{type(failure).__name__}: {failure}", text
+            error = traces.message_of(failure), text
         if keep and error is None:
             self._envelope.settings.keep()  # what a module sets when it is loaded is there for all calls
         else:
@@ -284,7 +304,7 @@ class Worker:
             parent,
             exclusive,
         )
-        self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")
+        self._note_running(number)
         commit = None
         try:
             if kind == "query":
@@ -293,7 +313,7 @@ class Worker:
                 outcome, commit = self._mutation(call, overlay if lane_id else None)
         except CellstoreError as error:  # not the function's: the snapshot is gone, a limit of the store
             outcome = Outcome.failed(error, function=path)
-        self._trace[:TRACE_BYTES] = bytes(TRACE_BYTES)
+        self._note_running(0)
         self._send(["done", number, calls.outcome_to_wire(outcome), None if commit is None else commit.to_wire()])
 
     def _query(self, call: Call) -> Outcome:
@@ -309,7 +329,7 @@ class Worker:
         _, number, generation, table, ndjson = message
         if generation != self._generation:
             return
-        self._trace[:TRACE_BYTES] = number.to_bytes(TRACE_BYTES, "big")
+        self._note_running(number)
         count = 0
         try:
             for part in parts_of(self._store.begin().catalog, table, ndjson.encode()):
@@ -321,7 +341,7 @@ class Worker:
             outcome = Outcome(True, b"%d" % count)
         except CellstoreError as error:
             outcome = Outcome.failed(error, function=f"insert into {table}")
-        self._trace[:TRACE_BYTES] = bytes(TRACE_BYTES)
+        self._note_running(0)
         self._send(["done", number, calls.outcome_to_wire(outcome), None])
         self._flush()
 

@@ -163,6 +163,16 @@ def test_when_a_schema_is_refused_functions_that_could_mend_the_data_still_go(sh
         shipper.ensure("shipped")
 
 
+def test_where_there_are_no_cells_a_refusal_that_stops_nobody_is_logged_once(shipper, told, caplog):
+    good = define(GOOD + "class T(cs.Table, name='t'):\n    a: int")["good"]
+    shipper.ready(good)
+    define("class T(cs.Table, name='t'):\n    no: int")
+    for _ in range(2):
+        shipper.ready(good)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == "shipped is served as it was before: the table cannot take the new schema"
+
+
 def test_a_table_that_was_renamed_is_not_declared_under_its_old_name_any_more(shipper, told):
     define("class T(cs.Table, name='t'):\n    a: int\nclass U(cs.Table, name='u', renamed_from='t'):\n    a: int")
     shipper.ensure("shipped")

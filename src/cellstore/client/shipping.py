@@ -16,6 +16,7 @@ Invariant: `_seen` holds the compared objects themselves, so an identity is neve
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError, ValidationError
+
+log = logging.getLogger(__name__)
 
 REPORTS_MAX = 64  # kept for whoever asks
 PARTS_MAX = 1000  # of captured data, compared before each call
@@ -48,7 +51,7 @@ class Shipper:
         """Have the store hold `handle` in its present form. One that was taken away is defined again by being called.
 
         A module is shipped whole; when it is refused for the sake of another function or table, what was deployed
-        before serves on, and so may this one if it is unchanged. Errors: as `ensure`.
+        before serves on, and so may this one if it is unchanged; outside of cells, the log says so. Errors: as `ensure`.
         """
         from cellstore.functions import registry
 
@@ -59,10 +62,12 @@ class Shipper:
                 return
             try:
                 self.ensure(handle.module)
-            except (DeployError, ValidationError):
+            except (DeployError, ValidationError) as refusal:
                 self._refused[handle.module] = _parts(handle.module)
                 if not self._serves(handle):
                     raise
+                if not registry.cell:  # where there are cells, the one that defined it shows it
+                    log.warning("%s is served as it was before: %s", handle.module, refusal.message)
 
     def ensure(self, module: str) -> dict[str, Any] | None:
         """Ship the registered module if anything about it changed; the store's report, None when nothing did.

@@ -84,3 +84,37 @@ def test_a_module_that_was_imported_can_be_deployed(place: Path) -> None:
         assert list(db.deploy(watched_tasks)) == ["watched_tasks"]
         assert watched_tasks.product(n=1) == 2
         assert db.deploy(place / "watched_tasks.py") == {}, "the file defines the same"
+
+
+BROKEN = {
+    "an error where it is executed": (
+        "from watched_helper import half\nhalf(0)\n",
+        ['watched_tasks.py", line 2, in <module>\n    half(0)\n', 'watched_helper.py", line 2, in half\n', "~~^~~"],
+        "could not be executed: ZeroDivisionError: division by zero",
+    ),
+    "what is no Python": (
+        "import cellstore\ndef f(:\n",
+        ['watched_tasks.py", line 2\n    def f(:\n          ^'],
+        "could not be executed: SyntaxError: invalid syntax",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_cannot_be_executed_is_shown_by_its_lines(place: Path, case: str) -> None:
+    text, lines, reason = BROKEN[case]
+    (place / "watched_helper.py").write_text("def half(n):\n    return 1 / n\n")
+    (place / "watched_tasks.py").write_text(text)
+    sys.path.insert(0, str(place))
+    with cs.open(":memory:") as db, pytest.raises(cs.DeployError) as caught:
+        db.deploy(place / "watched_tasks.py")
+    [shown] = caught.value.__notes__
+    assert all(line in shown for line in lines), shown
+    assert "sources.py" not in shown
+    assert "importlib" not in shown
+    assert caught.value.message.endswith(reason)
+
+
+def test_what_cannot_be_deployed_is_named() -> None:
+    with cs.open(":memory:") as db, pytest.raises(cs.DeployError, match="5 cannot be deployed: give a module"):
+        db.deploy(5)  # type: ignore[arg-type]

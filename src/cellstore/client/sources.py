@@ -6,7 +6,9 @@ A file is executed once, here, under its stem; its decorators register what it d
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +31,10 @@ def modules_of(what: Any) -> list[str]:
         return sorted({module for each in what for module in modules_of(each)})
     if isinstance(what, ModuleType):
         return _defined_in(what)
+    if not isinstance(what, str | os.PathLike):
+        raise DeployError(
+            f"{what!r:.60} cannot be deployed: give a module, a .py file, a directory, functions, or nothing for all"
+        )
     path = Path(what)
     if not path.is_dir():
         return _defined_in(load_file(path))
@@ -58,8 +64,22 @@ def load_file(path: Path) -> ModuleType:
             del sys.modules[path.stem]
         else:
             sys.modules[path.stem] = before
-        raise DeployError(f"{path} could not be executed: {type(error).__name__}: {error}") from error
+        refusal = DeployError(f"{path} could not be executed: {type(error).__name__}: {getattr(error, 'msg', error)}")
+        refusal.add_note(_lines_of(error))
+        raise refusal from error
     return module
+
+
+def _lines_of(error: Exception) -> str:
+    """The user's own lines on the way to an error."""
+    from cellstore.deploy.origins import is_installed_file
+
+    entries = traceback.extract_tb(error.__traceback__)
+    own = [each for each in entries if not (each.filename.startswith("<") or is_installed_file(each.filename))]
+    lines = traceback.StackSummary.from_list(own).format()
+    if isinstance(error, SyntaxError):  # whose own place is where it could not be read
+        lines += traceback.format_exception_only(error)[:-1]
+    return "".join(lines).rstrip("\n")
 
 
 def _defined_in(module: ModuleType) -> list[str]:

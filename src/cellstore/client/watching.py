@@ -31,7 +31,8 @@ def deploy_path(db: Database, path: Path, say: Callable[[str], None]) -> bool:
         try:
             reports = db.deploy(file)
         except CellstoreError as error:
-            say(f"{file}: {getattr(error, 'traceback', '') or error.message}")
+            notes = "".join(f"{note}\n" for note in getattr(error, "__notes__", ()))
+            say(f"{notes}{file}: {getattr(error, 'traceback', '') or error.message}")
             good = False
             continue
         for report in reports.values():

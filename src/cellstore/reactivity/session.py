@@ -301,7 +301,7 @@ class Session:
         self.who, self._verifying = who, False
         self._identity += 1
         self._stale.update(self._queries)
-        return self._take_held(self._drain_inbox(self._advance([])))
+        return self._advance(self._take_held(self._drain_inbox(self._advance([]))))
 
     def rejected(self, why: str) -> Effects:
         """The token presented is not good."""

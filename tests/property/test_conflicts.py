@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellstore.errors import OutOfRetention
+from cellstore.errors import OutOfRetention, ValidationError
 from cellstore.testing.workloads import table
 from cellstore.transaction.access import DatabaseWriter
 from cellstore.transaction.database import Engine
@@ -121,14 +121,15 @@ RANGE = st.one_of(
     st.tuples(st.just("upto"), VALUE),
 )
 CONSUMER = st.one_of(
-    st.tuples(st.sampled_from(["collect", "first", "count", "page"])),
-    st.tuples(st.just("take"), st.integers(0, 3)),
+    st.tuples(st.sampled_from(["collect", "first", "count", "page", "unique"])),
+    st.tuples(st.sampled_from(["take", "loop", "next page"]), st.integers(0, 3)),
     st.tuples(st.just("odd"), st.integers(1, 2)),
 )
 CHANGE = st.one_of(
     st.tuples(st.just("insert"), VALUE),
     st.tuples(st.just("delete"), st.integers(0, 9)),
     st.tuples(st.just("move"), st.integers(0, 9), VALUE),
+    st.tuples(st.just("touch"), st.integers(0, 9)),
 )
 
 
@@ -156,8 +157,17 @@ def consumed(query, how):
             return query.count()
         case ("page",):
             return query.paginate(num_items=2)["page"]
+        case ("unique",):
+            try:
+                return query.unique()
+            except ValidationError as two:
+                return two.message
         case ("take", count):
             return query.take(count)
+        case ("loop", count):
+            return [document for _, document in zip(range(count), query, strict=False)]
+        case ("next page", count):
+            return query.paginate(num_items=1 + count, cursor=query.paginate(num_items=1)["continueCursor"])["page"]
         case ("odd", count):
             return query.filter(lambda one: one["x"] % 2).take(count)
 
@@ -175,6 +185,8 @@ def change(transaction, how, ids):
             transaction.delete(ids[at % len(ids)])
         case ("move", at, value) if ids:
             transaction.patch(ids[at % len(ids)], {"x": value})
+        case ("touch", at) if ids:
+            transaction.patch(ids[at % len(ids)], {"y": 1})
 
 
 @settings(max_examples=250, deadline=None)
@@ -200,5 +212,6 @@ def test_a_commit_conflicts_with_a_query_exactly_when_it_changes_its_answer(
 
 
 def exact(consumer):
-    """A filter reads what it passes over, and a count stands still when a document moves within its range."""
-    return consumer[0] not in ("odd", "count")
+    """A filter reads what it passes over, a count stands still when a document moves within its range, two that are not
+    unique are told by their ids, and a page behind another depends on that one, too."""
+    return consumer[0] not in ("odd", "count", "unique", "next page")

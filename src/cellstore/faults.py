@@ -3,7 +3,7 @@
     faults.reach("commit.persisted")          in the code
     faults.install("commit.persisted", kill)  in a test
 
-A worker or server started by a crash test arms itself from the environment:
+A server that a crash test starts (`cellstore serve`) arms itself from the environment when it begins to serve:
 `CELLSTORE_FAULT="commit.persisted=kill@3"` kills the process the third time it gets there.
 """
 

@@ -47,32 +47,35 @@ SERVERS = textwrap.dedent(
     from cellstore import faults
     from cellstore.knobs import Knobs
     from cellstore.runtime.inline import InlineRunner
+    from cellstore.runtime.pool import PoolRunner
     from cellstore.server.deployment import Deployment
     from server_process import deploy_body
 
-    def armed(engine):
-        faults.arm_from_environment()
-        return InlineRunner(engine)
+    RUNNERS = {"inline": InlineRunner, "pool": PoolRunner}
 
-    async def serve(directory):
+    async def serve(directory, runner):
         '''The first time jobs are planned; after that the server recovers. It is armed when only jobs are left to do.'''
+        def armed(engine):
+            faults.arm_from_environment()
+            return RUNNERS[runner](engine)
+
         store = directory / "store.db"
         is_first = not store.exists()
         knobs = Knobs(jobs_running_max=1, trim_pause_s=60)
-        deployment = Deployment(store, runner="inline" if is_first else armed, knobs=knobs)
+        deployment = Deployment(store, runner=runner if is_first else armed, knobs=knobs)
         await deployment.start()
         if is_first:
             await deployment.control("deploy", {}, deploy_body(directory / "planned_jobs.py"))
             await asyncio.sleep(0)  # its upkeep begins, and has nothing to do for the next minute
             faults.arm_from_environment()
             await deployment.mutation("planned_jobs:plan", {"marks": str(directory / "marks")})
-            await asyncio.sleep(10)
+            await asyncio.sleep(30)
 
     for line in sys.stdin:  # a server each, forked when all is imported: that takes longest
-        directory, os.environ["CELLSTORE_FAULT"] = line.split()
+        directory, os.environ["CELLSTORE_FAULT"], runner = line.split()
         server = os.fork()
         if server == 0:
-            asyncio.run(serve(pathlib.Path(directory)))
+            asyncio.run(serve(pathlib.Path(directory), runner))
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]), flush=True)
     """
@@ -80,7 +83,9 @@ SERVERS = textwrap.dedent(
 COMMITS = ["plan", "mutation", "begin action", "effect of action", "end action"]
 DURABLE = set(POINTS) - {"commit.validated", "storage.begin", "storage.written"}  # for all but a power cut
 
-Serve = Callable[[Path, str], None]
+IN_WORKERS = ["storage.begin", "storage.committed", "commit.published"]  # what a commit is made of is the same there
+
+Serve = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +95,9 @@ def serve_and_die(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     assert servers.stdin is not None
     assert servers.stdout is not None
 
-    def serve(directory: Path, fault: str) -> None:
+    def serve(directory: Path, fault: str, runner: str = "inline") -> None:
         (directory / "planned_jobs.py").write_text(FUNCTIONS)
-        print(directory, fault, file=servers.stdin, flush=True)
+        print(directory, fault, runner, file=servers.stdin, flush=True)
         assert int(servers.stdout.readline()) == -signal.SIGKILL
         assert list(check(directory / "store.db")) == []
 
@@ -107,11 +112,11 @@ def found(engine: Engine) -> tuple[dict[str, str], list[str]]:
         return jobs, sorted(row["by"] for _, row in tx.scan("effects"))
 
 
-async def served_to_the_end(directory: Path) -> tuple[dict[str, str], list[str], str]:
-    deployment = Deployment(directory / "store.db", runner="inline", knobs=Knobs(jobs_running_max=1))
+async def served_to_the_end(directory: Path, runner: Any = "inline") -> tuple[dict[str, str], list[str], str]:
+    deployment = Deployment(directory / "store.db", runner=runner, knobs=Knobs(jobs_running_max=1))
     await deployment.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while {"pending", "inProgress"} & set(found(deployment._engine)[0].values()):
                 await asyncio.sleep(0.01)
         marks = directory / "marks"
@@ -138,6 +143,13 @@ def expected(commit: str, is_there: bool) -> Any:
 def test_killed_at(point: str, commit: str, tmp_path: Path, serve_and_die: Serve) -> None:
     serve_and_die(tmp_path, f"{point}=kill@{COMMITS.index(commit) + 1}")
     assert asyncio.run(served_to_the_end(tmp_path)) == expected(commit, point in DURABLE)
+
+
+@pytest.mark.parametrize("commit", COMMITS)
+@pytest.mark.parametrize("point", IN_WORKERS)
+def test_killed_at_with_functions_in_workers(point: str, commit: str, tmp_path: Path, serve_and_die: Serve) -> None:
+    serve_and_die(tmp_path, f"{point}=kill@{COMMITS.index(commit) + 1}", "pool")
+    assert asyncio.run(served_to_the_end(tmp_path, "pool")) == expected(commit, point in DURABLE)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -108,6 +110,24 @@ def test_functions_and_data_survive_a_good_stop(server: ServerProcess) -> None:
     server.start()
     assert [message["body"] for message in server.call("query", "chat:list")] == ["kept"]
     assert server.call("mutation", "chat:send", {"author": "a", "body": "more"})
+
+
+@pytest.mark.parametrize(("point", "is_there"), [("commit.validated", False), ("commit.persisted", True)])
+def test_a_server_dies_at_the_fault_point_its_environment_names(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, point: str, is_there: bool
+) -> None:
+    server.stop()
+    monkeypatch.setenv("CELLSTORE_FAULT", f"{point}=kill@20")
+    server.start()
+    acknowledged: list[Any] = []
+    with contextlib.suppress(OSError):  # it hangs up
+        while len(acknowledged) < 20:
+            acknowledged.append(server.call("mutation", "chat:send", {"author": "a", "body": "one more"}))
+    assert server.process is not None
+    assert server.process.wait(10) == -signal.SIGKILL
+    monkeypatch.delenv("CELLSTORE_FAULT")
+    server.start()
+    assert len(server.call("query", "chat:list")) == len(acknowledged) + is_there
 
 
 class Stream(threading.Thread):

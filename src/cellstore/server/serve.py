@@ -48,6 +48,8 @@ def main(
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # what is None cannot be imported
     from jupyter_server.serverapp import ServerApp
 
+    from cellstore import faults
+
     Path(root).mkdir(parents=True, exist_ok=True)
     config = configuration(host, port, root, token, allow_anonymous)
     app = ServerApp.instance(config=config)
@@ -55,4 +57,5 @@ def main(
     # What is loaded by now stays, and a request leaves few cycles: looking for them often costs a twentieth of the time.
     gc.freeze()
     gc.set_threshold(5_000, 20, 50)
+    faults.arm_from_environment()
     app.start()

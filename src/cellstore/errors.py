@@ -5,6 +5,7 @@
     │  ├─ ValidationError             a value, argument or document does not fit                  400
     │  ├─ DeployError                 a function or definition cannot travel to the store         400
     │  ├─ NotFound                    no such table, index, function, document                    404
+    │  │  └─ MethodNotAllowed         an HTTP action is there for other methods                   405
     │  ├─ Unauthenticated             who are you?                                                401
     │  ├─ Forbidden                   you may not                                                 403
     │  ├─ LimitExceeded               a knob was hit                                              413
@@ -82,6 +83,12 @@ class NotFound(CallerError):
     def __init__(self, message: str | None = None, *, kind: str = "", name: str = "", code: str | None = None) -> None:
         self.kind, self.name = kind, name
         super().__init__(message if message is not None else f"there is no {kind} {name!r}", code=code)
+
+
+class MethodNotAllowed(NotFound):
+    """There is something at this path, for other methods."""
+
+    http_status = 405
 
 
 class Unauthenticated(CallerError):
@@ -209,3 +216,17 @@ class Corruption(FatalError):
 
 class InvariantError(FatalError):
     """A promise cellstore makes to itself was broken; this is a bug in cellstore."""
+
+
+INSIDE = "In the function"
+"""Begins the heading over a function's lines."""
+
+
+def function_lines(traceback: str, function: str, reason: str = "") -> str:
+    """The function's own lines under a heading that says where it ran; not the `reason` they end with, said anyway."""
+    heading = f"{INSIDE} {function}:" if function else f"{INSIDE}:"
+    lines = traceback.rstrip().removeprefix("Traceback (most recent call last):\n").split("\n")
+    last = max((at for at, line in enumerate(lines) if line[:1].strip()), default=0)
+    if reason and "\n".join(lines[last:]).endswith(reason):
+        del lines[last:]
+    return "\n".join([heading, *lines])

@@ -191,7 +191,19 @@ async def test_an_exact_path_goes_before_a_prefix_and_a_longer_prefix_before_a_s
     assert special.headers.get_list("Set-Cookie") == ["a=1", "b=2"]
     assert (await site.fetch("http/files/deep/x", headers=headers)).body == b"deep"
     assert (await site.fetch("http/files", headers=headers)).status == 404
-    assert (await site.fetch("http/hook", headers=headers)).status == 404, "GET is not its method"
+
+
+async def test_a_method_that_no_route_at_the_path_has_is_405_and_told_which_there_are(site: Any) -> None:
+    for method, path, allowed in (
+        ("GET", "http/hook", "POST"),
+        ("HEAD", "http/hook", "POST"),
+        ("PUT", "http/nothing", "DELETE, OPTIONS"),
+        ("DELETE", "http/files/deep/x", "GET"),
+    ):
+        answer = await site.fetch(path, headers=site.token_header, method=method, allow_nonstandard_methods=True)
+        assert (answer.status, answer.headers["Allow"]) == (405, allowed)
+        assert method == "HEAD" or f"is not for {method}, but for {allowed}" in answer.json["message"]
+    assert (await site.fetch("http/nowhere", headers=site.token_header)).status == 404
 
 
 async def test_a_body_comes_in_pieces_and_head_comes_without_one(site: Any) -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cellstore.deploy.unit import Unit
-from cellstore.errors import CallerError, DeployError, NotFound
+from cellstore.errors import CallerError, DeployError, MethodNotAllowed, NotFound
 from cellstore.schema.arguments import FunctionSpec
+from cellstore.web import METHODS
 
 _SUFFIXES = (".py", ".ipynb", ".js", ".ts")
 
@@ -101,13 +102,15 @@ class Registry:
         return function
 
     def route(self, method: str, path: str) -> Deployed:
-        """The HTTP action for a request: an exact path, else the longest prefix. Errors: NotFound."""
+        """The HTTP action for a request: an exact path, else the longest prefix. Errors: NotFound, MethodNotAllowed."""
         wanted = "GET" if method == "HEAD" else method
         fitting = [
             (not route["prefix"], len(route["path"]), function)
             for function in self._functions.values()
             if (route := function.spec.route) is not None and wanted in route["methods"] and _fits(route, path)
         ]
+        if not fitting and (others := [each for each in METHODS if self.has_route(each, path)]):
+            raise MethodNotAllowed(f"{path} is not for {method}, but for {', '.join(others)}", kind="route", name=path)
         if not fitting:
             raise NotFound(f"No matching routes found for {method} {path}", kind="route", name=path)
         return max(fitting, key=lambda each: each[:2])[2]

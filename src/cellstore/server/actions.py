@@ -25,7 +25,7 @@ from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import failure_text
 from cellstore.runtime.outcome import ErrorInfo
 from cellstore.server.handlers import HttpHandler
-from cellstore.web import Arriving, Head, Request
+from cellstore.web import METHODS, Arriving, Head, Request
 
 TAKEN_FIRST_BYTES = 1 << 18  # a body up to this size is there before its function is called
 PIECES_MAX = 8  # of a larger one between the socket and the function; tornado makes them 64 KiB
@@ -137,6 +137,8 @@ class HttpActionHandler(HttpHandler):
             self._refusal = partial(self.refuse, error.http_status, {"code": error.code, "message": error.message})
         else:
             if outcome.error is not None and not self._began:
+                if outcome.error.code == "MethodNotAllowed":
+                    self.set_header("Allow", ", ".join(each for each in METHODS if deployment.has_route(each, path)))
                 self._refusal = partial(self.fail, outcome.error, owner=who.owner)
             self._is_torn = outcome.error is not None and self._began
         finally:

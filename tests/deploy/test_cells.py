@@ -483,6 +483,56 @@ def test_the_users_own_line_is_shown_with_its_marks_and_none_of_ours(kernel: Ker
     assert re.sub(r"\x1b\[\d+m|\[\d+\]", "", error) == OWN_LINES
 
 
+NESTED = """
+import logging
+@cs.mutation
+def innermost(ctx, row: dict):
+    return row["nmae"]
+@cs.action
+async def between(ctx):
+    return await ctx.run_mutation(innermost, row={})
+@cs.action
+def outermost(ctx, log: bool = False):
+    try:
+        return ctx.run_action(between)
+    except Exception:
+        if log: logging.getLogger("mine").exception("here")
+        raise
+"""
+NESTED_LINES = """\
+  Cell In, line 11, in outermost
+    return ctx.run_action(between)
+           ^^^^^^^^^^^^^^^^^^^^^^^
+In the function tasks:between:
+  Cell In, line 7, in between
+    return await ctx.run_mutation(innermost, row={})
+           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+In the function tasks:innermost:
+  Cell In, line 4, in innermost
+    return row["nmae"]
+           ~~~^^^^^^^^
+FunctionError: KeyError: 'nmae'"""
+
+
+def test_the_lines_of_what_an_action_calls_stand_below_its_own_in_the_cell_and_in_the_log(kernel: Kernel) -> None:
+    kernel.run(NESTED.strip())
+    failed = kernel.run("outermost(log=True)")
+    error, printed = (re.sub(r"\x1b\[\d+m|\[\d+\]", "", each) for each in (failed.errors[0], failed.printed))
+    assert error == f"Cell In, line 1\n    outermost(log=True)\nIn the function tasks:outermost:\n{NESTED_LINES}"
+    assert printed == f"[ERROR] here\nTraceback (most recent call last):\n{NESTED_LINES}\n"
+
+
+def test_a_call_that_computes_too_long_is_stopped_at_its_line_and_called_so_in_the_log(kernel: Kernel) -> None:
+    kernel.run("@cs.query\ndef endless(ctx):\n    while True:\n        pass")
+    [error] = kernel.run("endless()").errors
+    assert "in endless\n" in error
+    assert "LimitExceeded" in error
+    assert "computed longer than 1 s and was stopped at Cell In[" in error
+    logged = kernel.run("%cellstore logs -n 1").printed
+    assert "LimitExceeded: tasks:endless computed longer than 1 s" in logged
+    assert "OutOfTime" not in logged
+
+
 def test_a_call_that_waits_says_what_for_in_its_cell(kernel: Kernel, server: ServerProcess) -> None:
     assert server.process is not None
     kernel.run("@cs.mutation\ndef note_it(ctx):\n    return 1\nnote_it()")
@@ -550,13 +600,14 @@ def test_a_badge_shows_path_kind_version_origin_and_the_last_error(kernel: Kerne
     assert "last error: ZeroDivisionError" in shown["text/html"]
 
 
+@pytest.mark.parametrize("calls", ["", "\ncontested()"], ids=["by its cell", "by a call in its cell"])
 def test_two_notebooks_that_deploy_the_same_path_are_told_about_each_other(
-    server: ServerProcess, kernel: Kernel, tmp_path: Path
+    server: ServerProcess, kernel: Kernel, tmp_path: Path, calls: str
 ) -> None:
     kernel.run("@cs.query\ndef contested(ctx):\n    return 'first'")
     other = kernel_of(server, tmp_path)
     try:
-        second = other.run("@cs.query\ndef contested(ctx):\n    return 'second'")
+        second = other.run("@cs.query\ndef contested(ctx):\n    return 'second'" + calls)
         assert "tasks:contested was deployed from" in second.printed
         assert "cells0/tasks.ipynb until now" in second.printed
         assert "To have both, rename one of the notebooks" in second.printed

@@ -25,7 +25,7 @@ from typing import Any
 
 from cellstore import errors
 from cellstore.client.wire import Failure, read_failure
-from cellstore.errors import ApplicationError, CellstoreError, FunctionError
+from cellstore.errors import ApplicationError, CellstoreError, FunctionError, function_lines
 
 _RED, _PLAIN = "\x1b[31m", "\x1b[39m"  # as IPython prints the name of an error
 _OURS = str(Path(__file__).parents[1]) + os.sep
@@ -137,16 +137,6 @@ def caller_lines(traceback: TracebackType | None, inward: bool = True) -> list[s
     frames = [(frame, line) for frame, line in walk if not _is_machinery(frame.f_code.co_filename)]
     shown = [_frame_lines(frame, line) for frame, line in frames]
     return [lines for lines in shown if "\n    get_ipython().run_" not in lines]  # a magic: nothing the user wrote
-
-
-def function_lines(traceback: str, function: str, reason: str = "") -> str:
-    """The function's own lines under a heading that says where it ran; not the `reason` they end with, said anyway."""
-    heading = f"In the function {function}:" if function else "In the function:"
-    lines = traceback.rstrip().removeprefix("Traceback (most recent call last):\n").split("\n")
-    last = max((at for at, line in enumerate(lines) if line[:1].strip()), default=0)
-    if reason and "\n".join(lines[last:]).endswith(reason):
-        del lines[last:]
-    return "\n".join([heading, *lines])
 
 
 def _frame_lines(frame: FrameType, line: int) -> str:

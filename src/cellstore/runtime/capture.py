@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TextIO
 
 from cellstore.knobs import DEFAULTS, Knobs
-from cellstore.runtime.traces import name_cells, plain
+from cellstore.runtime.traces import name_cells, plain, user_traceback
 
+_OURS = str(Path(__file__).parents[1]) + os.sep
 _LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
 
@@ -102,8 +105,19 @@ class _Stream(io.TextIOBase):
         return getattr(self.real, name)
 
 
+class _Formatter(logging.Formatter):
+    """Tracebacks without our frames."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 — logging's name
+        return user_traceback(ei[1], lambda file: not file.startswith(_OURS), {}) if ei[1] else ""
+
+
 class _Handler(logging.Handler):
     """Root logging handler: records of a running call become its log lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         lines = current.get()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NoReturn
 
-from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError
+from cellstore.errors import CallerError, LimitExceeded, NotDeterministic, ValidationError, function_lines
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.runtime import jobs
 from cellstore.runtime.files import ActionStorage, MutationStorage, QueryStorage
@@ -369,7 +369,11 @@ def unwrap(outcome: Outcome) -> Any:
     if outcome.ok:
         return documents(loads(outcome.value))
     assert outcome.error is not None
-    raise outcome.error.to_exception()
+    info, error = outcome.error, outcome.error.to_exception()
+    lines = function_lines(info.traceback, info.function, info.message)
+    if "\n" in lines:  # more than the heading
+        error.add_note(lines)
+    raise error
 
 
 async def _awaited(answer: Future[Outcome]) -> Any:

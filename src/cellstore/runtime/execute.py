@@ -60,6 +60,8 @@ class Call:
 class OutOfTime(BaseException):
     """Raised into user code whose time is up; not an Exception, so that `except Exception` does not eat it."""
 
+    __qualname__ = "LimitExceeded"  # as its caller gets it, and tracebacks name it
+
 
 def out_of_time_text(path: str, kind: str, budget_s: float, where: str) -> str:
     """What an `OutOfTime` says. `where`: the user's line, or nothing."""

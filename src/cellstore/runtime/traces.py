@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 
+from cellstore.errors import INSIDE
+
 _OUR_ERROR = re.compile(r"^cellstore\.[\w.]*?(\w+)(?=:|$)", re.MULTILINE)
 _FILE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,)? in (?P<name>.+)')
 
@@ -58,7 +60,18 @@ def user_traceback(error: BaseException, is_users: IsUsers, cells: Mapping[str, 
     whole = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
     for part in _chain(whole):
         part.stack[:] = [entry for entry in part.stack if is_users(entry.filename)]
-    return name_cells(_OUR_ERROR.sub(r"\1", readable("".join(whole.format())).rstrip("\n")), cells)
+    return name_cells(_OUR_ERROR.sub(r"\1", readable(_text(whole)).rstrip("\n")), cells)
+
+
+def _text(whole: traceback.TracebackException) -> str:
+    """As Python formats it, with the lines of a function that was called below those of the one that called it."""
+    notes = whole.__notes__ if isinstance(whole.__notes__, list) else []
+    inner = [note for note in notes if isinstance(note, str) and note.startswith(INSIDE)]
+    if not inner:
+        return "".join(whole.format())
+    whole.__notes__ = [note for note in notes if note not in inner]
+    reason = "".join(whole.format_exception_only())
+    return "".join(["".join(whole.format()).removesuffix(reason), *(f"{note}\n" for note in inner), reason])
 
 
 def _chain(top: traceback.TracebackException) -> Iterable[traceback.TracebackException]:

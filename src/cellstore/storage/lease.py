@@ -12,6 +12,7 @@ the file is touched: closing any descriptor of it would drop the lock.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -71,7 +72,8 @@ class Lease:
     def _write(self) -> None:
         holder = {"pid": self.pid, "host": socket.gethostname(), "since": self.since}
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk has no room for the name; the lock needs none
+            os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
 
 
 def _open(store: Path, lock_path: str) -> int:

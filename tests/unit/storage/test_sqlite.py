@@ -92,6 +92,19 @@ def test_a_second_process_is_told_who_has_the_store(storage, path):
     storage.append([Scribe().record({1: {}})])
 
 
+def test_a_disk_without_room_for_the_holders_name_has_room_for_the_lock(path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lease.os, "pwrite", full)
+    storage = SqliteStorage.open(path)
+    told = run_python(
+        "import sys; from cellstore.storage.sqlite import SqliteStorage; SqliteStorage.open(sys.argv[1])", path
+    )
+    assert "another process has it open" in told.stderr
+    storage.close()
+
+
 def test_a_lease_ends_with_its_process(path):
     script = """
         import os, signal, sys

@@ -113,7 +113,7 @@ class LimitExceeded(CallerError):
     ) -> None:
         self.knob, self.limit, self.used = knob, limit, used
         if message is None:
-            message = f"{knob} allows {limit:g}, this call used {used:g}"
+            message = f"{knob} allows {limit:,.15g}, this call used {used:,.15g}"
         super().__init__(message, code=code)
 
 

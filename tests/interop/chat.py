@@ -27,6 +27,11 @@ def large(ctx, size: int):
 
 
 @cs.query
+def octets(ctx, size: int):
+    return bytes(size)
+
+
+@cs.query
 def who(ctx):
     identity = ctx.auth.identity()
     return identity and identity["subject"]

@@ -102,6 +102,7 @@ class TestPypi:
         assert pypi["values"] == {"n": 3.0, "f": 1.5, "list": [None, True, "ü"]}
         assert pypi["int64"] == 2**62
         assert pypi["large"] == 20 << 20  # a frame of more than 16 MiB would end its connection, again and again
+        assert "one message to a client" in pypi["too large"]["message"]  # and so would a message of more than 64 MiB
 
     def test_errors(self, pypi: dict[str, Any]) -> None:
         assert pypi["bug"]["kind"] == "Exception"

@@ -34,7 +34,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from cellstore.errors import CellstoreError, NotFound
+import orjson
+
+from cellstore.errors import CellstoreError, LimitExceeded, NotFound
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.protocol import messages as wire
 from cellstore.protocol.messages import Message
@@ -42,6 +44,8 @@ from cellstore.protocol.version import START, StateVersion
 from cellstore.reactivity.principal import NOBODY, Principal
 from cellstore.reactivity.result import Query, Result, failure_for, logs_for, value_json
 from cellstore.runtime.outcome import Outcome
+
+FRAME_BYTES = 200  # of a message, or of a change in one, beside its value, logs and journal
 
 # ── effects ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -416,7 +420,7 @@ class Session:
     def _take_step(self, step: Step) -> Effects:
         """Tell the client what changed, if anything did; it then stands at the end of this step."""
         self._step, self._repeats = None, False
-        results = step.results or {}
+        results, room = step.results or {}, self.knobs.frame_size_bytes
         changes = [wire.query_removed(query_id) for query_id in step.removed if query_id not in self._queries]
         for query_id, live in step.asked.items():
             if self._queries.get(query_id) is not live:
@@ -425,11 +429,18 @@ class Session:
             result = results[query_id] if refused is None else Result(Outcome.failed(refused, function=live.query.path))
             live.query = live.query.rerun(result.outcome.journal)
             digest = result.digest_for(step.who)
+            if live.digest == digest:
+                if self.deltas and result.outcome.ok:
+                    live.shown = result  # what it held from an earlier connection is this
+                continue
+            change, size = self._show(query_id, live, result, step.who)
+            if size > room:
+                result = Result(Outcome.failed(self._too_large(live.query.path, size), function=live.query.path))
+                digest, (change, size) = result.digest_for(step.who), self._show(query_id, live, result, step.who)
+            room -= size
             if live.digest != digest:
-                changes.append(self._show(query_id, live, result, step.who))
+                changes.append(change)
                 live.digest = digest
-            elif self.deltas and result.outcome.ok:
-                live.shown = result  # what it held from an earlier connection is this
         end = StateVersion(step.query_set, step.identity, max(step.ts, step.floor_ts, self._current.ts))
         owed = step.must_send
         if self._owed_ts is not None and end.ts >= self._owed_ts:
@@ -442,18 +453,31 @@ class Session:
         self._unsent += 1
         return [Send(message, transition=True)]
 
-    def _show(self, query_id: int, live: Live, result: Result, who: Principal) -> Message:
+    def _show(self, query_id: int, live: Live, result: Result, who: Principal) -> tuple[Message, int]:
+        """How the client is told of a result, and how many bytes that takes."""
         outcome = result.outcome
         held, live.shown = live.shown, result if outcome.ok and self.deltas else None
+        logs = logs_for(outcome, who)
         if outcome.ok:
-            logs = logs_for(outcome, who)
             patch = result.patch_known(live.digest) if held is None else result.patch_from(held)
             if patch is not None and self.deltas:
-                return wire.query_patched(query_id, patch, logs, outcome.journal, result.digest_for(who))
-            digest = result.digest_for(who) if self.deltas else None
-            return wire.query_updated(query_id, result.value(self.exact), logs, outcome.journal, digest)
+                told = wire.query_patched(query_id, patch, logs, outcome.journal, result.digest_for(who))
+                return told, _size(patch, logs, outcome.journal)
+            digest, value = result.digest_for(who) if self.deltas else None, result.value(self.exact)
+            told = wire.query_updated(query_id, value, logs, outcome.journal, digest)
+            return told, _size(value, logs, outcome.journal)
         failure = failure_for(outcome, who, self.exact)
-        return wire.query_failed(query_id, failure, logs_for(outcome, who), outcome.journal)
+        return wire.query_failed(query_id, failure, logs, outcome.journal), _size(b"", logs)
+
+    def _too_large(self, path: str, size: int) -> LimitExceeded:
+        most = self.knobs.frame_size_bytes
+        return LimitExceeded(
+            f"the result of {path} takes {size:,} bytes, and one message to a client, with all that changed at the same "
+            f"moment, {most:,} at most (knob frame_size_bytes): return less, or a page at a time",
+            knob="frame_size_bytes",
+            limit=most,
+            used=size,
+        )
 
     def _refused(self, live: Live, who: Principal | None = None) -> CellstoreError | None:
         return live.refused or _refusal(None, who or self.who, "read")
@@ -469,7 +493,10 @@ class Session:
             return [Send(wire.call_failed("MutationResponse", request_id, failure, logs))]
         self._floor_ts = max(self._floor_ts, outcome.ts)
         self._owed_ts = self._floor_ts
-        return [Send(wire.mutation_response(request_id, value_json(outcome, self.exact), outcome.ts, logs))]
+        value = value_json(outcome, self.exact)
+        if (size := _size(value, logs)) > self.knobs.frame_size_bytes:
+            return self._not_told("Mutation", request_id, "the mutation has happened, but", size, who)
+        return [Send(wire.mutation_response(request_id, value, outcome.ts, logs))]
 
     def _answer_action(self, request_id: int, outcome: Outcome, who: Principal) -> Effects:
         """What the action's mutations changed is older than its answer, so a step begun now shows it."""
@@ -478,7 +505,23 @@ class Session:
         if not outcome.ok:
             failure = failure_for(outcome, who, self.exact)
             return [Send(wire.call_failed("ActionResponse", request_id, failure, logs))]
-        return [Send(wire.action_response(request_id, value_json(outcome, self.exact), logs))]
+        value = value_json(outcome, self.exact)
+        if (size := _size(value, logs)) > self.knobs.frame_size_bytes:
+            return self._not_told("Action", request_id, "the action has ended well, but", size, who)
+        return [Send(wire.action_response(request_id, value, logs))]
+
+    def _not_told(self, kind: str, request_id: int, what: str, size: int, who: Principal) -> Effects:
+        """The answer to a call whose result no message holds."""
+        most = self.knobs.frame_size_bytes
+        error = LimitExceeded(
+            f"{what} its result takes {size:,} bytes, and one message {most:,} at most (knob frame_size_bytes): do not "
+            "call it again for that; return less, an id or a file",
+            knob="frame_size_bytes",
+            limit=most,
+            used=size,
+        )
+        failure = failure_for(Outcome.failed(error), who, self.exact)
+        return [Send(wire.call_failed(f"{kind}Response", request_id, failure, []))]
 
     def _close(self, code: int, reason: str) -> Effects:
         if self.closed:
@@ -498,6 +541,11 @@ def _refusal(component: str | None, who: Principal, permission: str) -> Cellstor
 
 def _no_components(component: str | None) -> CellstoreError | None:
     return NotFound(kind="component", name=component) if component else None
+
+
+def _size(value: bytes, logs: list[str], journal: str | None = None) -> int:
+    """Bytes of a message around a value, or of a change in one; a little more than it takes."""
+    return len(value) + (len(orjson.dumps(logs)) if logs else 0) + len(journal or "") + FRAME_BYTES
 
 
 def _short(reason: str) -> str:

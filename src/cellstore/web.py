@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json as plain_json
+import re
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -32,6 +33,7 @@ Body: TypeAlias = "str | bytes | Iterable[str | bytes] | AsyncIterable[str | byt
 
 
 T = TypeVar("T")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LOOK_UP_S = 0.1
 
 
@@ -71,7 +73,9 @@ class Headers(MutableMapping[str, str]):
     def add(self, name: str, value: str) -> None:
         """One more value of a field: Set-Cookie, say. Errors: ValidationError for what would begin another line."""
         if any(each in f"{name}{value}" for each in "\r\n\0"):
-            raise ValidationError(path=f"header {name!r}", expected="one line", got=repr(value)[:60])
+            raise _unfit(f"header {name!r}", "one line", repr(value)[:60])
+        if not _FIELD_NAME.fullmatch(name):
+            raise _unfit("the name of a header", "letters, digits and hyphens", repr(name)[:60])
         self.raw.append((name, str(value)))
 
     def __setitem__(self, name: str, value: str) -> None:
@@ -274,8 +278,8 @@ class Response:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         content_type: str | None = None,
     ) -> None:
-        if not 100 <= status <= 599:
-            raise ValidationError(path="status", expected="an HTTP status, 100 to 599", got=str(status))
+        if not 200 <= status <= 599:  # what is below announces another response, which would never come
+            raise _unfit("status", "an HTTP status, 200 to 599", str(status))
         self.body, self.status = body, status
         self.headers = Headers(headers)
         if content_type is not None:
@@ -292,7 +296,7 @@ class Response:
         try:
             text = plain_json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as wrong:
-            raise ValidationError(path="the response", expected="a value of JSON", got=str(wrong)) from None
+            raise _unfit("the response", "a value of JSON", str(wrong)) from None
         return cls(text, status, headers, content_type="application/json")
 
     @classmethod
@@ -329,4 +333,9 @@ def octets(piece: Any) -> bytes:
         return piece.encode()
     if isinstance(piece, bytes | bytearray | memoryview):
         return bytes(piece)
-    raise ValidationError(path="the response's body", expected="str or bytes", got=type(piece).__name__)
+    raise _unfit("the response's body", "str or bytes", type(piece).__name__)
+
+
+def _unfit(path: str, expected: str, got: str) -> ValidationError:
+    """What a function answers is no response: its own mistake, not that of who asks."""
+    return ValidationError(path=path, expected=expected, got=got, code="ReturnsValidationError")

@@ -12,6 +12,7 @@ import pytest
 from tornado.simple_httpclient import HTTPStreamClosedError
 
 SITE = """
+import asyncio
 import time
 import cellstore as cs
 
@@ -63,6 +64,28 @@ def nothing(ctx, request):
 @cs.http("/broken")
 def broken(ctx, request):
     return 1 / 0
+
+@cs.http("/unfit")
+def unfit(ctx, request):
+    what = request.query["what"]
+    if what == "status":
+        return cs.Response(status=101)
+    if what == "name":
+        return cs.Response("x", headers={"X Own:": "1"})
+    if what == "line":
+        return cs.Response("x", headers={"X-Own": "1\\r\\nX-More: 2"})
+    return {"json": [{1}], "number": float("nan")}[what]
+
+@cs.http("/endless")
+async def endless(ctx, request):
+    async def ticks():
+        try:
+            while True:
+                yield "tick\\n"
+                await asyncio.sleep(0.01)
+        finally:
+            await ctx.run_mutation(record, kind="the listener went away")
+    return cs.Response(ticks(), content_type="text/plain")
 
 @cs.http("/refuses")
 def refuses(ctx, request):
@@ -237,6 +260,27 @@ async def test_an_error_is_a_response_that_says_what_the_reader_may_know(site: A
     assert (refused.status, refused.json["data"]) == (400, {"why": "closed"})
     wrong = await site.fetch("http/hook", b"{", site.token_header)
     assert (wrong.status, wrong.json["code"]) == (400, "ValidationError")
+
+
+@pytest.mark.parametrize("what", ["status", "name", "line", "json", "number"])
+async def test_what_is_no_response_is_the_functions_mistake(site: Any, what: str) -> None:
+    answer = await site.fetch(f"http/unfit?what={what}", headers=site.token_header)
+    assert (answer.status, answer.json["code"]) == (500, "ReturnsValidationError")
+    assert "expected" in answer.json["message"]
+
+
+async def test_an_endless_response_ends_with_its_listener_and_its_head_comes_alone(site: Any) -> None:
+    head = await site.fetch("http/endless", headers=site.token_header, method="HEAD")
+    assert (head.status, head.headers["Content-Type"]) == (200, "text/plain")
+    port = int(site.origin.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("localhost", port)
+    token = site.token_header["Authorization"]
+    ask = f"GET {site.base_url}cellstore/http/endless HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n\r\n"
+    writer.write(ask.encode())
+    async with asyncio.timeout(20):
+        await reader.readuntil(b"tick\n\r\n5\r\ntick")
+    writer.close()
+    await seen(site, "the listener went away")
 
 
 async def test_strangers_are_turned_away_and_a_hook_may_carry_its_token_in_the_url(site: Any) -> None:

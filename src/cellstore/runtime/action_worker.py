@@ -156,12 +156,13 @@ class HttpRun(ActionRun):
     def called(self) -> None:
         """Call the function, send what it answers. Errors: ValidationError, LimitExceeded for the body."""
         response = Response.of(self.loaded.fn(self.context, self._request))
-        if isinstance(response.body, AsyncIterable):
+        wanted = self._wanted(response)
+        if isinstance(wanted, AsyncIterable):
             on_own_loop(self._pass_on(response))
             return
         self._check_whole(response)
         waited(self._over(response.head))
-        for piece in _pieces(response.body):
+        for piece in wanted:
             for part in self._parts(octets(piece)):
                 waited(self._over(part))
 
@@ -172,12 +173,20 @@ class HttpRun(ActionRun):
     async def _pass_on(self, response: Response) -> None:
         self._check_whole(response)
         await asyncio.wrap_future(self._over(response.head))
-        if isinstance(response.body, AsyncIterable):
-            async for piece in response.body:
+        wanted = self._wanted(response)
+        if isinstance(wanted, AsyncIterable):
+            async for piece in wanted:
                 await self._pass_on_piece(piece)
         else:
-            for piece in _pieces(response.body):
+            for piece in wanted:
                 await self._pass_on_piece(piece)
+
+    def _wanted(self, response: Response) -> Iterable[str | bytes] | AsyncIterable[str | bytes]:
+        """The pieces of the body; none for who asks for the head alone, and would wait for an endless one in vain."""
+        body = response.body
+        if body is None or self._request.method == "HEAD":
+            return ()
+        return (body,) if isinstance(body, str | bytes) else body
 
     async def _pass_on_piece(self, piece: str | bytes) -> None:
         for part in self._parts(octets(piece)):
@@ -205,12 +214,6 @@ class HttpRun(ActionRun):
                 limit=self._body_max,
                 used=size,
             )
-
-
-def _pieces(body: str | bytes | Iterable[str | bytes] | None) -> Iterable[str | bytes]:
-    if body is None:
-        return ()
-    return (body,) if isinstance(body, str | bytes) else body
 
 
 class Window:

@@ -68,11 +68,11 @@ class HttpActionHandler(HttpHandler):
     """One request, one HTTP action."""
 
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    _upload: Upload | None = None  # a body that arrives while the function runs
 
     async def expect(self) -> None:
         """Before the body: turn strangers away, refuse one that says that it is too large, and cut off one that only is."""
         self._body = bytearray()
-        self._upload: Upload | None = None  # a body that arrives while the function runs
         self._began = self._is_torn = False
         self._refusal: Callable[[], None] | None = None
         self._who = await self._caller()
@@ -189,8 +189,8 @@ class HttpActionHandler(HttpHandler):
     def fail(self, error: ErrorInfo, *, owner: bool) -> None:
         """An error in place of a response."""
         seen = error if owner else error.redacted()
-        exception = error.to_exception()
-        status = exception.http_status if isinstance(exception, CellstoreError) else 500
+        is_functions_own = error.code == "ReturnsValidationError" and not error.has_data
+        status = 500 if is_functions_own else error.to_exception().http_status
         problem: dict[str, Any] = {"code": seen.code, "message": failure_text(seen).splitlines()[0]}
         if seen.has_data:
             problem["data"] = seen.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -96,11 +97,30 @@ def test_how_far_a_backfill_is_can_be_watched(engine: Engine, define: Any) -> No
     for step in engine.apply_definitions([define("t", by_n="n,m", by_m="m")]):
         steps += [(step["documents"], step["of"])] if step["step"] == "backfill" else []
         seen.append(told())
-    building = {"unique": False, "state": "backfilling", "documents": 256, "of": 600}
+    building = {"unique": False, "state": "backfilling", "documents": steps[0][0], "of": 600}
     assert seen[0] == {"by_n (new)": {"fields": ["n", "m"], **building}, "by_m": {"fields": ["m"], **building}}
-    assert steps == [(256, 600), (512, 600), (600, 600)]
+    assert 0 < steps[0][0] < 100
+    assert steps == sorted({*steps, (600, 600)})
     assert told() == {}
     assert _describe_tables(engine)[0]["indexes"]["by_n"]["fields"] == ["n", "m"]
+
+
+@pytest.mark.parametrize(("entry_us", "largest"), [(10, 300), (1000, 16)])
+def test_a_slice_of_a_backfill_takes_its_time_and_no_more(
+    engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch, entry_us: int, largest: int
+) -> None:
+    fill(engine, 1500)
+    now, put, slices = [0.0], engine.storage.put_entries, []
+
+    def timed(index: int, entries: Any) -> None:
+        put(index, entries)
+        slices.append(len(entries))
+        now[0] += len(entries) * entry_us * 1e-6
+
+    monkeypatch.setattr(backfill, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(engine.storage, "put_entries", timed)
+    engine.define(define("t", by_n="n"))
+    assert (slices[0], max(slices), sum(slices)) == (16, largest, 1500)
 
 
 def test_a_writer_who_does_not_know_the_new_index_runs_again(engine: Engine, define: Any) -> None:

@@ -12,6 +12,7 @@ Invariant  the registry shows what `_modules` holds
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from cellstore.runtime.registry import Registry, unit_of_row, unit_row
 from cellstore.transaction.database import Engine
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.index_key import END, encode_value
+
+_QUIET_S = 0.0002  # a turn of the loop in which nobody does anything is shorter
+_OTHERS_SHARE = 2  # of a step's time is theirs then
 
 Try = Callable[[Unit], Awaitable[str | None]]
 """Loads a unit where functions run; the reason why it does not load, or None."""
@@ -96,16 +100,25 @@ class Deploying:
         return {unit.key: unit_row(unit, limit) for unit in units if not any(unit is each for each in before)}
 
     async def _apply_tables(self, unit: Unit) -> Any:
-        """Change schemas and indexes step by step, letting the loop turn in between."""
+        """Change schemas and indexes step by step, giving way in between."""
         if not unit.tables:
             return {}
         steps = self._engine.apply_definitions(unit.tables)
         while True:
+            begun = time.perf_counter()
             try:
                 next(steps)
             except StopIteration as end:
                 return end.value
-            await asyncio.sleep(0)
+            await _give_way(time.perf_counter() - begun)
+
+
+async def _give_way(took_s: float) -> None:
+    """Let others have the loop; if they have something to do, most of the time of such steps."""
+    begun = time.perf_counter()
+    await asyncio.sleep(0)
+    if time.perf_counter() - begun > _QUIET_S:
+        await asyncio.sleep(_OTHERS_SHARE * took_s)
 
 
 def _taken_over(before: Iterable[Unit], unit: Unit) -> dict[str, Any] | None:

@@ -20,7 +20,9 @@ Errors     ValidationError naming table, document and field of the first offende
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +42,7 @@ from cellstore.transaction.catalog import (
 )
 from cellstore.transaction.committer import Committer
 from cellstore.transaction.hidden import follow
+from cellstore.transaction.pace import Pace
 from cellstore.transaction.requests import Committed
 from cellstore.transaction.rules import Rules
 from cellstore.transaction.transaction import Transaction
@@ -51,7 +54,8 @@ if TYPE_CHECKING:
     from cellstore.schema.definition import IndexDefinition, TableDefinition
     from cellstore.storage.contract import LogEntry, Reader, Row, Storage
 
-SLICE_DOCUMENTS = 256
+SLICE_S = 0.003  # how long others wait at a time
+SLICE_DOCUMENTS_MAX = 1024
 DROP_BUDGET = 2048
 _LOG_LIMIT = 1024
 
@@ -290,34 +294,22 @@ class Definitions:
         """Give old documents their entries, a slice at a time."""
         if not change.building or change.table is None:
             return
-        after, done = b"", 0
-        indexes, load = list(change.building.values()), change.table.load
+        done, indexes, load = 0, list(change.building.values()), change.table.load
+        names = [index.name for index in indexes]
         with self._reader() as reader:
             total = reader.count(by_id(change.table.number), b"", END)
-        while True:
-            with self._committer.exclusive(), self._reader() as reader:
+            slices = _Slices(reader, by_id(change.table.number), change.table.number)
+            while not slices.over:
                 # No commit can come between reading a slice and entering it, so no entry can be stale.
-                rows = list(
-                    reader.scan(by_id(change.table.number), change.table.number, after, END, limit=SLICE_DOCUMENTS)
-                )
-                documents = [(load(row.body), row) for row in rows]
-                for index in indexes:
-                    self._storage.put_entries(
-                        index.number, [(index.key(doc, row.id), row.ts) for doc, row in documents]
-                    )
-            done += len(rows)
-            self.progress.update((index.number, Progress(done, max(done, total))) for index in indexes)
-            names = [index.name for index in indexes]
-            yield {
-                "step": "backfill",
-                "table": change.name,
-                "indexes": names,
-                "documents": done,
-                "of": max(done, total),
-            }
-            if len(rows) < SLICE_DOCUMENTS:
-                return
-            after = rows[-1].id + b"\0"
+                with self._committer.exclusive(), slices.next() as rows:
+                    documents = [(load(row.body), row) for row in rows]
+                    for index in indexes:
+                        entries = [(index.key(document, row.id), row.ts) for document, row in documents]
+                        self._storage.put_entries(index.number, entries)
+                done += len(rows)
+                of = max(done, total)
+                self.progress.update((index.number, Progress(done, of)) for index in indexes)
+                yield {"step": "backfill", "table": change.name, "indexes": names, "documents": done, "of": of}
 
     def _take_away(self, numbers: list[int]) -> Steps:
         """Remove half-built indexes again, a slice at a time."""
@@ -444,6 +436,30 @@ class _View:
         self._reader.close()
 
 
+class _Slices:
+    """The documents of a table in the order of an index, a few milliseconds' work at a time, each slice at its own moment."""
+
+    def __init__(self, reader: Reader, index: int, table: int) -> None:
+        self._reader, self._index, self._table = reader, index, table
+        self._pace, self._after = Pace(SLICE_S, SLICE_DOCUMENTS_MAX), b""
+        self.over = False
+
+    @contextmanager
+    def next(self) -> Iterator[list[Row]]:
+        """The next ones, for the length of the block that does something with them."""
+        begun, size = time.perf_counter(), self._pace.size
+        self._reader.refresh()
+        try:
+            rows = list(self._reader.scan(self._index, self._table, self._after, END, limit=size))
+            yield rows
+        finally:
+            self._reader.release()
+        self.over = len(rows) < size
+        if not self.over:
+            self._after = rows[-1].key + b"\0"
+        self._pace.learn(len(rows), time.perf_counter() - begun)
+
+
 class _Watch:
     """Checks the documents of changing schemas and of unique indexes: those there at first, then those written since.
 
@@ -475,16 +491,13 @@ class _Watch:
     def walk(self) -> Steps:
         """The documents there are, oldest first, each slice at its own moment; what moves meanwhile is met in the log."""
         for number, (change, rules) in self._changes.items():
-            after = b""
-            while True:
-                with self._view() as reader:
-                    rows = list(reader.scan(by_creation_time(number), number, after, END, limit=SLICE_DOCUMENTS))
-                for row in rows:
-                    self._check(change, rules, row)
-                yield {"step": "check", "table": change.name, "documents": change.checked}
-                if len(rows) < SLICE_DOCUMENTS:
-                    break
-                after = rows[-1].key + b"\0"
+            with self._view() as reader:
+                slices = _Slices(reader, by_creation_time(number), number)
+                while not slices.over:
+                    with slices.next() as rows:
+                        for row in rows:
+                            self._check(change, rules, row)
+                    yield {"step": "check", "table": change.name, "documents": change.checked}
 
     def walk_unique(self, change: Change) -> Steps:
         """The new unique indexes, in order: equal fields are neighbours. What moves meanwhile is met in the log."""
@@ -493,19 +506,17 @@ class _Watch:
             return
         self._unique[change.table.number] = change, indexes
         for index in indexes:
-            after, before = b"", b""
-            while True:
-                with self._view() as reader:
-                    rows = list(reader.scan(index.number, change.table.number, after, END, limit=SLICE_DOCUMENTS))
-                    for row in rows:
-                        fields = change.table.load(row.body)
-                        alike, before = before, _prefix(index, fields)
-                        if alike == before:
-                            _check_alone(reader, change, index, fields)
-                yield {"step": "check", "table": change.name, "index": index.name}
-                if len(rows) < SLICE_DOCUMENTS:
-                    break
-                after = rows[-1].key + b"\0"
+            before = b""
+            with self._view() as reader:
+                slices = _Slices(reader, index.number, change.table.number)
+                while not slices.over:
+                    with slices.next() as rows:
+                        for row in rows:
+                            fields = change.table.load(row.body)
+                            alike, before = before, _prefix(index, fields)
+                            if alike == before:
+                                _check_alone(reader, change, index, fields)
+                    yield {"step": "check", "table": change.name, "index": index.name}
 
     def catch_up(self) -> Steps:
         """What was written since, until little is left."""

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from cellstore.clock import Clock
 from cellstore.knobs import Knobs
+from cellstore.transaction.pace import Pace
 
 if TYPE_CHECKING:
     from cellstore.storage.contract import Storage
 
-_ROWS_MIN, _ROWS_MAX = 16, 4096
+_ROWS_MAX = 4096
 _PAUSE_SHARE = 3  # of a slice's time
-_EAGERNESS_MAX = 2  # a slice is at most this many times as large as the one before
 
 
 class Retention:
@@ -34,7 +34,7 @@ class Retention:
         self._storage = storage
         self._clock = clock
         self._knobs = knobs
-        self._rows = _ROWS_MIN
+        self._pace = Pace(knobs.trim_slice_s, _ROWS_MAX)
 
     def slice(self) -> float:
         """Give up a little of what is too old. Returns in how many seconds to call again."""
@@ -54,15 +54,10 @@ class Retention:
         begun = time.perf_counter()
         looked = self._storage.trim(
             now - int(knobs.retention_s * 1e9),
-            self._rows,
+            self._pace.size,
             requests_before_ts=now - int(knobs.request_retention_s * 1e9),
             requests_kept=knobs.requests_kept_max,
         )
         took_s = time.perf_counter() - begun
-        self._learn(looked, took_s)
+        self._pace.learn(looked, took_s)
         return looked, took_s
-
-    def _learn(self, looked: int, took_s: float) -> None:
-        fitting = self._rows * self._knobs.trim_slice_s / max(took_s, 1e-6)
-        if looked >= self._rows or fitting < self._rows:  # a slice that found little says nothing about a full one
-            self._rows = int(min(max(_ROWS_MIN, min(fitting, self._rows * _EAGERNESS_MAX)), _ROWS_MAX))

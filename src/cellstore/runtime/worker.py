@@ -54,7 +54,7 @@ _real_setitimer = signal.setitimer
 _trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 FLUSH_AFTER_S = 0.002  # answers wait this long for company while calls are queued,
-FLUSH_MESSAGES = 8  # or until there are this many, and as many as still wait
+FLUSH_MESSAGES = 4  # or until there are this many, and as many as still wait: with more, the host runs dry meanwhile
 WALL_FACTOR = 2.0  # a call that waits for the processor may take this multiple of its budget
 TRACE_BYTES = 8  # at the head of the trace file: the id of the running call
 AGAIN_MAX = 30  # an import that never ends is ended as well

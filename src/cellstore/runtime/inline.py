@@ -167,10 +167,13 @@ class InlineRunner(Serving):
         lines, request_id = self._lines("action", function.path, on_log)
         report = Reports(functools.partial(self._tell, on_progress)) if on_progress is not None else _nobody
         context = self._action_context(loaded, identity, job, report)
+        began = self._loop.time()
         try:
             outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         except asyncio.CancelledError:
-            self.logs.note("action", function.path, cancelled(function.path), request_id, said=True)
+            self.logs.note(
+                "action", function.path, cancelled(function.path, self._loop.time() - began), request_id, said=True
+            )
             raise
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)

@@ -135,6 +135,7 @@ class Outcome:
         return cls(ok=False, error=info, ts=ts)
 
 
-def cancelled(path: str) -> Outcome:
+def cancelled(path: str, ran_s: float = 0.0) -> Outcome:
     """The outcome of an action whose caller does not want it any more."""
-    return Outcome.failed(ErrorInfo("Cancelled", f"{path} was stopped by its caller"), function=path)
+    info = ErrorInfo("Cancelled", f"{path} was stopped by its caller", function=path)
+    return Outcome(False, error=info, duration_ms=ran_s * 1000)

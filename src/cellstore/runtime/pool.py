@@ -230,10 +230,13 @@ class PoolRunner(Serving):
             return self._refused("action", path, error)
         sink, request_id = self._sink("action", function.path, on_log)
         team = self._action_team(function.environment)
+        began = self._loop.time()
         try:
             outcome = await team.run(function.path, text, identity, sink, on_progress, job)
         except asyncio.CancelledError:
-            self.logs.note("action", function.path, cancelled(function.path), request_id, said=True)
+            self.logs.note(
+                "action", function.path, cancelled(function.path, self._loop.time() - began), request_id, said=True
+            )
             raise
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)

@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import ContextVar
 from types import FunctionType
-from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from cellstore.errors import CallerError, DeployError, ValidationError
 from cellstore.schema.arguments import FunctionSpec, Kind, http_spec_of, spec_of
@@ -31,6 +31,9 @@ from cellstore.schema.registry import clean_module, module_of, registry
 from cellstore.schema.types import check_plain
 from cellstore.values.value import check_value
 from cellstore.web import METHODS
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 __all__ = [
     "Function",
@@ -444,15 +447,18 @@ def _a(kind: str) -> str:
 # ── schedules ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def cron(expression: str, *, tz: str | None = None, name: str | None = None) -> Callable[[F], F]:
+def cron(expression: str, *, tz: str | ZoneInfo | None = None, name: str | None = None) -> Callable[[F], F]:
     """Run a mutation or action when the clock says so: `cs.cron("*/5 * * * *", tz="Europe/Berlin")(fn)`.
 
-    Five fields: minute, hour, day of month, month, day of week. `tz` is UTC when not given. The schedule belongs to the
-    function and takes effect when that is deployed; a second one for the same function needs a `name`.
+    Five fields: minute, hour, day of month, month, day of week. `tz` is UTC when not given. What is due in an hour that the
+    clocks skip runs when they have; in an hour that comes twice, what names its hour runs once, and `*` runs in both. The
+    schedule belongs to the function and takes effect when that is deployed; a second one for the same function needs a
+    `name`.
     Errors: CallerError for an expression or zone that cannot be read.
     """
-    _check_cron(expression, tz)
-    return functools.partial(_scheduled, {"cron": expression, "tz": tz or "UTC"}, name)
+    zone = str(tz) if tz else "UTC"
+    _check_cron(expression, zone)
+    return functools.partial(_scheduled, {"cron": expression, "tz": zone}, name)
 
 
 def every(
@@ -473,6 +479,11 @@ def _scheduled(schedule: dict[str, Any], name: str | None, fn: F) -> F:
     if fn.kind in ("query", "http"):
         raise CallerError(
             f"{fn.name} is {_a(fn.kind)}; only mutations and actions can be scheduled", code="BadSchedule"
+        )
+    needed = [each for each, field in fn.spec.args["fields"].items() if not field["optional"]]
+    if needed:
+        raise CallerError(
+            f"{fn.name} needs {needed[0]!r}, and a schedule passes no arguments: give it a default", code="BadSchedule"
         )
     fn.crons = [each for each in fn.crons if each.get("name") != name]
     fn.crons.append({"name": name, **schedule})
@@ -503,7 +514,7 @@ def _check_cron(expression: str, tz: str | None) -> None:
 
     from cronsim import CronSim, CronSimError
 
-    fields = expression.split()
+    fields = str(expression).split()
     if len(fields) != 5:
         raise CallerError(
             f"the cron expression {expression!r} has {len(fields)} fields; it needs five: minute hour day month weekday",

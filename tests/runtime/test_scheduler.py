@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from runtime_harness import Stage, play
 
+import cellstore as cs
 from cellstore.runtime import jobs, scheduler
 from cellstore.runtime.scheduler import _missed, _next_ms
 from cellstore.testing.clock import FakeClock
 
+BERLIN = ZoneInfo("Europe/Berlin")
 SOURCE = """
     @cs.mutation
     def add(ctx, n: int):
@@ -188,6 +192,69 @@ def test_a_cron_is_due_by_the_clock_of_its_zone() -> None:
     noon = dt.datetime(2026, 1, 15, 12, 0, tzinfo=dt.UTC).timestamp() * 1000
     due = _next_ms({"cron": "30 9 * * *", "tz": "America/New_York"}, noon)
     assert dt.datetime.fromtimestamp(due / 1000, dt.UTC) == dt.datetime(2026, 1, 15, 14, 30, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("cron", "slots"),
+    [
+        ("30 2 * * *", ["28 02:30+0100", "29 03:00+0200", "30 02:30+0200"]),
+        ("0 2,3 29 * *", ["29 03:00+0200"]),
+        ("*/30 1-3 29 * *", ["29 01:00+0100", "29 01:30+0100", "29 03:00+0200", "29 03:30+0200"]),
+    ],
+)
+def test_what_is_due_in_an_hour_that_the_clocks_skip_runs_when_they_have(cron: str, slots: list[str]) -> None:
+    assert slots_of(cron, dt.datetime(2026, 3, 28, tzinfo=BERLIN), len(slots)) == slots
+
+
+@pytest.mark.parametrize(
+    ("cron", "slots"),
+    [
+        ("30 2 * * *", ["24 02:30+0200", "25 02:30+0200", "26 02:30+0100"]),
+        ("0 * 25 * *", ["25 00:00+0200", "25 01:00+0200", "25 02:00+0200", "25 02:00+0100", "25 03:00+0100"]),
+    ],
+)
+def test_in_an_hour_that_comes_twice_a_named_hour_is_one_and_every_hour_is_two(cron: str, slots: list[str]) -> None:
+    assert slots_of(cron, dt.datetime(2026, 10, 24, tzinfo=BERLIN), len(slots)) == slots
+
+
+def slots_of(cron: str, start: dt.datetime, count: int) -> list[str]:
+    """The next slots of a cron in Berlin, each found from the one before, as a scheduler does."""
+    due_ms, found = start.timestamp() * 1000 - 1, []
+    for _ in range(count):
+        due_ms = _next_ms({"cron": cron, "tz": "Europe/Berlin"}, due_ms)
+        found.append(f"{dt.datetime.fromtimestamp(due_ms / 1000, BERLIN):%d %H:%M%z}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (lambda: cs.cron("61 * * * *"), "'61 \\* .* cannot be read"),
+        (lambda: cs.cron("* * * *"), "has 4 fields; it needs five"),
+        (lambda: cs.cron(5), "has 1 fields"),  # type: ignore[arg-type]
+        (lambda: cs.cron("* * * * *", tz="Mars/Olympus"), "no time zone 'Mars/Olympus'"),
+        (lambda: cs.every(seconds=0.5), "every 0.5 seconds is too often"),
+        (lambda: cs.every(minutes=float("nan")), "too often"),
+        (lambda: cs.every(), "too often"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_with_a_reason(schedule: Callable[[], object], said: str) -> None:
+    with pytest.raises(cs.CellstoreError, match=said):
+        schedule()
+
+
+def test_a_schedule_is_for_a_mutation_or_an_action_that_needs_no_arguments() -> None:
+    def needy(ctx: object, n: int, m: int = 0) -> None: ...
+    def ready(ctx: object, m: int = 0) -> None: ...
+
+    with pytest.raises(cs.CellstoreError, match="needy needs 'n', and a schedule passes no arguments"):
+        cs.every(minutes=5)(cs.mutation(needy))
+    with pytest.raises(cs.CellstoreError, match="ready is a query; only mutations and actions"):
+        cs.every(minutes=5)(cs.query(ready))
+    with pytest.raises(cs.CellstoreError, match=r"put it above @cs\.mutation"):
+        cs.every(minutes=5)(ready)  # type: ignore[type-var]
+    daily = cs.cron("0 9 * * *", tz=BERLIN)(cs.mutation(ready))
+    assert daily.crons == [{"name": None, "cron": "0 9 * * *", "tz": "Europe/Berlin"}]
 
 
 def test_a_delay_must_make_sense() -> None:

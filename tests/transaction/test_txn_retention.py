@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,36 @@ def test_what_is_current_never_goes_however_old(engine: Engine, clock: HandClock
         assert tx.get(id)["n"] == 0  # type: ignore[index]
         assert tx.count("t") == 1
     engine.begin(ts).close()
+
+
+def test_a_clock_that_was_ahead_by_years_leaves_history_as_long_as_the_window(engine: Engine, clock: HandClock) -> None:
+    id, _ = engine.run(lambda tx: tx.insert("t", {"n": 0}))
+    clock.pass_s(10**9)
+    _, ahead = engine.run(lambda tx: tx.patch(id, {"n": 1}))
+    clock.pass_s(-(10**9))
+    moments = []
+    for n in range(2, 60):
+        moments.append(engine.run(lambda tx, n=n: tx.patch(id, {"n": n}))[1])
+        clock.pass_s(1)
+        engine.retention.drain()
+    assert ahead < moments[0]
+    with closing(engine.storage.reader()) as reader:
+        assert 10 <= len(reader.log(0, reader.refresh(), 100)) <= 13, "a second each, and the window is ten"
+    with engine.begin(moments[-9]) as tx:
+        assert tx.get(id)["n"] == 51  # type: ignore[index]
+    with pytest.raises(OutOfRetention):
+        engine.begin(moments[-20])
+
+
+def test_a_clock_that_goes_back_and_back_again_gives_up_nothing_too_early(engine: Engine, clock: HandClock) -> None:
+    id, _ = engine.run(lambda tx: tx.insert("t", {"n": 0}))
+    for _ in range(3):
+        clock.pass_s(8)
+        _, recent = engine.run(lambda tx: tx.patch(id, {"n": tx.get(id)["n"] + 1}))  # type: ignore[index]
+        engine.retention.drain()
+        clock.pass_s(-7)
+        engine.retention.drain()
+        engine.begin(recent).close()
 
 
 def test_a_client_that_was_away_for_days_is_still_answered(engine: Engine, clock: HandClock) -> None:

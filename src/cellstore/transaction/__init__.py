@@ -20,7 +20,7 @@ processes, and needs a storage reader only; it never imports the committing half
     backfill      definitions brought in behind traffic    importing     documents that come back with their ids
     bulk, packed  many documents in one commit             hidden        tables replaced or dropped, on their way out
     soundness     what must hold of definitions, claims    references    what ids in imported documents mean here
-    pace          how much at a time nobody waits for
+    pace          how much at a time nobody waits for      window        where readable history begins
 
 Reads are recorded as intervals of index keys, for what was found and what was not; a commit is refused when another
 commit since its beginning wrote a key inside one of them. That alone gives serializability: a transaction is equivalent

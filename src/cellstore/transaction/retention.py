@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from cellstore.clock import Clock
 from cellstore.knobs import Knobs
 from cellstore.transaction.pace import Pace
+from cellstore.transaction.window import Window
 
 if TYPE_CHECKING:
     from cellstore.storage.contract import Storage
@@ -34,6 +35,7 @@ class Retention:
         self._storage = storage
         self._clock = clock
         self._knobs = knobs
+        self._window = Window(knobs.retention_s)
         self._pace = Pace(knobs.trim_slice_s, _ROWS_MAX)
 
     def slice(self) -> float:
@@ -53,7 +55,7 @@ class Retention:
         knobs, now = self._knobs, self._clock.now_ns()
         begun = time.perf_counter()
         looked = self._storage.trim(
-            now - int(knobs.retention_s * 1e9),
+            self._window.begin(now, self._storage.last_ts),
             self._pace.size,
             requests_before_ts=now - int(knobs.request_retention_s * 1e9),
             requests_kept=knobs.requests_kept_max,

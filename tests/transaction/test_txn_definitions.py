@@ -340,11 +340,11 @@ def test_making_an_index_unique_holds_up_nobody(engine: Engine, define: Any, mon
 
 def test_a_refused_index_leaves_in_slices(engine: Engine, define: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(engine, 1000)
-    monkeypatch.setattr(backfill, "DROP_BUDGET", 100)
+    monkeypatch.setattr(backfill, "DROP_MAX", 100)
     steps: list[str] = []
     with pytest.raises(ValidationError, match="cannot be unique"):
         run_with(engine.apply_definitions([define("t", by_m="m!")]), lambda step: steps.append(step["step"]))
-    assert steps.count("drop") == 10
+    assert steps.count("drop") >= 10
     assert list(engine.storage.check(engine.catalog.keys_of)) == []
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 SLICE_S = 0.003  # how long others wait at a time
 SLICE_DOCUMENTS_MAX = 1024
-DROP_BUDGET = 2048
+DROP_MAX = 2048  # entries
 _LOG_LIMIT = 1024
 
 Step = dict[str, Any]
@@ -324,8 +324,14 @@ class Definitions:
         next(self._take_away(numbers), None)
 
     def _drop(self, numbers: list[int]) -> Steps:
+        pace = Pace(SLICE_S, DROP_MAX)
         for number in numbers:
-            while self._storage.drop_index(number, DROP_BUDGET) == DROP_BUDGET:
+            while True:
+                begun, size = time.perf_counter(), pace.size
+                gone = self._storage.drop_index(number, size)
+                pace.learn(gone, time.perf_counter() - begun)
+                if gone < size:
+                    break
                 yield {"step": "drop", "index": number}
 
     # ── the switch ────────────────────────────────────────────────────────────────────────────────────────────────

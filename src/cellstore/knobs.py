@@ -92,6 +92,7 @@ class Knobs:
     live_queries_max: int = 100_000  # per connection
     unsent_bytes_max: int = 128 << 20  # per connection; a client that reads nothing is cut off beyond this
     query_cache_bytes: int = 64 << 20  # results nobody watches, kept while they are valid
+    parted_results_bytes: int = 64 << 20  # what clients held that are gone: who comes back is told the difference
     ping_interval_s: float = 15.0
     repeats_wait_s: float = 0.1  # for calls that Convex's client in Rust says again when it comes back
 

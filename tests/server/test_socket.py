@@ -119,6 +119,24 @@ async def test_a_client_that_comes_back_is_told_only_what_it_does_not_hold(chat:
             await chat.fetch("/api/mutation", body, chat.token_header)
 
 
+async def test_a_client_that_comes_back_is_told_what_has_changed_in_a_long_result(chat: Served) -> None:
+    writer, holds = await chat.socket(headers=chat.token_header), None
+    for _ in range(100):
+        await writer.call("Mutation", "chat:send", {"author": "ann", "body": "x" * 100})
+    for expected in ("QueryUpdated", "QueryPatched"):
+        wire = await chat.socket(headers=chat.kernel_header)
+        await wire.say("Connect", sessionId="s", exact=True, deltas=True)
+        add = {"type": "Add", "queryId": 0, "udfPath": "chat:list", "args": [{}], "holds": holds}
+        await wire.say("ModifyQuerySet", baseVersion=0, newVersion=1, modifications=[add])
+        told = await wire.result(0)
+        assert told["type"] == expected
+        holds = told["digest"]
+        wire.close()
+        await wire.closed()
+        await writer.call("Mutation", "chat:send", {"author": "bo", "body": "new"})
+    assert told["splices"] == [[100, 0, [{"author": "bo", "body": "new"}]]]
+
+
 async def test_a_client_stops_its_action_and_is_answered(chat: Served, tmp_path: Path) -> None:
     file = tmp_path / "long_actions.py"
     file.write_text(

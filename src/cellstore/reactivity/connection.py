@@ -26,6 +26,7 @@ from cellstore.protocol.codec import decode_frame, encode_frame
 from cellstore.protocol.messages import Action, Authenticate, Mutation
 from cellstore.protocol.path import canonical
 from cellstore.reactivity import session as machine
+from cellstore.reactivity.parted import Parted
 from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.query_cache import LiveQuery, QueryCache, broken
 from cellstore.reactivity.result import Query, Result
@@ -78,6 +79,7 @@ class Hub:
         self.cache = QueryCache(runner, self.subscriptions, knobs)
         self.subscriptions.listen(self.cache.invalidate, self._committed)
         self.connections: set[Connection] = set()
+        self.parted = Parted(knobs.parted_results_bytes)
         self.running_calls = 0
         self.now_s: Callable[[], float] = time.time  # tokens expire by it
         self.monotonic_s: Callable[[], float] = time.monotonic  # frames are counted by it
@@ -376,6 +378,10 @@ class Connection:
             case machine.Release():
                 for query_id in effect.query_ids:
                     self._unfollow(query_id)
+            case machine.Part():
+                self._hub.parted.keep(effect.session, effect.who, effect.shown)
+            case machine.Recall():
+                self._session.recalled(self._hub.parted.take(effect.session, effect.who))
             case machine.Verify():
                 self._hub.start(self._authenticate(effect.request))
             case machine.HearOut():

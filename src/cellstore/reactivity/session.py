@@ -104,6 +104,21 @@ class StopAction(NamedTuple):
     request_id: int
 
 
+class Part(NamedTuple):
+    """The client is gone, and holds these results: it may come back."""
+
+    session: str
+    who: Principal
+    shown: Mapping[bytes, Result]
+
+
+class Recall(NamedTuple):
+    """The client may have been here before: answer with `recalled`, what it holds, before anything else of it."""
+
+    session: str
+    who: Principal
+
+
 class HearOut(NamedTuple):
     """Answer with `heard_out` when what the client has to say again has had time to come."""
 
@@ -115,7 +130,18 @@ class Observed(NamedTuple):
 
 
 Effect: TypeAlias = (
-    Send | Close | Verify | Refresh | Release | RunMutation | RunAction | StopAction | HearOut | Observed
+    Send
+    | Close
+    | Verify
+    | Refresh
+    | Release
+    | Part
+    | Recall
+    | RunMutation
+    | RunAction
+    | StopAction
+    | HearOut
+    | Observed
 )
 Effects: TypeAlias = list[Effect]
 
@@ -165,6 +191,9 @@ class Session:
     _queries: dict[int, Live] = field(default_factory=dict)
     _stale: set[int] = field(default_factory=set)
     _removed: list[int] = field(default_factory=list)  # to be acknowledged
+    _recalled: Mapping[bytes, Result] = field(
+        default_factory=dict
+    )  # held from an earlier connection, until the first step
     _owed: bool = False  # an answer went out; a transition begun after it must follow
     _owed_ts: int | None = None  # a mutation was answered; a transition at this ts or later must follow
     _floor_ts: int = 0  # the newest mutation of ours that was answered
@@ -223,9 +252,19 @@ class Session:
         """The connection ended. Whatever runs, runs on: its client will ask again and be told."""
         self.closed = True
         self._mutations.clear()
-        ids = tuple(self._queries)
+        ids, shown = tuple(self._queries), self.shown()
         self._queries.clear()
-        return [Release(ids)] if ids else []
+        effects: Effects = [Release(ids)] if ids else []
+        return [*effects, Part(self._id, self.who, shown)] if self._id is not None and shown else effects
+
+    def shown(self) -> dict[bytes, Result]:
+        """What the client holds, by the digests it was told; of those that understand patches."""
+        return {live.digest: live.shown for live in self._queries.values() if live.digest and live.shown}
+
+    def recalled(self, shown: Mapping[bytes, Result]) -> Effects:
+        """What the client held when it was here before."""
+        self._recalled = shown
+        return []
 
     # ── events from the store ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -302,7 +341,7 @@ class Session:
         """The token presented is good."""
         if self.closed:
             return []
-        self.who, self._verifying = who, False
+        self.who, self._verifying, self._recalled = who, False, {}
         self._identity += 1
         self._stale.update(self._queries)
         return self._advance(self._take_held(self._drain_inbox(self._advance([]))))
@@ -333,6 +372,8 @@ class Session:
             return self._close(1008, "BadRequest: Connect came twice")
         self._id, self.exact, self.deltas = message.session, message.exact, message.exact and message.deltas
         effects: Effects = [] if message.max_observed_ts is None else [Observed(message.max_observed_ts)]
+        if self.deltas:
+            effects.append(Recall(message.session, self.who))
         if message.repeats:
             self._repeats = self._listening = True
             effects.append(HearOut())
@@ -358,12 +399,18 @@ class Session:
             elif change.query_id in self._queries:
                 return self._close(1008, f"BadRequest: query {change.query_id} was added twice")
             else:
-                self._queries[change.query_id] = _live(change, self.deltas)
+                self._queries[change.query_id] = self._live(change)
                 self._stale.add(change.query_id)
         if len(self._queries) > self.knobs.live_queries_max:
             return self._close(1013, "TooManyQueries")
         self._query_set = message.new_version
         return self._advance([Release(tuple(dropped))] if dropped else [])
+
+    def _live(self, add: wire.Add) -> Live:
+        refused, query = _no_components(add.component), Query.of(add.path, add.args, add.journal)
+        if not self.deltas or add.holds is None:
+            return Live(query, refused)
+        return Live(query, refused, add.holds, self._recalled.get(add.holds))
 
     def _enqueue(self, call: wire.Mutation) -> Effects:
         if len(self._mutations) >= self.knobs.queued_mutations_max:
@@ -419,7 +466,7 @@ class Session:
 
     def _take_step(self, step: Step) -> Effects:
         """Tell the client what changed, if anything did; it then stands at the end of this step."""
-        self._step, self._repeats = None, False
+        self._step, self._repeats, self._recalled = None, False, {}
         results, room = step.results or {}, self.knobs.frame_size_bytes
         changes = [wire.query_removed(query_id) for query_id in step.removed if query_id not in self._queries]
         for query_id, live in step.asked.items():
@@ -527,11 +574,6 @@ class Session:
         if self.closed:
             return []
         return [*self.gone(), Close(code, _short(reason))]
-
-
-def _live(add: wire.Add, deltas: bool) -> Live:
-    refused = _no_components(add.component)
-    return Live(Query.of(add.path, add.args, add.journal), refused, add.holds if deltas else None)
 
 
 def _refusal(component: str | None, who: Principal, permission: str) -> CellstoreError | None:

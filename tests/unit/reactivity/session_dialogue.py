@@ -146,6 +146,10 @@ def render(effect: machine.Effect) -> str:
             return f"~ act {effect.call.path} #{effect.call.request_id} as={effect.who.kind}"
         case machine.Verify():
             return f"~ verify {effect.request.token_type} {effect.request.value}"
+        case machine.Part():
+            return f"~ part {effect.session} as={effect.who.kind} {' '.join(sorted(map(bytes.hex, effect.shown)))}"
+        case machine.Recall():
+            return f"~ recall {effect.session} as={effect.who.kind}"
         case machine.HearOut():
             return "~ hear out"
         case machine.Observed():

@@ -34,7 +34,7 @@ def unit_of(source: str, module: str = "m") -> Unit:
     namespace.__dict__.update({"cs": cs, "__file__": f"{module}.py"})
     exec(compile(text, filename, "exec"), namespace.__dict__)
     handles = [value for value in vars(namespace).values() if hasattr(value, "spec")]
-    tables = [v.definition for v in vars(namespace).values() if isinstance(v, type) and hasattr(v, "definition")]
+    tables = [value.__cellstore__ for value in vars(namespace).values() if hasattr(value, "__cellstore__")]
     return pack(module, handles, tables)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
+
+from runtime_harness import Stage, play, unit_of
 
 from cellstore.runtime.deploying import _OTHERS_SHARE, _give_way
 
@@ -31,3 +34,39 @@ def test_while_others_have_something_to_do_most_of_the_time_is_theirs() -> None:
 
 def test_with_the_loop_to_itself_a_deploy_does_not_wait() -> None:
     assert min(given_up(step_s=5, work_s=0) for _ in range(3)) < 5
+
+
+SOURCE = """
+    class Item(cs.Table, name="items"):
+        n: int
+        m: int
+        by_it = cs.Index({fields})
+
+    @cs.query
+    def lowest(ctx):
+        return ctx.db.query("items").with_index("by_it").first().n
+
+    @cs.mutation
+    def add(ctx, n: int):
+        ctx.db.insert("items", {{"n": n, "m": -n}})
+"""
+
+
+def test_calls_go_on_while_an_index_is_built_the_old_one_serves_and_everybody_sees_how_far_it_is(
+    tmp_path: Path,
+) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.engine.bulk_insert("items", [{"n": n, "m": -n} for n in range(8000)])
+        deploy = asyncio.ensure_future(stage.runner.deploy(unit_of(SOURCE.format(fields='"m"'))))
+        lowest, watched = 0, []
+        while not deploy.done():
+            watched += stage.engine.backfills.values()
+            if await stage.query("lowest") == lowest:  # by n, so the old index
+                await stage.mutate("add", n=lowest - 1)
+                lowest -= 1
+        assert lowest < -5
+        assert len({progress.done for progress in watched}) > 5
+        assert all(progress.done <= progress.of >= 8000 for progress in watched)
+        assert await stage.query("lowest") == 7999
+
+    play(tmp_path, SOURCE.format(fields='"n"'), scenario)

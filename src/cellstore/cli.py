@@ -279,10 +279,8 @@ def import_(path: Path, table: str | None, mode: str, **address: Any) -> None:
                 click.echo(f"{name}: their ids were renumbered, as they could not keep theirs here", err=True)
             if "dangling" in each:
                 count, first = each["dangling"]["count"], each["dangling"]["first"]
-                said = (
-                    f"{name}: {count:,} ids in them, {first} for one, are of tables that are not here and point nowhere"
-                )
-                click.echo(f"{said}; import those tables first, or all of them from one ZIP", err=True)
+                said = f"{name}: {count:,} ids in them, {first} for one, point to documents that are not here"
+                click.echo(f"{said}; import their tables first, or all of them from one ZIP", err=True)
         if report.get("ignored"):
             click.echo(f"left out, as there is no place for it here: {', '.join(report['ignored'])}", err=True)
 

@@ -124,7 +124,7 @@ def test_references_of_a_later_import_follow_what_was_renumbered_before(engine: 
     assert told == ({"count": 1, "first": gone} if form == "with ids" else None)
 
 
-def test_references_to_tables_that_are_not_here_are_told(engine: Engine) -> None:
+def test_references_to_documents_that_are_not_here_are_told(engine: Engine) -> None:
     ann, bob = id_of(1, 10_090), id_of(2, 10_091)
     engine.run(lambda transaction: transaction.insert("dropped", {}))
     old = id_of(1, engine.catalog.table("dropped").number)  # type: ignore[union-attr]
@@ -135,6 +135,9 @@ def test_references_to_tables_that_are_not_here_are_told(engine: Engine) -> None
     assert [row["author"] for row in rows_of(engine, "posts")] == [ann, ann]
     imported(engine, "fail", "users", {"_id": ann}, number=10_090)  # it comes later, and has its number
     assert imported(engine, "append", "posts", {"author": ann})["tables"]["posts"].get("dangling") is None
+    wrong = id_of(7, 10_090)  # the number is another table's here than where it comes from
+    told = imported(engine, "append", "posts", {"author": wrong})["tables"]["posts"]["dangling"]
+    assert told == {"count": 1, "first": wrong}
 
 
 def test_documents_are_added_to_a_table_of_another_number(engine: Engine) -> None:

@@ -290,7 +290,7 @@ class Database:
         "fail" refuses a table that has any, "append" adds to them, "replace" puts the new ones in their place, in one
         commit for everybody who looks. Schemas and indexes apply. Returns how many documents came, by table, and `ts`.
         Ids that other documents have here are renumbered, wherever the import has them, or a later one; a table tells
-        `renumbered_from`, and as `dangling` how many ids in its documents are of tables that are not here.
+        `renumbered_from`, and as `dangling` how many ids in its documents are of documents that are not here.
         Errors: ValidationError naming file, line, field, what was expected and what came, and what is in already.
         """
         from cellstore.client.archive import import_
@@ -562,6 +562,7 @@ class Database:
             raise Disconnected(
                 f"this database ({self.where}) is closed; open it again with cs.open(…) or cs.connect(…)"
             )
+        self.link.check_process()
 
 
 def read_answer(answer: dict[str, Any], octets: bytes) -> Outcome:

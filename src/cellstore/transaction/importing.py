@@ -76,7 +76,7 @@ class _Job:
     becomes: int  # the number of the table in the end
     documents: int = 0
     changed: int = 0
-    nowhere: int = 0  # ids among its documents that are of no table here,
+    nowhere: int = 0  # ids in its documents of others that are not here,
     nowhere_first: str = ""  # and one of them
 
     @property
@@ -116,7 +116,7 @@ class Import:
         self._validating: tuple[int, Catalog] | None = None
         self._jobs: dict[str, _Job] = {}
         self._references = References({}, engine.catalog)
-        self._nowhere: list[str] = []  # ids of the batch under way that are of no table here
+        self._nowhere: list[str] = []  # ids in the batch under way of documents that are not here
         self._begin(sorted(wanted, key=lambda each: each.number is None))  # numbers that are given come first
 
     @property

@@ -1,9 +1,9 @@
 """What ids inside of imported documents mean here.
 
-    of a table in the import      they follow it, if it gets another number than it had
-    of one imported earlier       a table that got another number then knows the ones its ids came with (`came_as`). An id
-                                  with one of these means its document, if that is there and none is under the id as it is
-    of a table that is not here   they stay as they are, and the import tells of them: they point nowhere
+    of a table in the import         they follow it, if it gets another number than it had
+    of one imported earlier          a table that got another number then knows the ones its ids came with (`came_as`). An id
+                                     with one of these means its document, if that is there and none is under the id as it is
+    of a document that is not here   they stay as they are, and the import tells of them: they point nowhere
 
 Ids are known by their form, wherever they stand, also as keys. A text of 31 to 37 letters and digits that is none has one
 chance in 65,536 to look like one.
@@ -53,7 +53,7 @@ class References:
         return self._here(value, transaction) or value
 
     def nowhere(self, lines: bytes, transaction: Transaction) -> list[str]:
-        """The ids in some native JSON that are of tables that are not here."""
+        """The ids in some native JSON of documents that are neither here nor in a table of the import."""
         return [id for each in _QUOTED.findall(lines) if self._here(id := each.decode(), transaction) is None]
 
     def _here(self, text: str, transaction: Transaction) -> str | None:
@@ -65,15 +65,10 @@ class References:
         if number in self._coming:
             gets = self._coming[number]
             return text if gets == number else encode_id(gets, internal)
-        if number not in self._earlier:
-            return text if number < FIRST_TABLE or _is_here(transaction.catalog, number) else None
-        for candidate in (number, *self._earlier[number]):
-            if _is_here(transaction.catalog, candidate) and transaction.holds(candidate, internal):
+        if number < FIRST_TABLE:
+            return text
+        for candidate in (number, *self._earlier.get(number, ())):
+            table = transaction.catalog.by_number(candidate)
+            if table is not None and not table.stands_for and transaction.holds(candidate, internal):
                 return encode_id(candidate, internal)
         return None
-
-
-def _is_here(catalog: Catalog, number: int) -> bool:
-    """Whether a number is a table's, or was one's that stands in its place."""
-    table = catalog.by_number(number)
-    return table is not None and (not table.stands_for or catalog.table(table.stands_for) is not None)

@@ -127,31 +127,14 @@ def test_a_library_that_starts_threads_is_not_shared_and_works_all_the_same(tmp_
     (library / "threaded_library.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
-    source = SOURCE + "\n    @cs.query\n    def uses(ctx):\n        import threaded_library\n        return 1\n"
+    source = SOURCE + "\n    @cs.query\n    def uses(ctx):\n        import pandas, pyarrow\n"
+    source += "        return len(pandas.DataFrame({'a': [1]}))\n"
+    assert {"pandas", "pyarrow"} <= libraries_of(unit_of(source))
 
     async def scenario(stage: Stage) -> None:
-        await stage.runner.deploy(unit_of(source))
-        assert await stage.query("who")
-        died = await stage.runner.mutation("m:die", {})
-        assert died.error is not None
-        while (await stage.query("who"))[1] not in (parent_of(stage), os.getpid()):  # one of before, its parent gone
-            assert await stage.runner.mutation("m:die", {})
-
-    os.environ["PYTHONPATH"] = str(library)
-    try:
-        play(tmp_path, SOURCE, scenario)
-    finally:
-        del os.environ["PYTHONPATH"]
-
-
-def test_libraries_that_functions_import_are_there_before_a_worker_is(tmp_path: Path) -> None:
-    source = (
-        SOURCE + "\n    @cs.query\n    def uses(ctx):\n        import numpy as np\n        return float(np.sum([1]))\n"
-    )
-    assert libraries_of(unit_of(source)) == {"numpy"}
-
-    async def scenario(stage: Stage) -> None:
-        assert await stage.query("loaded", library="numpy") is True
+        assert await stage.query("loaded", library="pandas") is True
+        assert (await stage.query("who"))[1] == parent_of(stage), "which has one thread still"
+        assert await stage.query("uses") == 1
 
     play(tmp_path, source, lambda stage: stage.query("who"))
     play(tmp_path, None, scenario)

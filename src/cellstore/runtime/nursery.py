@@ -11,8 +11,8 @@ where the host looks anyway:
           8-16  how it ended: 1 << 32 | exit status as Popen has it; 0 while it lives. Written before its number is free
          16-24  its process id
 
-Invariant  forks happen with one thread only. A library that starts threads when it is imported ends the parent with
-           `UNSAFE`; the host then starts one that imports none of them.
+Invariant  forks happen with one thread only. Libraries that start threads when they are imported end the parent, which tells
+           the host their names; the host then starts one that does without them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
                 return
             message = json.loads(data)
             if message[0] == "preload":
-                _preload(message[1])
+                _preload(control, message[1])
             elif not _fork(control, (woken, wake), traces, *descriptors):
                 return
 
@@ -76,27 +76,43 @@ def _load() -> None:
         "decimal",
         "uuid",
         "secrets",
+        "resource",
+        "_posixshmem",
     ):
         importlib.import_module(name)
     from pydantic import TypeAdapter
 
     TypeAdapter(int)
+    sandbox.look_around()
+    if _threads() > 1:
+        os._exit(1)
     _settle()
 
 
-def _preload(names: list[str]) -> None:
+def _preload(control: socket.socket, names: list[str]) -> None:
+    """Import libraries. When some of them leave threads running, they are named to the host, and it is over."""
+    threaded = []
+    threads = _threads()
     for name in names:
         try:
             importlib.import_module(name)
         except BaseException:  # noqa: BLE001 — its functions will say so where somebody listens
-            continue
+            pass
+        if _threads() > threads:
+            threaded.append(name)
+            threads = _threads()
+    if threaded:
+        control.send(json.dumps(threaded).encode())
+        os._exit(UNSAFE)
     _settle()
 
 
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))  # noqa: PTH208 — a count
+
+
 def _settle() -> None:
-    """Leave what is loaded alone, so that its pages stay shared. Ends the process where a fork would not be safe."""
-    if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 — a count
-        os._exit(UNSAFE)
+    """Leave what is loaded alone, so that its pages stay shared."""
     gc.collect()
     gc.freeze()
 

@@ -263,6 +263,11 @@ def _is_installed(event: str, args: tuple[Any, ...]) -> bool:
     return (path + os.sep).startswith(_system_directories()) or is_installed_file(path)
 
 
+def look_around() -> None:
+    """Find out once what is installed where, before that may not be looked at. It takes megabytes: best done before a fork."""
+    _is_installed("os.stat", ("",))
+
+
 @functools.lru_cache(maxsize=1)
 def _system_directories() -> tuple[str, ...]:
     import zoneinfo
@@ -307,7 +312,7 @@ def install() -> Envelope:
 
 def _guard(envelope: Envelope) -> None:
     """Wrap what raises no event."""
-    _is_installed("os.stat", ("",))  # looks around once, before it may not
+    look_around()
     for owner, name in ((owner, name) for owner, names in _SILENT.items() for name in names):
         real = getattr(_imported(owner), name, None)
         if real is None:  # another system

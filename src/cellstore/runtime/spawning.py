@@ -26,6 +26,7 @@ from cellstore.runtime.registry import Environment
 
 _POLL_S = 0.001
 _DEATHS_MAX = 2
+_THREADED = {"polars"}  # libraries that start threads when they are imported; others are found out
 UNSEEN = 256  # the return code of one whose parent was gone when it ended
 
 
@@ -49,8 +50,8 @@ class Spawner:
         self._forks = forks and nursery.is_possible()
         self._parents: dict[Environment, Parent] = {}
         self._deaths: dict[Environment, int] = {}
-        self._bare: set[Environment] = set()  # parents that import no libraries: one of them starts threads
         self._wanted: dict[Environment, set[str]] = {}
+        self._threaded = set(_THREADED)
 
     def spawn(self, key: Environment, socket_fd: int, trace_fd: int) -> Process:
         """A worker process. Errors: OSError when none can be had."""
@@ -65,11 +66,11 @@ class Spawner:
     def preload(self, unit: Unit) -> None:
         """Have workers to come share the libraries that `unit` imports."""
         key = (unit.python, unit.cwd)
-        new = libraries_of(unit) - self._wanted.get(key, set())
+        new = libraries_of(unit) - self._threaded - self._wanted.get(key, set())
         if not (self._forks and new):
             return
         self._wanted.setdefault(key, set()).update(new)
-        if key in self._parents and key not in self._bare:
+        if key in self._parents:
             self._parents[key].preload(new)
 
     def _parent(self, key: Environment) -> Parent | None:
@@ -79,16 +80,15 @@ class Spawner:
             if code is None:
                 return parent
             del self._parents[key]
-            parent.close()
-            if code == nursery.UNSAFE and key not in self._bare:
-                self._bare.add(key)
-            else:
+            threaded = parent.last_words() if code == nursery.UNSAFE else []
+            self._threaded.update(threaded)
+            if not threaded:
                 self._deaths[key] = self._deaths.get(key, 0) + 1
+            parent.close()
         if not self._forks or self._deaths.get(key, 0) >= _DEATHS_MAX:
             return None
         parent = self._parents[key] = Parent(key)
-        if key not in self._bare:
-            parent.preload(self._wanted.get(key, ()))
+        parent.preload(self._wanted.get(key, set()) - self._threaded)
         return parent
 
     def stop(self) -> None:
@@ -122,6 +122,13 @@ class Parent:
                 self._socket.send(text)
             except OSError:
                 pass
+
+    def last_words(self) -> list[str]:
+        """What it said before it ended: the libraries that start threads."""
+        try:
+            return list(json.loads(self._socket.recv(nursery.MESSAGE_BYTES)))
+        except (OSError, ValueError):
+            return []
 
     def close(self) -> None:
         """Hang up: it ends, and whoever it has not forked yet never comes."""
@@ -221,7 +228,9 @@ def _start(key: Environment, module: str, descriptors: tuple[int, ...], stderr: 
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",  # sets iterate alike in every run
+        # threads that numpy and pyarrow, which pandas brings along, would start when they are imported
         "OPENBLAS_NUM_THREADS": "1",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
     }
     return subprocess.Popen(
         [python, "-P", "-m", f"cellstore.runtime.{module}", *map(str, descriptors)],

@@ -23,6 +23,13 @@ class HandLink:
         self.deliver: Any = None
         self.watching = 0
 
+    @property
+    def is_closed(self) -> bool:
+        return self.state == "closed"
+
+    def check_process(self) -> None:
+        """It is the process of the test."""
+
     def watch(self, path: str, args: dict[str, Any], deliver: Any) -> HandLink:
         self.deliver = deliver
         self.watching += 1

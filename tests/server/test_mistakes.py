@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -167,6 +170,44 @@ def test_a_lost_server_ends_calls_with_an_error_and_views_say_stale(
         server.call("mutation", "deeds:put", {"table": "tasks", "fields": {"text": "back"}})
         assert "back" in live.wait(lambda texts: "back" in texts, 30)
         assert live.status == "live"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_leaves_its_parents_connections_alone_and_may_have_its_own(server: ServerProcess) -> None:
+    with connect(server.url, TOKEN) as db:
+        db.query("deeds:texts")  # over a connection that is kept
+        live, pending = db.subscribe("deeds:texts"), db.enqueue("deeds:put", table="tasks", fields={"text": "forked"})
+        live.wait(timeout=20)
+        tries: list[Callable[[], object]] = [
+            lambda: db.query("deeds:texts"),
+            lambda: db.mutation("deeds:put", table="tasks", fields={"text": "a"}),
+            lambda: db.subscribe("deeds:texts"),
+            lambda: live.until(lambda _: False),
+            lambda: asyncio.run(live.auntil(lambda _: False)),
+            pending.result,
+        ]
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with os.fdopen(writer, "w") as out, suppress(BaseException):
+                out.write(f"{[said(each) for each in tries]} {live.status}")
+                with connect(server.url, TOKEN) as own:
+                    out.write(f" {own.query('deeds:texts', limit=0)}")
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as answers:
+            assert answers.read() == f"{['forked'] * len(tries)} closed []"
+        os.waitpid(child, 0)
+        pending.result()
+        assert db.query("deeds:texts", limit=0) == []
+
+
+def said(deed: Callable[[], object]) -> str:
+    """What is the matter, in a word."""
+    try:
+        return f"nothing: {deed()}"
+    except cs.Disconnected as error:
+        return "forked" if "forked" in error.message else error.message
 
 
 def test_a_query_that_writes_is_told_to_be_a_mutation(db: Database) -> None:

@@ -100,12 +100,16 @@ class LoopThread:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
-    def _check(self) -> None:
+    def check_process(self) -> None:
+        """Errors: Disconnected in a forked child, which has its parent's sockets too, and must leave them alone."""
         if self._owner != os.getpid():
             raise Disconnected(
                 "this process was forked from one that held a cellstore connection, and threads do not cross a fork; "
                 "connect again here with cs.connect() or cs.open()"
             )
+
+    def _check(self) -> None:
+        self.check_process()
         if not self.is_usable:
             raise Disconnected("this cellstore connection is closed; connect again with cs.connect() or cs.open()")
 

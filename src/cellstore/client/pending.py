@@ -60,6 +60,7 @@ class Pending:
 
         Errors: the mutation's own; TimeoutError; Disconnected when the database is closed before.
         """
+        self._link.check_process()
         return self._read(self.path, wait(self._future, timeout))
 
     def cancel(self) -> bool:
@@ -70,6 +71,7 @@ class Pending:
         return self._awaited().__await__()
 
     async def _awaited(self) -> Any:
+        self._link.check_process()
         try:
             return self._read(self.path, await asyncio.shield(asyncio.wrap_future(self._future)))
         except asyncio.CancelledError:

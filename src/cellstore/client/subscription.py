@@ -175,7 +175,7 @@ class Subscription:
     @property
     def status(self) -> Status:
         """loading, live, stale (the connection is away), error, closed."""
-        if self._inbox.is_closed or self._link.state == "closed":
+        if self._inbox.is_closed or self._link.is_closed:
             return "closed"
         if self._inbox.state.number == 0:
             return "loading"
@@ -272,15 +272,17 @@ class Subscription:
         return state.number > 0 and (predicate is None or bool(predicate(state.value)))
 
     def _is_over(self) -> bool:
-        return self._inbox.is_closed or self._link.state == "closed"
+        return self._inbox.is_closed or self._link.is_closed
 
     def _check_open(self) -> None:
         if self._is_over():
+            self._link.check_process()
             raise self._link.problem or Disconnected("this subscription is closed")
 
     def _turned(self, turn: int, deadline: float | None) -> None:
         """Wait until something happens after `turn`, in steps that Ctrl-C can interrupt."""
         inbox = self._inbox
+        self._link.check_process()  # before the lock, which may be held for ever there
         with inbox.changed:
             while inbox.turns == turn:
                 self._check_open()

@@ -102,8 +102,12 @@ class Link:
 
     @property
     def is_closed(self) -> bool:
-        """Is this over for good?"""
-        return self.state == "closed"
+        """Is this over for good? In a forked child it is."""
+        return self.state == "closed" or not self.thread.is_usable
+
+    def check_process(self) -> None:
+        """Errors: Disconnected in a forked child."""
+        self.thread.check_process()
 
     @property
     def ts(self) -> int:

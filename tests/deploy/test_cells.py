@@ -234,6 +234,8 @@ REFUSALS = {
     ),
     "the kernel itself": ("shell = get_ipython()", "shell", "shell.execution_count", "belongs to this kernel"),
     "a database": ("db = cs.current()", "db", "db.tables()", "ctx.db"),
+    "a coroutine": ("import asyncio\nsoon = asyncio.sleep(0)", "soon", "soon is None", "await it, and capture what it gives"),
+    "what only pickle refuses": ("import re\nfound = re.match('a', 'a')", "found", "found.group()", "make it inside the function"),
     "an iterator": ("import itertools\nids = itertools.count(5)", "ids", "next(ids)", "make it a list"),
     "an executor": ("from concurrent.futures import ThreadPoolExecutor\nhands = ThreadPoolExecutor(1)", "hands", "hands.submit(print)", "start it inside an action"),
     "a queue": ("import queue\ninbox = queue.Queue()", "inbox", "inbox.qsize()", "keep it in a table"),

@@ -503,6 +503,28 @@ def test_the_version_follows_what_a_function_does_and_nothing_else(name: str) ->
         assert function_hash(ran(name, SHAPES[name].replace(*CHANGES[name])).shape) != first
 
 
+PLAIN_CHANGES = {
+    "an int that becomes a float": "TABLE['a'][0] = 1.0",
+    "the sign of a zero": "TABLE['a'][1] = -0.0",
+    "True that becomes 1": "TABLE['a'][2] = 1",
+    "a list that becomes a tuple": "TABLE['a'] = tuple(TABLE['a'])",
+    "the order of a dict": "TABLE['a'] = TABLE.pop('a')",
+    "text that becomes bytes": "TABLE['b'] = b'x'",
+    "one more in a set": "TABLE['c'].add('z')",
+}
+
+
+@pytest.mark.parametrize("change", PLAIN_CHANGES)
+def test_every_change_of_captured_data_is_another_version(change: str) -> None:
+    text = "TABLE = {'a': [1, 0.0, True], 'b': 'x', 'c': {'p', 'q', 'r'}}\ndef shape(ctx): return TABLE"
+    module = ran(change, text)
+    before = function_hash(module.shape)
+    module.TABLE["c"] = {"r", "q", "p"}
+    assert function_hash(module.shape) == before == function_hash(ran(change, text).shape)
+    exec(PLAIN_CHANGES[change], vars(module))
+    assert function_hash(module.shape) != before
+
+
 BESIDE = """
 import functools
 LIMIT, NAMES, REGISTRY = 3, ["a"], {}

@@ -28,7 +28,7 @@ CACHED = type(functools.lru_cache(lambda: None))
 """What `functools.cache` makes of a function."""
 
 _PARTS_MAX = 10_000
-_LEAVES = (type(None), bool, int, float, str, bytes)
+_LEAVES = {type(None), bool, int, float, str, bytes}
 _GLOBAL_READS = ("LOAD_GLOBAL", "LOAD_NAME")
 _CLASS_MACHINERY = {"__dict__", "__weakref__", "__module__", "__qualname__", "__firstlineno__", "__static_attributes__"}
 
@@ -198,15 +198,15 @@ def code_in(value: Any) -> Iterator[tuple[str, Any]]:
     seen: set[int] = set()
     while pending and len(seen) < _PARTS_MAX:
         part = pending.pop()
-        if id(part) in seen or isinstance(part, _LEAVES):
+        if id(part) in seen:
             continue
         seen.add(id(part))
         if isinstance(part, FunctionType | type | ModuleType | MethodType | functools.partial | CACHED):
             yield str(getattr(part, "__name__", type(part).__name__)), part
         elif isinstance(part, list | tuple | set | frozenset):
-            pending += part
+            pending += [each for each in part if type(each) not in _LEAVES]
         elif isinstance(part, dict):
-            pending += [*part.keys(), *part.values()]
+            pending += [each for each in (*part.keys(), *part.values()) if type(each) not in _LEAVES]
         elif not is_named(type(part)) and not (callable(part) and is_named(part)):
             yield type(part).__name__, type(part)
             pending.append(getattr(part, "__dict__", None))

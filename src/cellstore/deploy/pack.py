@@ -140,7 +140,11 @@ def _too_large(capture: Capture, limit: int, size: int | None) -> DeployError:
 
 def _because(refused: Any) -> str:
     reason = str(refused.reason)
-    return reason if reason.startswith("which") else f"and cannot travel to the store: {reason}"
+    return (
+        reason
+        if reason.startswith("which")
+        else f"and cannot travel to the store: {reason}; make it inside the function"
+    )
 
 
 def _blamed(functions: dict[str, Any], refused: Any) -> DeployError:

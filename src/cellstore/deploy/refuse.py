@@ -25,6 +25,7 @@ _CONNECTION = "which cannot travel to the store; open it inside the function, or
 _LOCK = "which guards nothing in another process; leave it out, transactions keep calls apart"
 _FILE = "which cannot travel to the store; open it inside an action, or capture what was read from it"
 _GENERATOR = "which can be used up only here; make it a list"
+_COROUTINE = "which can be awaited only here; await it, and capture what it gives"
 _STORE = "which is shared by what runs in this process, and by nothing elsewhere; keep it in a table"
 _HANDLER = "which writes from this process; print and logging inside a function reach its caller by themselves"
 _RUNNING = "which lives in this process only; start it inside an action"
@@ -65,6 +66,8 @@ def why_not(value: Any) -> str | None:
         return _LOCK
     if isinstance(value, io.IOBase) and not isinstance(value, io.StringIO | io.BytesIO):
         return None if value in (sys.stdout, sys.stderr) else _FILE
+    if isinstance(value, types.CoroutineType):
+        return _COROUTINE
     if isinstance(value, _GENERATORS) and _is_librarys(type(value)) and not isinstance(value, io.IOBase):
         return _GENERATOR
     if isinstance(value, socket.socket):

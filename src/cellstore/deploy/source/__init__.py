@@ -29,6 +29,7 @@ The other form, the pickle, is exact; this one is for other Python versions and 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import CellType, FunctionType
 from typing import Any
 
@@ -57,6 +58,16 @@ def source_of(functions: dict[str, Any], hints: dict[str, dict[str, Any]], files
     return writer.finish()
 
 
+@lru_cache(maxsize=8)  # after most cells it is the text it was before
+def _complaints(text: str) -> tuple[str, ...]:
+    """Why a text does not compile, if so."""
+    try:
+        compile(text, "<source>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        return (f"the source does not compile: {error}",)
+    return ()
+
+
 class _Writer(ClassWriter, ObjectWriter):
     """Writes what is deployed, and all that it reaches."""
 
@@ -78,10 +89,7 @@ class _Writer(ClassWriter, ObjectWriter):
         calls = [f"{name} = {expression}" for name, expression in self.references.items()]  # not the plain functions
         text = "\n".join([*self.lines, *calls]) + "\n"
         if not self.missing:
-            try:
-                compile(text, "<source>", "exec", dont_inherit=True)
-            except (SyntaxError, ValueError) as error:
-                self.missing.append(f"the source does not compile: {error}")
+            self.missing += _complaints(text)
         return Source(text, list(dict.fromkeys(self.missing)))
 
     def expression(self, wish: str, value: Any) -> str:

@@ -51,6 +51,9 @@ def reference(value: Any) -> str:
 
 def written(value: Any) -> str:
     """A literal, as Python text."""
+    text = repr(value)
+    if not ("inf" in text or "nan" in text):  # which have no literal
+        return text
     if type(value) is float and not math.isfinite(value):
         return f"float({str(value)!r})"
     if type(value) is list:
@@ -61,7 +64,7 @@ def written(value: Any) -> str:
         return f"{type(value).__name__}(({''.join(f'{written(each)}, ' for each in value)}))"
     if type(value) is dict:
         return f"{{{', '.join(f'{written(key)}: {written(each)}' for key, each in value.items())}}}"
-    return repr(value)
+    return text
 
 
 def pickled(value: Any) -> str:

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from runtime_harness import play
 
+import cellstore as cs
 from cellstore.schema.definition import IndexDefinition, TableDefinition
+from cellstore.testing.store import StoreUnderTest
 
 SOURCE = """
     @cs.query
@@ -74,3 +76,48 @@ def test_an_upsert_goes_through_the_lane(tmp_path, inline):
             assert transaction.count("names") == 3
 
     play(tmp_path, SOURCE, scenario, inline=inline)
+
+
+class Job(cs.Table, name="jobs"):
+    open: bool
+    text: str = ""
+    by_open = cs.Index("open")
+
+
+ran: list[int] = []
+
+
+@cs.query
+def open_jobs(ctx):
+    ran.append(1)
+    return ctx.db.query("jobs").with_index("by_open", open=True).count()
+
+
+@cs.mutation
+def put(ctx, id: str | None = None, **fields):
+    return ctx.db.insert("jobs", fields) if id is None else ctx.db.patch(id, fields)
+
+
+@cs.mutation
+def remove(ctx, id: str):
+    ctx.db.delete(id)
+
+
+def test_a_watched_count_is_run_again_when_a_commit_changes_its_range_and_then_only():
+    with StoreUnderTest() as store:
+        here, closed = put(open=True), put(open=False)
+        live = store.subscribe(open_jobs)
+
+        def runs(change, **args):
+            ran.clear()
+            change(**args)
+            return len(ran), live.value
+
+        assert live.until(lambda count: count is not None, timeout=10) == 1
+        assert runs(put, id=here, text="changed in place") == (0, 1)
+        assert runs(put, id=closed, text="elsewhere") == (0, 1)
+        assert runs(put, open=False) == (0, 1)
+        assert runs(remove, id=closed) == (0, 1)
+        assert runs(put, open=True) == (1, 2)
+        assert runs(put, id=here, open=False) == (1, 1)
+        assert runs(remove, id=here) == (0, 1)

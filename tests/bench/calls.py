@@ -1,7 +1,8 @@
 """What it costs to have a function run elsewhere: `python tests/bench/calls.py`.
 
-query        call to result of an empty query, one at a time
-mutation     the same for one that writes a row, durable; one at a time, and 64 in flight
+floor        a bare worker's round trip: one byte over a socket to a process that sends it back
+query        call to result of an empty query; one at a time, and 64 in flight
+mutation     the same for one that writes a row, durable
 envelope     what the guard around a query costs, without the call
 fresh worker from asking for a process to its first word
 idle worker  memory of its own, beyond what it shares: right after the calls above, and a few seconds later
@@ -11,7 +12,9 @@ actions      fifty at once, each waiting 100 ms: plain ones and `async def`
 from __future__ import annotations
 
 import asyncio
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,17 +62,39 @@ async def one_by_one(runner: PoolRunner, kind: str, args: dict[str, Any], path: 
     return seconds
 
 
-async def at_once(runner: PoolRunner, count: int, width: int) -> float:
-    """Mutations a second with `width` in flight."""
+async def at_once(
+    runner: PoolRunner, kind: str, args: dict[str, Any], path: str, count: int = 6400, width: int = 64
+) -> float:
+    """Calls a second with `width` in flight."""
+    call = getattr(runner, kind)
 
     async def lane() -> None:
         for _ in range(count // width):
-            outcome = await runner.mutation("m:write", {"n": 1})
+            outcome = await call(path, args)
             assert outcome.ok, outcome.error
 
     began = time.perf_counter()
     await asyncio.gather(*[lane() for _ in range(width)])
     return count / (time.perf_counter() - began)
+
+
+async def floor(count: int) -> list[float]:
+    """Seconds of each round trip of one byte between this loop and another process."""
+    ours, theirs = socket.socketpair()
+    code = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1]))\nwhile b := s.recv(1): s.send(b)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    theirs.close()
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        writer.write(b".")
+        await reader.readexactly(1)
+        seconds.append(time.perf_counter() - began)
+    writer.close()
+    await writer.wait_closed()
+    process.wait()
+    return seconds
 
 
 def show(name: str, seconds: list[float]) -> None:
@@ -93,8 +118,6 @@ def show_memory(runner: PoolRunner, when: str) -> None:
 
 def envelope_us() -> float:
     """Microseconds of entering and leaving the guard, in a process of its own."""
-    import subprocess
-
     code = (
         "import time; real = time.perf_counter\n"
         "from cellstore.runtime import sandbox\n"
@@ -131,12 +154,13 @@ async def main() -> None:
         runner = PoolRunner(engine)
         await runner.start()
         await runner.deploy(unit_of(SOURCE))
-        await one_by_one(runner, "query", {}, "m:nothing", 300)
-        show("query", await one_by_one(runner, "query", {}, "m:nothing", 3000))
-        await one_by_one(runner, "mutation", {"n": 1}, "m:write", 300)
-        show("mutation", await one_by_one(runner, "mutation", {"n": 1}, "m:write", 2000))
-        rates = [await at_once(runner, 6400, 64) for _ in range(5)]
-        print(f"{'64 in flight':>14}: {max(rates):,.0f} mutations a second (median {statistics.median(rates):,.0f})")
+        show("floor", await floor(3000))
+        for kind, args, path in (("query", {}, "m:nothing"), ("mutation", {"n": 1}, "m:write")):
+            await one_by_one(runner, kind, args, path, 300)
+            show(kind, await one_by_one(runner, kind, args, path, 3000))
+            rates = [await at_once(runner, kind, args, path) for _ in range(5)]
+            each_us = 1e6 / statistics.median(rates)
+            print(f"{'64 in flight':>14}: {statistics.median(rates):,.0f} a second, one every {each_us:.0f} µs")
         print(f"{'envelope':>14}: {envelope_us():.1f} µs")
         for path in ("m:wait", "m:wait_async"):
             await one_by_one(runner, "action", {}, path, 1)

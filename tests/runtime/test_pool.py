@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -140,6 +142,45 @@ def test_a_query_at_a_timestamp_sees_that_moment(tmp_path: Path) -> None:
         assert await stage.query("count") == 2
 
     play(tmp_path, BASICS, scenario)
+
+
+def test_calls_beyond_what_may_wait_are_told_so_at_once_and_no_process_comes_beyond_what_may_be(tmp_path: Path) -> None:
+    source = BASICS + "\n    @cs.query\n    def busy(ctx):\n        for _ in range(2_000_000):\n            pass\n"
+
+    async def scenario(stage: Stage) -> None:
+        calls = [asyncio.ensure_future(stage.runner.query("m:busy", {})) for _ in range(20)]
+        await asyncio.sleep(0)
+        [team] = stage.runner._teams.values()
+        waiting, refused = [call for call in calls if not call.done()], [call for call in calls if call.done()]
+        assert {call.result().error.code for call in refused} == {"Overloaded"}
+        assert 5 <= len(waiting) <= 5 + 2 * 2
+        outcomes = await asyncio.gather(*waiting)
+        assert all(outcome.ok for outcome in outcomes)
+        assert len(team.workers) <= 2
+
+    knobs = {"workers_min": 2, "workers_max": 2, "worker_pipeline_max": 2, "queued_calls_max": 5, "query_time_s": 10.0}
+    play(tmp_path, source, scenario, **knobs)
+
+
+def test_the_host_opens_no_pickle_neither_a_deployed_one_nor_one_of_a_worker(tmp_path: Path) -> None:
+    opened: list[object] = []
+    unit = unit_of(BASICS)
+    assert unit.payload is not None
+    is_looking = True
+    sys.addaudithook(lambda event, args: opened.append(args) if is_looking and event == "pickle.find_class" else None)
+
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.deploy(unit)
+        await stage.mutate("add", n=1)
+        assert await stage.query("count") == 1
+        assert opened == []
+        pickle.loads(pickle.dumps(Path))
+        assert opened, "it would have been seen"
+
+    try:
+        play(tmp_path, None, scenario)
+    finally:
+        is_looking = False
 
 
 # Processes that misbehave

@@ -402,7 +402,7 @@ def test_a_cell_whose_function_has_no_text_says_so_once_with_name_and_reason(ker
     said = kernel.run("@cs.query\ndef unread(ctx):\n    return made(1)\nmade = eval('lambda x: x + 1')").printed
     assert "cellstore: tasks runs under Python 3" in said
     assert "unread uses `made`: the text of <lambda> is not available" in said
-    assert kernel.run("@cs.query\ndef besides(ctx):\n    return 1\nunread()").printed == ""
+    assert "runs under" not in kernel.run("@cs.query\ndef besides(ctx):\n    return 1\nunread()").printed
     assert kernel.run("def made(x):\n    return x\nunread()").text == "1"
     assert "unread uses `made`" in kernel.run("made = eval('lambda x: x + 1')").printed
 

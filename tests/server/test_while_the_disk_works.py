@@ -19,6 +19,7 @@ from runtime_harness import unit_of
 
 from cellstore.protocol.version import decode_ts
 from cellstore.reactivity.connection import STOPPED
+from cellstore.server import deployment as deployments
 from cellstore.server.deployment import Deployment
 
 SOURCE = """
@@ -206,6 +207,34 @@ def test_what_was_not_answered_is_sent_again_and_has_happened_once(tmp_path, hap
         shutil.rmtree(tmp_path / "store")
         before.rename(tmp_path / "store")
     asyncio.run(ask_again())
+
+
+async def test_a_server_opens_a_store_again_whose_disk_had_failed(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(deployments, "REOPEN_AFTER_S", 0.05)
+    (tmp_path / "m.py").write_text("import cellstore as cs\n" + textwrap.dedent(SOURCE))
+    await served.deploy(tmp_path / "m.py")
+    client = {"sessionId": "3f2e1d00-0000-4000-8000-000000000000", "lastCloseReason": None}
+    wire = await served.socket(headers=served.token_header)
+    await wire.say("Connect", connectionCount=0, **client)
+    fail_to_sync(await served.app.deployment("default"))
+    await wire.say("Mutation", requestId=0, udfPath="m:add", args=[{"n": 1}])
+    assert await wire.closed() == (1011, STOPPED)
+    again = await until_open(served)
+    await again.say("Connect", connectionCount=1, **client)
+    assert (await again.call("Mutation", "m:add", {"n": 1}))["success"], "the same request"
+    total = await served.fetch("api/query", {"path": "m:total", "args": {}, "format": "json"}, served.token_header)
+    assert total.json["value"] == 1
+
+
+async def until_open(served):
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await served.socket(headers=served.token_header)
+            except HTTPClientError as closed:
+                if closed.code != 503:
+                    raise
+                await asyncio.sleep(0.01)
 
 
 async def test_over_http_nobody_is_told_that_it_failed_when_it_may_have_happened(served, tmp_path):

@@ -8,7 +8,8 @@
 
 Order:     `start` before anything else; everything on the loop that called it. `stop` may be called again.
 Errors:    `start` raises StoreLocked, naming the holder, when another process has the store. After a FatalError the
-           deployment stops itself; `failure` then says why, and calls come back as that error.
+           deployment stops itself; `failure` then says why, and calls come back as that error. Another may be started in its
+           place: what is on the disk is true, and clients ask again for what they were not told.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellstore.clock import Clock, SystemClock
-from cellstore.errors import CellstoreError, FatalError, NotFound, Overloaded, StorageError
+from cellstore.errors import (
+    CellstoreError,
+    Corruption,
+    FatalError,
+    InvariantError,
+    NotFound,
+    Overloaded,
+    StorageError,
+)
 from cellstore.knobs import DEFAULTS, Knobs
 from cellstore.reactivity.connection import CloseSocket, Connection, Hub, SendFrame, VerifyToken, no_tokens
 from cellstore.reactivity.principal import EMBEDDED, EVERYTHING, Principal
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAY_NS = 86_400 * 10**9
+REOPEN_AFTER_S = 5.0  # a disk that fails now and then is not asked in a rush
 MEMORY = ":memory:"
 ADMIN = Principal("admin", EVERYTHING, owner=True, internal=True)  # on whose behalf the deployment asks itself
 
@@ -99,6 +109,7 @@ class Deployment:
         self._hub: Hub | None = None
         self._control: Control | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._failed_s = 0.0  # when, by the loop's clock
         self._upkeep: list[asyncio.Task[None]] = []
         self._export: tuple[str, Export] | None = None  # made for Convex's command line, which will fetch it
 
@@ -158,6 +169,15 @@ class Deployment:
     def running(self) -> bool:
         """Whether it serves."""
         return self._hub is not None
+
+    @property
+    def stands(self) -> bool:
+        """Whether it serves, or tells why not. If neither, another may open the store: also some time after a disk failed."""
+        if self.running or self.failure is None:
+            return self.running
+        if isinstance(self.failure, Corruption | InvariantError) or self._stopping is None or not self._stopping.done():
+            return True
+        return asyncio.get_running_loop().time() - self._failed_s < REOPEN_AFTER_S
 
     def check_running(self) -> None:
         """Errors: why it does not serve, Overloaded when that will pass."""
@@ -340,7 +360,7 @@ class Deployment:
     def _fail(self, stop: FatalError) -> None:
         """The store must not be written any more: stop, and say why to whoever asks."""
         if self.failure is None:
-            self.failure = stop
+            self.failure, self._failed_s = stop, asyncio.get_running_loop().time()
             log.critical("deployment %s stops: %s", self.name, stop.message)
             if self._hub is not None:
                 self._hub.halt()

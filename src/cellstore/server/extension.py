@@ -161,7 +161,7 @@ class CellstoreApp(ExtensionApp):
         of opening a store.
         """
         running = self._deployments.get(name)
-        if running is not None and (running.running or running.failure is not None):
+        if running is not None and running.stands:
             return running
         if not NAME.fullmatch(name):
             raise NotFound("a deployment's name is letters, digits, - and _, at most 64", kind="deployment", name=name)
@@ -169,7 +169,7 @@ class CellstoreApp(ExtensionApp):
             raise NotFound(kind="deployment", name=name)
         async with self._opening.setdefault(name, asyncio.Lock()):
             running = self._deployments.get(name)
-            if running is None or not running.running:
+            if running is None or not running.stands:
                 running = await self._opened(name)
         return running
 

@@ -17,6 +17,7 @@ Invariant:  what a reader sees is what `append` returned for, plus at most group
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -537,6 +538,8 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
     if mode != "wal":
         raise StorageError(f"{path} is on a disk that cannot hold a write-ahead log; put the store on a local disk")
     connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
+    if not fresh:
+        _copy_log(connection)
     if fresh:
         with connection:
             connection.execute(sql.CREATE)
@@ -547,6 +550,16 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             connection.execute(sql.UPGRADE_1)
             rebuild(connection.cursor())
             connection.pragma("user_version", sql.SCHEMA_VERSION)
+
+
+def _copy_log(connection: apsw.Connection) -> None:
+    """Copy what an earlier life left in the log into the file, and sync it.
+
+    Where an fsync of the log has failed its pages may be in memory only, and no later fsync writes them. What is told from
+    now on was there before, so it is written anew.
+    """
+    with contextlib.suppress(apsw.FullError, apsw.BusyError):  # then the log keeps it, as it did
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 def _open_log(connection: apsw.Connection, path: Path) -> apsw.VFSFile:

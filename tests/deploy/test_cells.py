@@ -175,6 +175,23 @@ SHAPES = {
         ],
         "{'n': 4}",
     ),
+    "arguments of classes that are named in annotations before they are there": (
+        [
+            "import typing as t\nfrom dataclasses import dataclass\n@dataclass\nclass First:\n    x: 'int'\n    second: 't.Optional[Second]' = None",
+            "@dataclass\nclass Second:\n    z: int\n    third: 'list[Third]'\nclass Third(t.TypedDict):\n    last: 'Last'\n@dataclass\nclass Last:\n    n: int",
+            "@cs.query(name='taken')\ndef taken(ctx, f: First, g: 'list[Second]') -> int:\n"
+            "    return f.second.third[0]['last'].n + g[0].z\n@cs.query\ndef shape(ctx):\n"
+            "    return taken(f=First(1, Second(2, [{'last': Last(40)}])), g=[Second(2, [])])",
+        ],
+        "42",
+    ),
+    "a context manager as a decorator": (
+        [
+            "import contextlib\nSAID = 'in'\n@contextlib.contextmanager\ndef said(n):\n    print(SAID, n)\n    yield n",
+            "@cs.query\n@said(2)\ndef shape(ctx):\n    return 3",
+        ],
+        "3",
+    ),
     "functions in a class": (["class Api:\n    @cs.query\n    def shape(ctx):\n        return 3"], "3"),
     "a package next to the notebook": (["from pack.inner import deep", "@cs.query\ndef shape(ctx):\n    return deep(2)"], "20"),
     "a module next to the notebook, imported inside": (

@@ -11,6 +11,7 @@ Cost       one visit per object, however many functions share it
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,9 @@ Chain = tuple[str, ...]
 
 CACHED = type(functools.lru_cache(lambda: None))
 """What `functools.cache` makes of a function."""
+
+MANAGERS = (contextlib._GeneratorContextManager, contextlib._AsyncGeneratorContextManager)
+"""What functions with `contextlib.contextmanager` on top give; as decorators they make another for every call."""
 
 _PARTS_MAX = 10_000
 _LEAVES = {type(None), bool, int, float, str, bytes}
@@ -96,6 +100,8 @@ def _step(found: Captures, chain: Chain, value: Any) -> Iterable[tuple[str, Any]
         return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
     if isinstance(value, CACHED):
         return [("__wrapped__", value.__wrapped__)]
+    if isinstance(value, MANAGERS):
+        return [("func", value.func), ("args", value.args), ("kwds", value.kwds)]
     if singleton_name(value) is not None or (callable(value) and is_named(value)):
         return ()
     found.data.append(Capture(chain, value))

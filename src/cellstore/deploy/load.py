@@ -23,7 +23,7 @@ from typing import Any
 from cellstore.deploy.standalone import namespace_for
 from cellstore.deploy.unit import STAMP, Unit
 from cellstore.errors import DeployError
-from cellstore.schema.rebuild import Rebuild, rebuilder
+from cellstore.schema.rebuild import SPELT, Rebuild, rebuilder
 
 
 def load(unit: Unit) -> dict[str, Callable[..., Any]]:
@@ -87,7 +87,10 @@ def remember_sources(sources: dict[str, str]) -> None:
 
 def adapted_to(fn: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
     """`fn`, given instances of the classes its annotations name; `fn` itself where plain values are what it wants."""
-    steps = {name: step for name, hint in hints.items() if (step := rebuilder(hint)) is not None}
+    names = hints.get(SPELT)
+    steps = {
+        name: step for name, hint in hints.items() if name != SPELT and (step := rebuilder(hint, names)) is not None
+    }
     if not steps:
         return fn
     if inspect.iscoroutinefunction(fn):

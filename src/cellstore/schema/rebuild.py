@@ -9,9 +9,12 @@ is so for most hints and costs nothing. Fields inside are rebuilt too.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import datetime as dt
 import enum
+import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -48,9 +51,35 @@ def rebuilder(hint: Any, names: Names | None = None) -> Rebuild | None:
     return _of_class(hint, names) if isinstance(hint, type) and origin is None else None
 
 
-def objects_of(hints: Mapping[str, Any], parameters: Iterable[str]) -> dict[str, Any]:
-    """The annotations of those parameters that get objects rather than plain values."""
-    return {name: hints[name] for name in parameters if name in hints and rebuilder(hints[name]) is not None}
+def objects_of(hints: Mapping[str, Any], parameters: Iterable[str], names: Names | None = None) -> dict[str, Any]:
+    """The annotations of those parameters that get objects rather than plain values; under SPELT, what the strings in
+    annotations of their classes mean: elsewhere nobody knows."""
+    found = {name: hints[name] for name in parameters if name in hints and rebuilder(hints[name], names) is not None}
+    spelt: dict[str, Any] = {}
+    for hint in found.values():
+        _spell(hint, names or {}, spelt, set())
+    return {**found, SPELT: spelt} if spelt else found
+
+
+SPELT = "*"
+
+
+def _spell(hint: Any, scope: Names, spelt: dict[str, Any], seen: set[int]) -> None:
+    """Note the names that string annotations in `hint` use, with what they mean, and those of their classes in turn."""
+    if isinstance(hint, str | typing.ForwardRef):
+        text = hint if isinstance(hint, str) else hint.__forward_arg__
+        for node in ast.walk(ast.parse(text, mode="eval")):
+            if isinstance(node, ast.Name) and node.id in scope and node.id not in spelt:
+                spelt[node.id] = scope[node.id]
+                _spell(scope[node.id], scope, spelt, seen)
+    for inner in typing_extensions.get_args(hint):
+        _spell(inner, scope, spelt, seen)
+    if isinstance(hint, type) and id(hint) not in seen and (dataclasses.is_dataclass(hint) or is_typed_dict(hint)):
+        seen.add(id(hint))
+        for base in hint.__mro__:
+            known = {**vars(sys.modules.get(base.__module__, types)), **scope}
+            for inner in inspect.get_annotations(base).values():
+                _spell(inner, known, spelt, seen)
 
 
 def _of_class(hint: type, names: Names | None) -> Rebuild | None:

@@ -12,6 +12,7 @@ from cellstore.errors import ConflictError
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter, QueryBuilder
 from cellstore.transaction.database import Engine
 from cellstore.transaction.overlay import Overlay
+from cellstore.transaction.snapshot import Snapshot
 from cellstore.transaction.transaction import Transaction
 from cellstore.values.ids import Id
 
@@ -126,6 +127,25 @@ def test_own_writes_and_the_lane_count(engine: Engine, tasks: list[Id]) -> None:
         db.delete(tasks[1])
         assert done(tx).count() == len(done(tx).collect()) == 4
         assert tx.count("tasks") == 9
+
+
+def test_a_count_looks_up_nothing_its_transaction_wrote(
+    engine: Engine, tasks: list[Id], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[bytes] = []
+    with engine.begin() as tx:
+        for n in range(30):
+            tx.insert("tasks", {"done": n < 20})
+        tx.patch(tasks[0], {"done": False})
+        tx.replace(tasks[1], {"done": True})
+        tx.delete(tasks[2])
+        point = tx.savepoint()
+        tx.delete(tasks[4])
+        tx.rollback(point)
+        monkeypatch.setattr(Snapshot, "row", lambda self, table, id: looked_at.append(id))
+        assert done(tx).count() == 5 + 20 - 1 + 1 - 1
+        assert tx.count("tasks") == tx.count("tasks", "by_id") == 10 + 30 - 1
+        assert looked_at == []
 
 
 @pytest.mark.parametrize("seed", range(3))

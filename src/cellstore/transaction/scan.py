@@ -108,13 +108,14 @@ def _hidden(snapshot: Snapshot, own: WriteSet, table: int, id: bytes, start: int
 
 
 def count(snapshot: Snapshot, own: WriteSet, span: Span, load: Load) -> int:
-    """How many documents a span holds; the storage counts, pending documents are settled one by one, read with `load`."""
-    table = span.table
-    total = _stored_count(snapshot, span, load)
-    pending = set(own.tables.get(table, ()))
-    if snapshot.overlay is not None:
-        pending |= set(snapshot.overlay.tables.get(table, ()))
-    return total + len(_layered(snapshot, own, span)) - sum(_stands_in(snapshot, span, id, load) for id in pending)
+    """How many documents a span holds; the storage counts, the lane's pending ones are looked up, read with `load`."""
+    meta, table, lo, hi, _ = span
+    total = _stored_count(snapshot, span, load) + own.gain(meta.number, table, lo, hi)
+    overlay = snapshot.overlay
+    if overlay is None or table not in overlay.tables:
+        return total
+    hidden = sum(_stands_in(snapshot, span, id, load) for id in overlay.tables[table])
+    return total + len(overlay.span(meta.number, table, lo, hi)) - hidden
 
 
 def _stored_count(snapshot: Snapshot, span: Span, load: Load) -> int:

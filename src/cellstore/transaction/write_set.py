@@ -9,9 +9,8 @@ Several writes to one document are one write at commit. A document that ends whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from sortedcontainers import SortedDict
 
@@ -31,13 +30,15 @@ class Pending:
     base_keys: Mapping[int, bytes] = field(default_factory=dict)
 
 
-P = TypeVar("P", bound=Pending)
+KeyOf = Callable[[int, int, Pending], bytes | None]
+"""(index, table, pending document) to a key of it."""
 
 
 class Layer:
     """Pending documents by table and id, and by key in the indexes somebody scanned.
 
-    Cost       an ordered view of an index is built at its first scan, then kept up with each change: O(log n)
+    Cost       an ordered view of an index is built at its first scan, then kept up with each change: O(log n). So is one of
+               where the documents below stand that this layer hides, at the first count
     Invariant  an id is in an index's view exactly when its pending document is not deleted
     """
 
@@ -45,7 +46,7 @@ class Layer:
 
     def __init__(self) -> None:
         self.tables: dict[int, dict[bytes, Pending]] = {}
-        self._views: dict[int, tuple[int, SortedDict]] = {}
+        self._views: dict[tuple[int, KeyOf], tuple[int, SortedDict]] = {}
 
     def get(self, table: int, id: bytes) -> Pending | None:
         """The pending state of a document; None when this layer says nothing about it."""
@@ -74,26 +75,38 @@ class Layer:
         documents = self.tables.get(table)
         if not documents:
             return []
-        view = self._view(index, table, documents)
+        view = self._view(index, table, documents, _key)
         return [(key, view[key]) for key in view.irange(lo, hi, inclusive=(True, False))]
+
+    def gain(self, index: int, table: int, lo: bytes, hi: bytes) -> int:
+        """By how many more documents [lo, hi) has through this layer than what is below it has there.
+
+        Of a transaction's own writes only: the lane's do not know what is below them.
+        """
+        documents = self.tables.get(table)
+        if not documents:
+            return 0
+        mine, below = (self._view(index, table, documents, key_of) for key_of in (_key, _key_below))
+        return sum(sign * (view.bisect_left(hi) - view.bisect_left(lo)) for sign, view in ((1, mine), (-1, below)))
 
     def __iter__(self) -> Iterator[Pending]:
         for documents in self.tables.values():
             yield from documents.values()
 
-    def _view(self, index: int, table: int, documents: dict[bytes, Pending]) -> SortedDict:
-        found = self._views.get(index)
+    def _view(self, index: int, table: int, documents: dict[bytes, Pending], key_of: KeyOf) -> SortedDict:
+        found = self._views.get((index, key_of))
         if found is None:
-            keyed = ((_key(index, table, pending), id) for id, pending in documents.items())
-            found = self._views[index] = (table, SortedDict((key, id) for key, id in keyed if key is not None))
+            keyed = ((key_of(index, table, pending), id) for id, pending in documents.items())
+            view = SortedDict((key, id) for key, id in keyed if key is not None)
+            found = self._views[index, key_of] = table, view
         return found[1]
 
     def _move(self, table: int, id: bytes, before: Pending | None, after: Pending | None) -> None:
-        for index, (of_table, view) in self._views.items():
+        for (index, key_of), (of_table, view) in self._views.items():
             if of_table != table:
                 continue
-            left = None if before is None else _key(index, table, before)
-            entered = None if after is None else _key(index, table, after)
+            left = None if before is None else key_of(index, table, before)
+            entered = None if after is None else key_of(index, table, after)
             if left != entered:
                 if left is not None:
                     view.pop(left, None)
@@ -106,6 +119,13 @@ def _key(index: int, table: int, pending: Pending) -> bytes | None:
     if index == 2 * table:
         return None if pending.body is None else pending.id
     return pending.keys.get(index)
+
+
+def _key_below(index: int, table: int, pending: Pending) -> bytes | None:
+    """Where the document below a pending one stands; None where there is none."""
+    if index == 2 * table:
+        return None if pending.base_body is None else pending.id
+    return pending.base_keys.get(index)
 
 
 class WriteSet(Layer):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runtime_harness import Stage, play, unit_of, value_of
 
-from cellstore.runtime.patches import patches
+from cellstore.runtime.patches import patches, set_packages
 
 SOURCE = """
     import collections, functools
@@ -348,6 +348,77 @@ def test_inline_a_context_variable_lasts_as_long_as_the_call_that_set_it(place: 
         assert (await stage.query("settings"))["context"] == before["context"]
 
     play(place, SETTINGS, scenario, inline=True)
+
+
+TOLD = """
+    import copyreg, email.charset, shutil
+    import xml.etree.ElementTree as ET
+    from shutil import register_archive_format as register
+
+    def pack(base_name, base_dir): ...
+
+    def of_xml():
+        ET.register_namespace("said", "urn:of-the-call")
+
+    def of_shutil():
+        register("said", pack)
+        shutil.unregister_archive_format("tar")
+
+    def of_email():
+        email.charset.add_charset("said", email.charset.QP)
+        email.charset.add_alias("utf_8", "said")
+
+    CHANGES = {"xml": of_xml, "shutil": of_shutil, "email": of_email}
+
+    def found():
+        return {
+            "xml": "urn:of-the-call" in ET._namespace_map,
+            "shutil": sorted(shutil._ARCHIVE_FORMATS),
+            "email": ["said" in email.charset.CHARSETS, email.charset.ALIASES.get("utf_8")],
+        }
+
+    @cs.query
+    def settings(ctx):
+        return found()
+
+    @cs.mutation
+    def change(ctx, what: str, fail: bool = False):
+        before = found()
+        CHANGES[what]()
+        if fail:
+            raise ValueError("no")
+        return before[what] != found()[what]
+"""
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_what_a_library_is_told_by_functions_of_its_own_lasts_as_long_as_the_call(place: Path, fail: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("settings")
+        for what, setting in before.items():
+            outcome = await stage.runner.mutation("m:change", {"what": what, "fail": fail})
+            assert outcome.ok is not fail, outcome.error
+            assert fail or value_of(outcome) is True, f"{what} could be changed"
+            assert (await stage.query("settings"))[what] == setting, what
+
+    play(place, TOLD, scenario, workers_max=1, workers_min=1)
+
+
+def test_of_which_libraries_a_text_sets_something_is_found() -> None:
+    def text(frame):  # type: ignore[no-untyped-def]
+        import json as j
+        import xml.dom.minidom
+        from email import charset
+
+        j.decoder.set_something(1)
+        xml.dom.registerDOMImplementation("a", None)
+        xml.dom.minidom.use(2)
+        charset.add_charset("a")
+        frame.set_index("a")
+        math.isclose(1, 2)
+        return math.settle
+
+    assert set(set_packages(text.__code__, {"math": math})) == {"json", "xml", "email"}
 
 
 IMPORTING = """

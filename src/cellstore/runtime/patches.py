@@ -16,6 +16,7 @@ import builtins
 import dis
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _ABSENT = object()
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "RESUME"})
 _VARIABLES = ("LOAD_GLOBAL", "LOAD_FAST", "LOAD_DEREF", "LOAD_NAME")
 _SETTERS = (["setattr"], ["delattr"])
+_SETS = re.compile(r"(set|use|enable|disable|register|unregister|configure|init|reset|add)(_|[A-Z]|$)")
 
 Chain = list[str]
 
@@ -98,6 +100,35 @@ def patches(code: CodeType, names: Mapping[str, Any]) -> Iterator[tuple[str, Pat
         owner = _resolved(chain, names, imports)
         if _is_of_a_library(owner):
             yield ".".join([*chain, attribute]), Patched(owner, attribute)
+
+
+def set_packages(code: CodeType, names: Mapping[str, Any]) -> Iterator[str]:
+    """The libraries of which the code calls a function that sets something: `xml.etree.ElementTree.register_namespace`.
+
+    `names`: as for `patches`.
+    """
+    for name, value in names.items():
+        if _SETS.match(getattr(value, "__name__", name)) and callable(value) and is_named(value):
+            yield str(value.__module__).partition(".")[0]
+    chains = [chain for chain in _chains(code) if _SETS.match(chain[-1])]
+    imports = dict(_imports(code)) if chains else {}
+    for chain in chains:
+        root = _resolved(chain[:1], names, imports)
+        if isinstance(root, ModuleType) and is_installed_module(root.__name__):
+            yield root.__name__.partition(".")[0]
+
+
+def _chains(code: CodeType) -> Iterator[Chain]:
+    """Names with the attributes that are looked up on them, two names at least."""
+    chain: Chain = []
+    for step in _steps(code):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+            chain = [*chain, step.argval]
+            continue
+        if len(chain) > 1:
+            yield chain
+        named = step.opname.startswith(_VARIABLES)
+        chain = [step.argval[-1] if isinstance(step.argval, tuple) else step.argval] if named else []
 
 
 def _assigned(code: CodeType) -> Iterator[tuple[Chain, str]]:

@@ -3,6 +3,7 @@
     pd.set_option, plt.rcParams, open figures      warnings.simplefilter, showwarning
     logging: levels, handlers, `disable`           locale.setlocale
     sys.path, recursion limit, stdout, …           gc.disable
+    another library's                              where a function's text calls `library.set_…`, `register_…`; see `patches`
 
 A call is over: each setting is read and compared with what was kept, and put back without a word if it differs; inside the
 call it works as everywhere. Context variables (decimal, NumPy's `errstate` and print options, the user's own) need no
@@ -22,7 +23,8 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from operator import attrgetter
+from operator import attrgetter, is_
+from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
 _LOGGER = attrgetter("level", "propagate", "disabled", "handlers", "filters")
@@ -120,6 +122,55 @@ class _Setting:
 
     def put_back(self) -> None:
         self._write(self._saved)
+
+
+class OfPackage:
+    """All that a library keeps in its modules, one level deep: for what it sets by functions of its own.
+
+    What comes new to a module stays: that is how submodules appear that are imported late.
+    """
+
+    def __init__(self, package: str) -> None:
+        found = {id(place): place for place in _places_of(package)}
+        self._places = list(found.values())
+        self.keep()
+
+    def is_intact(self) -> bool:
+        return all(map(_is_kept, self._places, self._saved))
+
+    def keep(self) -> None:
+        self._saved = [[*place.items()] if isinstance(place, dict) else [*place] for place in self._places]
+
+    def put_back(self) -> None:
+        for place, saved in zip(self._places, self._saved, strict=True):
+            if not _is_kept(place, saved):
+                if "__name__" not in place:
+                    place.clear()
+                place.extend(saved) if isinstance(place, list) else place.update(saved)
+
+
+def _places_of(package: str) -> Iterator[Any]:
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and name.partition(".")[0] == package:
+            yield vars(module)
+            for value in vars(module).values():
+                if type(value) in (dict, list, set):
+                    yield value
+                elif type(value).__module__.partition(".")[0] == package and isinstance(_attributes_of(value), dict):
+                    yield _attributes_of(value)
+
+
+def _attributes_of(value: Any) -> Any:
+    """The attributes of an instance; None for what has none of its own, and for modules, classes and functions."""
+    return None if isinstance(value, ModuleType | type | FunctionType) else getattr(value, "__dict__", None)
+
+
+def _is_kept(place: Any, saved: list[Any]) -> bool:
+    if isinstance(place, dict):
+        return len(place) == len(saved) and all(place.get(key, _is_kept) is value for key, value in saved)
+    return len(place) == len(saved) and all(
+        map(place.__contains__, saved) if isinstance(place, set) else map(is_, place, saved)
+    )
 
 
 class _Logging:
@@ -229,6 +280,11 @@ def _of_pyplot(helpers: Any) -> Iterator[Setting]:
     """Figures left open, on which the next call would go on drawing."""
     yield _Setting(lambda: len(helpers.Gcf.figs), lambda _count: helpers.Gcf.destroy_all())
 
+
+LOOKED_AFTER = frozenset(
+    {"pandas", "matplotlib", "numpy", "logging", "warnings", "locale", "decimal", "sys", "gc", "random"}
+)
+"""Whose settings are known, or last as long as a call anyhow."""
 
 _OF_LIBRARIES: dict[str, Callable[[Any], Iterator[Setting]]] = {
     "pandas._config.config": _of_pandas,

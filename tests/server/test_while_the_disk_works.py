@@ -17,6 +17,7 @@ from tornado.httpclient import HTTPClientError
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from runtime_harness import unit_of
 
+from cellstore.errors import FatalError
 from cellstore.protocol.version import decode_ts
 from cellstore.reactivity.connection import STOPPED
 from cellstore.server import deployment as deployments
@@ -148,7 +149,7 @@ def test_what_a_commit_led_to_is_never_shown_when_the_disk_fails(tmp_path):
         slow_disk(deployment, finish)
         watcher.add(2)
         await watcher.until(lambda: watcher.closed is not None)
-        await deployment._stopping  # type: ignore[misc]
+        await deployment.stop()
         assert (watcher.shown, watcher.answered) == ([0, 1], [True])
 
     watched(tmp_path, test)
@@ -160,7 +161,7 @@ def test_nobody_is_moved_to_a_moment_of_which_the_disk_knows_nothing(tmp_path):
         fail_to_sync(deployment)
         watcher.say("Mutation", requestId=2, udfPath="m:note", args=[{}])
         await watcher.until(lambda: watcher.closed is not None)
-        await deployment._stopping  # type: ignore[misc]
+        await deployment.stop()
         assert watcher.moment <= engine.published_ts
 
     watched(tmp_path, test)
@@ -177,6 +178,20 @@ def test_when_the_disk_fails_nothing_is_answered_and_everybody_is_closed_with_a_
         assert watcher.closed == idle.closed == (1011, STOPPED)
         assert "unknown" in STOPPED
         assert len(STOPPED.encode()) <= 123  # what a close frame holds
+
+    watched(tmp_path, test)
+
+
+def test_also_when_it_fails_a_mutation_that_nobody_waits_for(tmp_path):
+    async def test(deployment: Deployment, watcher: Watcher) -> None:
+        fail_to_sync(deployment)
+        runner: Any = deployment._runner
+        with pytest.raises(FatalError, match="unknown"):  # as the scheduler runs it
+            await runner.mutation("m:add", {"n": 5}, internal=True)
+        assert watcher.closed == (1011, STOPPED)
+        await deployment.stop()
+        with pytest.raises(FatalError, match="unknown"):
+            await deployment.query("m:total", {})
 
     watched(tmp_path, test)
 

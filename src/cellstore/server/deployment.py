@@ -146,6 +146,8 @@ class Deployment:
 
     async def stop(self) -> None:
         """Close every connection, end every run, close the store and give back its lease. Again is fine."""
+        if self._stopping is not None and self._stopping is not asyncio.current_task():  # it has failed, and is at it
+            await asyncio.wait([self._stopping])
         hub, runner, engine, control = self._hub, self._runner, self._engine, self._control
         self._hub = self._runner = self._engine = self._control = None
         upkeep, self._upkeep = self._upkeep, []

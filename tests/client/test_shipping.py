@@ -105,6 +105,8 @@ def shipper(told: list[Unit]) -> Shipper:
     def deploy(unit: Unit) -> dict[str, Any]:
         if any("no" in table.fields["fields"] for table in unit.tables):
             raise ValidationError("the table cannot take the new schema")
+        if any(path.endswith(":strange") for path in names(unit)):
+            raise DeployError("the module cannot be loaded where functions run")
         told.append(unit)
         return {}
 
@@ -134,6 +136,18 @@ def test_a_function_that_cannot_travel_holds_up_no_other(shipper, told):
     later = define("@cs.query\ndef later(ctx): return 2")
     shipper.ready(later["later"])
     assert names(told[-1]) == ["shipped:good", "shipped:later"]
+
+
+def test_a_function_that_the_store_cannot_load_holds_up_no_other(shipper, told):
+    shipper.ready(define(GOOD)["good"])
+    strange = define("@cs.query\ndef strange(ctx): return 1")["strange"]
+    with pytest.raises(DeployError, match="cannot be loaded where"):
+        shipper.ready(strange)
+    later = define("@cs.query\ndef later(ctx): return 2\n@cs.query\ndef last(ctx): return 3")
+    shipper.ready(later["later"])
+    assert names(told[-1]) == ["shipped:good", "shipped:later", "shipped:last"]
+    with pytest.raises(DeployError, match="cannot be loaded where"):
+        shipper.ready(strange)
 
 
 def test_of_two_functions_that_cannot_travel_neither_hides_the_other(shipper, told):

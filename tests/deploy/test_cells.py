@@ -415,6 +415,19 @@ def test_what_cannot_travel_is_refused_in_its_cell_by_name_and_reason(kernel: Ke
     assert kernel.run("@cs.query\ndef refused(ctx):\n    return 1\nrefused()").text == "1"
 
 
+def test_what_the_store_cannot_load_is_said_in_its_cell_and_holds_up_no_other_function(kernel: Kernel) -> None:
+    setup = "class Picky:\n    def __setstate__(self, state): raise ValueError('not there')\npicky = Picky()\npicky.n = 1"
+    kernel.run(setup)
+    [error] = kernel.run("@cs.query\ndef strange(ctx):\n    return picky.n").errors
+    assert "cannot be loaded where functions run" in error
+    assert "in __setstate__" in error
+    assert "ValueError: not there" in error
+    later = kernel.run("@cs.query\ndef untouched(ctx):\n    return 5\nuntouched()")
+    assert (later.errors, later.text) == ([], "5")
+    assert "cannot be loaded where" in kernel.run("strange()").errors[0]
+    kernel.run("del strange")
+
+
 def test_a_cell_whose_function_has_no_text_says_so_once_with_name_and_reason(kernel: Kernel) -> None:
     said = kernel.run("@cs.query\ndef unread(ctx):\n    return made(1)\nmade = eval('lambda x: x + 1')").printed
     assert "cellstore: tasks runs under Python 3" in said

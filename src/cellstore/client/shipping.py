@@ -93,7 +93,9 @@ class Shipper:
                 report = self._send(module, handles, tables)
             except DeployError as refusal:
                 fit, refusals = self._fit(module, handles)
-                if len(fit) < len(handles) or any(one is not other for one, other in zip(fit, handles, strict=True)):
+                if not refusals:
+                    refusals = self._ship_singly(module, handles, tables)
+                else:
                     self._send(module, fit, tables)
                 if len(refusals) > 1:
                     raise DeployError("\n".join(refusals)) from refusal
@@ -123,6 +125,23 @@ class Shipper:
                     pack(module, [handle], [])
             fit.append(handle)
         return [handle for handle in fit if handle is not None], refusals
+
+    def _ship_singly(self, module: str, handles: list[Any], tables: list[Any]) -> list[str]:
+        """All of them can be packed, and the store refuses them together: send what it takes of those that changed, one
+        after the other, beside those as they are deployed; why it does not take the others."""
+        standing = {handle.path: self._good.get(handle.path) for handle in handles}
+        changed = [handle for handle in handles if not self._serves(handle)]
+        refusals = []
+        for handle in changed if len(changed) > 1 else []:
+            trial = {**standing, handle.path: handle}
+            try:
+                self._send(module, [each for each in trial.values() if each is not None], tables)
+            except DeployError as refusal:
+                refusals.append(f"{handle.name}: {refusal.message}")
+            else:
+                standing = trial
+        self._send(module, [each for each in standing.values() if each is not None], tables)
+        return refusals
 
     def _send(self, module: str, handles: list[Any], tables: list[Any]) -> dict[str, Any] | None:
         from cellstore.deploy.pack import pack

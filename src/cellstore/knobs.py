@@ -17,7 +17,7 @@ class Knobs:
     document_fields_max: int = 1024
     document_depth_max: int = 16  # keeps recursion in codecs and validators shallow
     array_length_max: int = 8192
-    value_depth_max: int = 64  # arguments and results
+    value_depth_max: int = 64  # arguments and results; it may be lowered
     arguments_size_bytes: int = 16 << 20
     result_size_bytes: int = 64 << 20  # raised over Convex's 16 MiB: results become dataframes here
 

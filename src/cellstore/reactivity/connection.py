@@ -95,7 +95,8 @@ class Hub:
     ) -> Connection:
         """A new connection, let in as `who`. Errors: Overloaded when there are `connections_max` already."""
         if len(self.connections) >= self.knobs.connections_max:
-            raise Overloaded(f"{self.knobs.connections_max} clients are connected already; come back later")
+            most = self.knobs.connections_max
+            raise Overloaded(f"{most} clients are connected already (knob connections_max); come back later")
         connection = Connection(self, send, close, who, verify)
         self.connections.add(connection)
         return connection
@@ -406,7 +407,7 @@ class Connection:
         self._buffered.append((len(frame), transition))
         self._buffered_bytes += len(frame)
         if self._buffered_bytes > self._hub.knobs.unsent_bytes_max:
-            self.close(1013, "SlowReader: too much was waiting to be read")
+            self.close(1013, "SlowReader: too much was waiting to be read (knob unsent_bytes_max)")
 
     def _refresh(self, effect: machine.Refresh) -> None:
         """Bring some queries to the newest processed moment; the session hears of it when the last one is there."""

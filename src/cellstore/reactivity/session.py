@@ -220,7 +220,9 @@ class Session:
             return []
         if self._verifying:
             if len(self._inbox) >= self.knobs.queued_mutations_max:
-                return self._close(1013, "TooManyConcurrentRequests")
+                return self._close(
+                    1013, "TooManyConcurrentRequests: too much behind a token (knob queued_mutations_max)"
+                )
             self._inbox.append(message)
             return []
         match message:
@@ -402,7 +404,7 @@ class Session:
                 self._queries[change.query_id] = self._live(change)
                 self._stale.add(change.query_id)
         if len(self._queries) > self.knobs.live_queries_max:
-            return self._close(1013, "TooManyQueries")
+            return self._close(1013, "TooManyQueries: too many on one connection (knob live_queries_max)")
         self._query_set = message.new_version
         return self._advance([Release(tuple(dropped))] if dropped else [])
 
@@ -414,7 +416,8 @@ class Session:
 
     def _enqueue(self, call: wire.Mutation) -> Effects:
         if len(self._mutations) >= self.knobs.queued_mutations_max:
-            return self._close(1013, "TooManyConcurrentRequests: mutations are queued faster than they run")
+            full = "mutations are queued faster than they run (knob queued_mutations_max)"
+            return self._close(1013, f"TooManyConcurrentRequests: {full}")
         self._mutations.append((call, self.who))
         return self._advance(self._next_mutation([]))
 
@@ -434,7 +437,9 @@ class Session:
         if call.request_id in self._actions:
             return self._close(1008, f"BadRequest: action {call.request_id} was asked for twice")
         if len(self._actions) >= self.knobs.running_actions_max:
-            return self._close(1013, "TooManyConcurrentRequests: too many actions are running")
+            return self._close(
+                1013, "TooManyConcurrentRequests: too many actions are running (knob running_actions_max)"
+            )
         refused = _refusal(call.component, self.who, "write")
         if refused is not None:
             outcome = Outcome.failed(refused, function=call.path)

@@ -144,7 +144,8 @@ class ActionTeam:
         return len(self._running) >= self._knobs.actions_running_max
 
     def _overloaded(self) -> Outcome:
-        return Outcome.failed(Overloaded(f"{len(self._running)} actions are running", queue="actions"))
+        full = f"as many actions as may run at once are running: {len(self._running):,} (knob actions_running_max)"
+        return Outcome.failed(Overloaded(full, queue="actions"))
 
     def _begin(self, path: str, identity: Identity | None, on_log: LogSink | None) -> Running:
         link = self._link()

@@ -260,7 +260,7 @@ def replayed(stored: bytes, ts: int) -> Outcome:
 def encoded_result(value: Any, path: str, knobs: Knobs) -> bytes:
     """What the function at `path` returned, as native JSON. Errors: ValidationError, LimitExceeded."""
     try:
-        size = check_value(value)
+        size = check_value(value, depth_max=knobs.value_depth_max)
     except ValidationError as error:
         raise ValidationError(
             f"{path} returned a value that cannot be stored or sent: {error.message}",

@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from cellstore.deploy.unit import Unit
-from cellstore.errors import CellstoreError, ConflictError, FatalError, NotFound, Overloaded, TransientError
+from cellstore.errors import (
+    CellstoreError,
+    ConflictError,
+    FatalError,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    TransientError,
+)
+from cellstore.knobs import DEFAULTS
 from cellstore.runtime import calls
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
@@ -277,9 +286,12 @@ class PoolRunner(Serving):
         self._check_running()
         function = self._registry.find(path, kind, internal=internal)
         text = dumps(args)
-        if len(text) > self._knobs.arguments_size_bytes:
-            check_value(args)
-            raise CellstoreError(f"the arguments are {len(text):,} bytes, more than arguments_size_bytes allows")
+        size, most, depth = len(text), self._knobs.arguments_size_bytes, self._knobs.value_depth_max
+        if size > most or depth < DEFAULTS.value_depth_max:  # which workers see to
+            check_value(args, depth_max=depth)
+        if size > most:
+            problem = f"the arguments are {size:,} bytes, and a call takes {most:,} at most (knob arguments_size_bytes)"
+            raise LimitExceeded(problem, knob="arguments_size_bytes", limit=most, used=size)
         return function, text
 
     def _check_running(self) -> None:
@@ -291,7 +303,11 @@ class PoolRunner(Serving):
     def _submit(self, environment: Environment, call: Pending) -> asyncio.Future[Outcome]:
         team = self._team(environment)
         if team.queued >= self._knobs.queued_calls_max:
-            call.resolve(Outcome.failed(Overloaded(f"{team.queued} calls are waiting", queue="calls")))
+            call.resolve(
+                Outcome.failed(
+                    Overloaded(f"{team.queued:,} calls are waiting for a worker (knob queued_calls_max)", queue="calls")
+                )
+            )
         else:
             call.team = team
             team.submit(call)

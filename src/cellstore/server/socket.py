@@ -21,12 +21,14 @@ from tornado import web
 from tornado.iostream import SSLIOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol
 
-from cellstore.errors import CellstoreError
+from cellstore.errors import CellstoreError, Overloaded
 from cellstore.protocol.messages import Authenticate
 from cellstore.reactivity.connection import CloseSocket, Connection, SendFrame
 from cellstore.reactivity.principal import NOBODY, Principal
 from cellstore.server.framing import Framer, on_wire, takeover
 from cellstore.server.handlers import Door
+
+REASON_CHARS_MAX = 120  # of why a socket closes; the protocol has room for 123 bytes
 
 
 @web.stream_request_body
@@ -93,6 +95,8 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
     def _connect(self, send: SendFrame, close: CloseSocket) -> None:
         try:
             self._connection = self._deployment.connect(send, close, self._who, self._verify)
+        except Overloaded as full:
+            close(1013, f"{full.code}: {full.message}"[:REASON_CHARS_MAX])
         except CellstoreError as error:  # it stopped in between
             close(1013, error.code)
 

@@ -227,7 +227,7 @@ async def test_who_reads_nothing_at_all_is_cut_off(store: FakeStore, hub: Hub) -
     for turn in range(100):
         client.set("a", turn)
         await settle()
-    assert client.closed == (1013, "SlowReader: too much was waiting to be read")
+    assert client.closed == (1013, "SlowReader: too much was waiting to be read (knob unsent_bytes_max)")
 
 
 @with_hub

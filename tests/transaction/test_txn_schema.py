@@ -19,6 +19,16 @@ class Size(TypedDict):
     unit: NotRequired[str]
 
 
+class Cat(TypedDict):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(TypedDict):
+    kind: Literal["dog"]
+    name: str
+
+
 class Thing(cs.Table, name="gadgets"):
     n: int
     maybe: int | None
@@ -31,6 +41,7 @@ class Thing(cs.Table, name="gadgets"):
     at: dt.datetime | None = None
     day: dt.date | None = None
     owner: cs.Id["users"] | None = None  # noqa: F821
+    pet: Cat | Dog | None = None
     by_at = cs.Index("at")
     by_day = cs.Index("day")
     by_width = cs.Index("size.width")
@@ -88,6 +99,9 @@ def test_what_fits_is_stored(gadgets: Engine, given: dict[str, Any], stored: dic
         ({"at": dt.datetime(2026, 1, 2)}, "without a time zone"),
         ({"at": "tomorrow"}, r"gadgets\.at: expected datetime or None"),
         ({"owner": "nobody"}, r"gadgets\.owner: expected an id of table 'users' or None"),
+        ({"pet": {"kind": "dog", "name": 1}}, r"gadgets\.pet\.name: expected str, got int 1"),
+        ({"pet": {"kind": "cow"}}, r"gadgets\.pet\.kind: expected 'cat' or 'dog', got str 'cow'"),
+        ({"pet": {"kind": "cat"}}, r"gadgets\.pet\.lives: .*required"),
         ({"colour": "red"}, r"gadgets\.colour: there is no field 'colour'; the fields are n, maybe"),
     ],
 )

@@ -317,7 +317,11 @@ def _union(expr: TypeExpr, value: object, table_of: TableOf | None) -> Any:
     close = [(_closeness(member, value, misfit), misfit) for member, misfit in misfits if _is_kind(member, value)]
     if not close:
         _refuse(expr, value)
-    raise max(close, key=lambda pair: pair[0])[1]
+    closest = max(close, key=lambda pair: pair[0])[1]
+    if closest.message is None:  # what any of them would have taken there: 'cat' or 'dog'
+        there = [misfit for _, misfit in close if misfit.steps == closest.steps and misfit.message is None]
+        closest.expected = " or ".join(dict.fromkeys(misfit.expected for misfit in there))
+    raise closest
 
 
 def _is_kind(expr: TypeExpr, value: object) -> bool:

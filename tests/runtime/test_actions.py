@@ -120,8 +120,13 @@ def test_an_action_says_how_far_it_is(tmp_path: Path) -> None:
             ctx.progress(n + 1, 200, "part")
 
     @cs.action
-    async def wrong(ctx):
-        ctx.progress("half")
+    async def wrong(ctx, done: object):
+        ctx.progress(done)
+
+    @cs.action
+    def of_numpy(ctx):
+        import numpy
+        ctx.progress(numpy.int64(1), numpy.float32(2), "half \\ud800")
     """
     )
 
@@ -131,9 +136,13 @@ def test_an_action_says_how_far_it_is(tmp_path: Path) -> None:
         assert outcome.ok
         assert heard[-1] == (200, 200, "part"), "the end is always told"
         assert len(heard) < 20, "two hundred reports in a moment are for nobody's eyes"
-        wrong = await stage.runner.action("m:wrong", {})
-        assert wrong.error is not None
-        assert "expected a number" in wrong.error.message
+        for number in ("half", None, float("nan")):
+            wrong = await stage.runner.action("m:wrong", {"done": number})
+            assert wrong.error is not None
+            assert "expected a number" in wrong.error.message
+        heard.clear()
+        assert (await stage.runner.action("m:of_numpy", {}, on_progress=lambda *far: heard.append(far))).ok
+        assert heard == [(1, 2.0, "half \\ud800")]
 
     play(tmp_path, source, scenario)
 

@@ -17,6 +17,12 @@ def test_a_stream_cut_anywhere_gives_the_same_messages(size: int) -> None:
     assert found == [["a", 1], ["b", "ü"], ["c", [1.0, None]]]
 
 
+def test_text_that_is_no_unicode_takes_no_other_message_down_with_it() -> None:
+    messages = [["log", 1, "\ud800"], ["done", 2, ["ü", {"\udfff": None}], 3.5]]
+    read = list(calls.FrameReader().feed(calls.frame(messages)))
+    assert read == [["log", 1, "\\ud800"], ["done", 2, ["ü", {"\\udfff": None}], 3.5]]
+
+
 def test_a_frame_beyond_reason_ends_the_connection() -> None:
     reader = calls.FrameReader()
     with pytest.raises(InvariantError, match="announced"):

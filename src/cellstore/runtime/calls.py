@@ -48,6 +48,7 @@ import orjson
 
 from cellstore.errors import InvariantError
 from cellstore.runtime.outcome import ErrorInfo, Outcome, ReadIntervals
+from cellstore.runtime.traces import plain
 
 Message = list[Any]
 
@@ -57,9 +58,20 @@ FRAME_MAX_BYTES = 1 << 30  # a sanity bound against a torn stream; results have 
 
 
 def frame(messages: Sequence[Message]) -> bytes:
-    """One frame that holds `messages`."""
-    body = orjson.dumps(messages)
+    """One frame that holds `messages`. Text that is no Unicode is spelt out: whoever waits for the others is to hear of them."""
+    try:
+        body = orjson.dumps(messages)
+    except TypeError:
+        body = orjson.dumps(_spelt_out(messages))
     return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def _spelt_out(part: Any) -> Any:
+    if isinstance(part, str):
+        return plain(part)
+    if isinstance(part, list | tuple):
+        return [_spelt_out(each) for each in part]
+    return {plain(str(key)): _spelt_out(each) for key, each in part.items()} if isinstance(part, dict) else part
 
 
 def receive_buffer() -> memoryview:

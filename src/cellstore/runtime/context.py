@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
+import numbers
 import random
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
@@ -27,6 +29,7 @@ from cellstore.runtime.loaded import Loaded, LoadedModules
 from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.patches import ASSIGNED
 from cellstore.runtime.registry import canonical
+from cellstore.runtime.traces import plain
 from cellstore.runtime.variables import Variables
 from cellstore.schema.explain import TableOf
 from cellstore.transaction.access import DatabaseReader, DatabaseWriter
@@ -321,10 +324,7 @@ class ActionContext:
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
         """How far this action is, for whoever waits: a bar in the calling cell. Call it as often as you like."""
-        for name, value in (("done", done), ("total", total)):
-            if not (value is None and name == "total") and not isinstance(value, int | float):
-                raise ValidationError(path=f"ctx.progress: {name}", expected="a number", got=repr(value)[:60])
-        self._report(done, total, str(note))
+        self._report(_number("done", done), None if total is None else _number("total", total), plain(str(note)))
 
     def ask(self, kind: str, path: str, args: dict[str, Any]) -> Any:
         """One nested call: the value, or an awaitable of it in an `async def` action."""
@@ -334,6 +334,13 @@ class ActionContext:
         awaitable: Any = _awaited(answer)
         awaitable.__qualname__ = f"{kind} {path}"  # as it is called in the warning when it is never awaited
         return awaitable
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of Python's own; NumPy's are some as well."""
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValidationError(path=f"ctx.progress: {name}", expected="a number", got=repr(value)[:60])
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 class ActionScheduler:

@@ -282,9 +282,10 @@ def _of_pyplot(helpers: Any) -> Iterator[Setting]:
 
 
 LOOKED_AFTER = frozenset(
-    {"pandas", "matplotlib", "numpy", "logging", "warnings", "locale", "decimal", "sys", "gc", "random"}
+    {"pandas", "matplotlib", "numpy", "logging", "warnings", "locale", "decimal", "sys", "gc", "random", "cellstore"}
+    | {"polars", "pyarrow"}
 )
-"""Whose settings are known, or last as long as a call anyhow."""
+"""Whose settings are known, last as long as a call anyhow, or are where nobody can look."""
 
 _OF_LIBRARIES: dict[str, Callable[[Any], Iterator[Setting]]] = {
     "pandas._config.config": _of_pandas,

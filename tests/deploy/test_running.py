@@ -262,6 +262,7 @@ def test_the_log_stream_is_followed_from_a_terminal_while_a_notebook_works(
     kernel: Kernel, server: ServerProcess
 ) -> None:
     command = [sys.executable, "-m", "cellstore.cli", "logs", "-f", "-n", "1", "--url", server.url, "--token", TOKEN]
+    kernel.run("marks()")  # something to begin with
     following = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert following.stdout is not None
     try:
@@ -276,3 +277,28 @@ def test_the_log_stream_is_followed_from_a_terminal_while_a_notebook_works(
     finally:
         following.kill()
         following.communicate()
+
+
+def test_a_directory_that_is_watched_from_a_terminal_moves_the_live_views_of_a_notebook(
+    kernel: Kernel, server: ServerProcess, tmp_path: Path
+) -> None:
+    text = "import cellstore as cs\nfrom rates import RATE\n@cs.query\ndef price(ctx):\n    return 10 * RATE\n"
+    (tmp_path / "shop.py").write_text(text)
+    (tmp_path / "rates.py").write_text("RATE = 2\n")
+    command = [sys.executable, "-m", "cellstore.cli", "deploy", str(tmp_path), "--watch", "--url", server.url]
+    watching = subprocess.Popen([*command, "--token", TOKEN], stdout=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    try:
+        assert watching.stdout.readline() == f"deployed {tmp_path}/shop.py as shop: added shop:price\n"
+        kernel.run("seen = cs.live('shop:price')\nassert seen._sub.wait(timeout=10) == 20")
+        (tmp_path / "rates.py").write_text("RATE = 3000\n")
+        assert kernel.run("seen._sub.wait(lambda value: value == 30_000, timeout=20)").errors == []
+        assert watching.stdout.readline() == f"deployed {tmp_path}/shop.py as shop: changed shop:price\n"
+        (tmp_path / "shop.py").write_text(text.replace("10 *", "10 /"))
+        assert kernel.run("seen._sub.wait(lambda value: value == 10 / 3000, timeout=20)").errors == []
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 0
+    finally:
+        watching.kill()
+        watching.communicate()
+    assert value(kernel, "cs.current().query('shop:price')") == 10 / 3000, "it outlives the terminal"

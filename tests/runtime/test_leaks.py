@@ -421,6 +421,75 @@ def test_of_which_libraries_a_text_sets_something_is_found() -> None:
     assert set(set_packages(text.__code__, {"math": math})) == {"json", "xml", "email"}
 
 
+FRAMES = """
+    import collections
+    import pandas as pd
+
+    FRAME = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    SERIES = pd.Series([1, 2], name="s")
+    COUNTER = collections.Counter("aab")
+    ORDERED = collections.OrderedDict(a=1, b=2)
+
+    def in_place():
+        FRAME.loc[0, "a"] = 9
+
+    def labels():
+        FRAME.columns = ["c", "d"]
+
+    def index():
+        FRAME.index.name = "i"
+
+    def values():
+        SERIES.iloc[0] = 9
+
+    CHANGES = {
+        "FRAME of a column": lambda: FRAME.__setitem__("c", 1), "FRAME in place": in_place, "FRAME of labels": labels,
+        "FRAME of a row": lambda: FRAME.drop(0, inplace=True), "FRAME of its index": index,
+        "FRAME of notes": lambda: FRAME.attrs.update(note=1), "SERIES in place": values,
+        "SERIES by name": lambda: setattr(SERIES, "name", "t"), "COUNTER": lambda: COUNTER.update("a"),
+        "ORDERED": lambda: ORDERED.move_to_end("a"),
+    }
+
+    @cs.query
+    def found(ctx):
+        frame = [FRAME.to_dict("list"), FRAME.index.tolist(), FRAME.index.name, FRAME.attrs]
+        return [*frame, SERIES.tolist(), SERIES.name, dict(COUNTER), list(ORDERED)]
+
+    @cs.mutation
+    def change(ctx, what: str, fail: bool):
+        CHANGES[what]()
+        if fail:
+            raise ValueError("no")
+
+    @cs.query
+    def of_copies(ctx):
+        frame = FRAME.assign(c=1).sort_values("a", ascending=False)
+        frame.loc[0, "a"] = 7
+        copied, part = FRAME.copy(), FRAME[["a"]].reset_index()
+        copied["a"] = part["a"] = 5
+        return [frame["a"].tolist(), FRAME.groupby("b")["a"].sum().tolist(), (SERIES * 2).tolist()]
+
+    @cs.query
+    def changes(ctx):
+        return list(CHANGES)
+"""
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_captured_frame_or_container_of_any_class_is_found_as_it_was(place: Path, fail: bool) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("found")
+        for what in await stage.query("changes"):
+            outcome = await stage.runner.mutation("m:change", {"what": what, "fail": fail})
+            assert outcome.error is not None, what
+            assert outcome.error.code == ("FunctionError" if fail else "NotDeterministic")
+            assert fail or f"m:change changed `{what.split()[0]}`" in outcome.error.message
+            assert await stage.query("found") == before, what
+        assert await stage.query("of_copies") == [[2, 7], [1, 2], [2, 4]]
+
+    play(place, FRAMES, scenario, workers_max=1, workers_min=1)
+
+
 IMPORTING = """
     @cs.query
     def filters(ctx):

@@ -4,6 +4,7 @@
     CACHE = {}                      a list, dict, set, deque or bytearray that is changed in place
     class Config: debug = False     an attribute of a class of the user's, or of an instance of one
     def f(ctx, seen=[]): …          a default, a closure's variable
+    FRAME["b"] = 1                  a DataFrame or Series of pandas
     math.tau2 = 6.3                 an attribute of a library's module or class (see `patches`)
 
 What a function may reach is walked once, when it is loaded, and a shallow copy of each container kept. After a call each
@@ -49,6 +50,46 @@ _WRITING = {
 _PARTS_MAX = 200_000
 
 
+class Table:
+    """A captured DataFrame or Series of pandas, which is to keep its blocks, which are read-only, its axes and its names."""
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+        self._saved = frame.copy(deep=False)  # while it is there, pandas 3 writes into a copy only
+        for block in frame._mgr.blocks:
+            if hasattr(block.values, "setflags"):
+                block.values.setflags(write=False)
+        self._attrs = dict(frame.attrs)
+        self._parts = self._look()
+        self._names = [each._name for each in self._named()]
+
+    def _look(self) -> list[Any]:
+        manager = self._frame._mgr
+        return [manager, *manager.axes, *[block.values for block in manager.blocks]]
+
+    def _named(self) -> list[Any]:
+        axes = [each for each in self._frame._mgr.axes if hasattr(each, "_name")]
+        return [self._frame, *axes] if self._frame.ndim == 1 else axes
+
+    def is_intact(self) -> bool:
+        """Whether nothing has changed."""
+        parts = self._look()
+        return (
+            len(parts) == len(self._parts)
+            and all(map(is_, parts, self._parts))
+            and [each._name for each in self._named()] == self._names
+            and self._frame.attrs == self._attrs
+        )
+
+    def undo(self) -> None:
+        """Put everything back."""
+        object.__setattr__(self._frame, "_mgr", self._saved.copy(deep=False)._mgr)
+        for each, name in zip(self._named(), self._names, strict=True):
+            object.__setattr__(each, "_name", name)
+        self._frame.attrs = dict(self._attrs)
+        self._parts = self._look()
+
+
 @dataclass(slots=True, eq=False)
 class Kept:
     """A place that must look after a call as before it: its elements, and how to put them back."""
@@ -67,6 +108,8 @@ class Kept:
             return _content(place) is saved[0]
         if type(place) is Patched:
             return place.get() is saved[0]
+        if type(place) is Table:
+            return place.is_intact()
         if isinstance(place, type):
             now = _attributes(place)
             return now.keys() == set(self.keys or ()) and all(map(is_, now.values(), saved))
@@ -93,6 +136,8 @@ class Kept:
             return None
         if type(place) is CellType:
             return None if _same(_content(place), self.saved[0]) else self.name
+        if type(place) is Table:
+            return self.name
         if type(place) is Patched:
             return self.name if place.came_or_went(self.saved[0]) else None  # what was there is a setting
         if self.caches and isinstance(place, dict):
@@ -110,6 +155,8 @@ class Kept:
             place.cell_contents = self.saved[0]
         elif type(place) is Patched:
             place.put(self.saved[0])
+        elif type(place) is Table:
+            place.undo()
         elif isinstance(place, type):
             for name in _attributes(place).keys() - set(self.keys or ()):
                 delattr(place, name)
@@ -120,7 +167,8 @@ class Kept:
         else:
             place.clear()
             if self.keys is not None:
-                place.update(zip(self.keys, self.saved, strict=True))
+                for key, value in zip(self.keys, self.saved, strict=True):
+                    place[key] = value  # a Counter's `update` counts
             elif isinstance(place, set):
                 place.update(self.saved)
             else:
@@ -213,6 +261,7 @@ class Watch:
         self._kept: dict[int, Kept] = {}
         self._patched: dict[tuple[int, str], Patched] = {}
         self._packages: dict[str, OfPackage] = {}
+        self._tables: dict[int, Table] = {}
 
     def state_of(self, path: str, function: Any) -> State:
         """What `function` can reach, as it is now."""
@@ -250,6 +299,9 @@ class Watch:
             return [(name, root, each) for each in parts]
         if hasattr(value, "setflags") and hasattr(value, "dtype"):
             value.setflags(write=False)
+            return ()
+        if hasattr(value, "_mgr") and type(value).__module__.partition(".")[0] == "pandas":
+            self._keep(state, name, root, self._tables.setdefault(id(value), Table(value)))
             return ()
         if not is_named(type(value)):
             return self._instance(state, name, root, value) if hasattr(value, "__dict__") else ()
@@ -328,6 +380,8 @@ def _kept(name: str, root: str, place: Any) -> Kept:
         return Kept(name, root, place, [_content(place)])
     if type(place) is Patched:
         return Kept(name, root, place, [place.get()])
+    if type(place) is Table:
+        return Kept(name, root, place, [])
     if isinstance(place, type):
         attributes = _attributes(place)
         return Kept(name, root, place, list(attributes.values()), list(attributes))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -199,7 +199,9 @@ class Function(_Callable, Generic[P, R]):
             self._spec = http_spec_of(fn, f":{self.name}", route)
         else:
             self._spec = spec_of(fn, kind, f":{self.name}", hints, internal=internal, names=names)
-        self.hints = objects_of(hints, self._spec.args["fields"], names)  # parameters that get objects, not plain values
+        self.hints = objects_of(
+            hints, self._spec.args["fields"], names
+        )  # parameters that get objects, not plain values
         functools.update_wrapper(self, fn, updated=())
         parameters = list(inspect.signature(fn).parameters.values())[1:]
         self._positional = tuple(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)
@@ -246,14 +248,26 @@ class Function(_Callable, Generic[P, R]):
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, checked, as they are sent. Errors: ValidationError naming the argument."""
+        given = super().bind(args, kwargs)
         try:
-            checked: dict[str, Any] = check_plain(self._spec.args, super().bind(args, kwargs), self.name, "argument")
+            checked: dict[str, Any] = check_plain(self._spec.args, given, self.name, "argument")
             if mentions(self._spec.args, "any"):
                 check_value(checked, self.name)
         except ValidationError as error:
             error.code = "ArgumentValidationError"
+            for stale in self._defined_again(given):
+                error.add_note(
+                    f"{stale} was defined again after {self.name} was: run the cell of {self.name} once more"
+                )
             raise
         return checked
+
+    def _defined_again(self, given: dict[str, Any]) -> Iterator[str]:
+        """Names of classes of arguments that are not the ones they were when this function was defined."""
+        for name, hint in self.hints.items():
+            kind = type(given.get(name))
+            if isinstance(hint, type) and kind is not hint and kind.__qualname__ == hint.__qualname__:
+                yield hint.__name__
 
     def __get__(self, instance: object, owner: type | None = None) -> Function[P, R]:
         return self  # a handle in a class stays a handle

@@ -415,8 +415,23 @@ def test_what_cannot_travel_is_refused_in_its_cell_by_name_and_reason(kernel: Ke
     assert kernel.run("@cs.query\ndef refused(ctx):\n    return 1\nrefused()").text == "1"
 
 
+def test_an_argument_of_a_class_that_was_defined_again_says_which_cell_to_run(kernel: Kernel) -> None:
+    point = "from dataclasses import dataclass\n@dataclass\nclass Dot:\n    x: int"
+    uses = "@cs.query\ndef dotted(ctx, dot: Dot):\n    return dot.x"
+    kernel.run(point)
+    kernel.run(uses)
+    kernel.run(point + "\n    y: int = 0")
+    [error] = kernel.run("dotted(Dot(1))").errors
+    assert "dotted.dot.y: there is no field 'y'; the fields are x" in error
+    assert "Dot was defined again after dotted was: run the cell of dotted once more" in error
+    kernel.run(uses)
+    assert kernel.run("dotted(Dot(1))").text == "1"
+
+
 def test_what_the_store_cannot_load_is_said_in_its_cell_and_holds_up_no_other_function(kernel: Kernel) -> None:
-    setup = "class Picky:\n    def __setstate__(self, state): raise ValueError('not there')\npicky = Picky()\npicky.n = 1"
+    setup = (
+        "class Picky:\n    def __setstate__(self, state): raise ValueError('not there')\npicky = Picky()\npicky.n = 1"
+    )
     kernel.run(setup)
     [error] = kernel.run("@cs.query\ndef strange(ctx):\n    return picky.n").errors
     assert "cannot be loaded where functions run" in error

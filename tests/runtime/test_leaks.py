@@ -490,6 +490,34 @@ def test_a_captured_frame_or_container_of_any_class_is_found_as_it_was(place: Pa
     play(place, FRAMES, scenario, workers_max=1, workers_min=1)
 
 
+POLARS = """
+    import polars as pl
+
+    FRAME, SERIES = pl.DataFrame({"a": [1, 2]}), pl.Series("s", [1, 2])
+
+    @cs.query
+    def found(ctx):
+        return [FRAME.to_dict(as_series=False), SERIES.to_list(), SERIES.name]
+
+    @cs.mutation
+    def change(ctx):
+        FRAME.insert_column(0, pl.Series("b", [3, 4]))
+        FRAME[0, "a"] = 9
+        SERIES[0] = 9
+        SERIES.rename("t")
+        return [FRAME.columns, SERIES.to_list()]
+"""
+
+
+def test_a_captured_frame_of_polars_is_as_it_was_in_the_next_call(place: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("found")
+        assert await stage.mutate("change") == [["b", "a"], [9, 2]]
+        assert await stage.query("found") == before
+
+    play(place, POLARS, scenario, workers_max=1, workers_min=1)
+
+
 IMPORTING = """
     @cs.query
     def filters(ctx):

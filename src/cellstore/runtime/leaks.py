@@ -12,9 +12,9 @@ is compared by identity, element by element. A queries' worker runs calls of man
 what one call leaves behind would be seen by some and not by others.
 
 Undone without a word: what `functools.cache` and `cached_property` remembered, and where a generator of chance stands that
-was captured (each call draws the same from it), settings of libraries (see `settings`) and another value for what a
-library's module or class has; only what the library does not have is refused. Not looked at: the other insides of
-library objects, except NumPy arrays, which are made read-only; what a library keeps, unless the text calls `set_…`,
+was captured (each call draws the same from it), frames of polars, settings of libraries (see `settings`) and another value
+for what a library's module or class has; only what the library does not have is refused. Not looked at: the other insides
+of library objects, except NumPy arrays, which are made read-only; what a library keeps, unless the text calls `set_…`,
 `register_…` and the like on it: looking at all libraries at every call takes from 0.4 ms, with NumPy, to 2 ms.
 
 Cost       tens of nanoseconds for each global and each element of a captured container, at every call that can reach it; a
@@ -183,7 +183,7 @@ class State:
     kept: list[Kept] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)  # of libraries that it sets
-    dice: list[Callable[[], None]] = field(default_factory=list)  # put captured generators of chance back
+    dice: list[Callable[[], None]] = field(default_factory=list)  # put captured generators of chance, and such, back
     codes: list[CodeType] = field(default_factory=list)
     clock: tuple[CodeType, int] | None = (
         None  # where NumPy is asked for the machine's time, past the one that stands still
@@ -367,12 +367,20 @@ def _put_back_assigned(since: int) -> list[Assigned]:
 
 
 def _put_back(value: Any) -> Iterator[Callable[[], None]]:
-    """How a generator of chance gets back to where it stands."""
+    """How a generator of chance gets back to where it stands, and a frame or series of polars to what it holds."""
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         yield functools.partial(value.setstate, value.getstate())
     bits = getattr(value, "bit_generator", None)
     if bits is not None and hasattr(bits, "state"):
         yield functools.partial(setattr, bits, "state", bits.state)
+    if type(value).__module__.partition(".")[0] == "polars":
+        yield from (
+            functools.partial(_refill, value, inner, value.clone()) for inner in ("_df", "_s") if hasattr(value, inner)
+        )
+
+
+def _refill(value: Any, inner: str, saved: Any) -> None:
+    setattr(value, inner, getattr(saved.clone(), inner))
 
 
 def _kept(name: str, root: str, place: Any) -> Kept:

@@ -133,6 +133,7 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
             "server/test_socket.py::test_a_repeated_request_of_a_session_runs_once",
             "transaction/test_txn_committer.py::test_a_repeated_request_is_answered_and_not_done_again",
             f"{HERE}::test_a_repeated_request_is_known_after_a_restart_and_one_that_was_refused_is_not",
+            "server/test_while_the_disk_works.py::test_what_was_not_answered_is_sent_again_and_has_happened_once",
         ],
     ),
     20: (
@@ -209,6 +210,7 @@ CHECKLIST: dict[int, tuple[str, list[str]]] = {
         [
             "client/test_archive.py::test_every_kind_of_value_comes_back_with_its_id_and_its_creation_time",
             "client/test_archive.py::test_references_between_tables_hold_after_a_zip_came_back",
+            "transaction/test_txn_importing.py::test_references_of_a_later_import_follow_what_was_renumbered_before",
             "client/test_archive.py::test_a_live_query_goes_from_all_old_to_all_new",
         ],
     ),

@@ -96,6 +96,7 @@ def test_the_guard_of_queries_and_mutations(place: Path) -> None:
             assert name in outcome.error.message
             assert "use" in outcome.error.message or "action" in outcome.error.message
             assert f'"{what}": lambda' in outcome.error.traceback
+            assert "Exception ignored" not in "".join(outcome.logs)
         assert await stage.query("attempts") == 0
         assert await stage.query("late_import") == 0.5
         waited = await stage.runner.query("m:waits", {})

@@ -240,9 +240,12 @@ def _excused() -> bool:
 
 
 def _starts_a_loop() -> bool:
-    """Whether an event loop is being made: it opens sockets of its own, which nobody asked for."""
+    """Whether an event loop is being made: it opens sockets of its own, which nobody asked for. It is as good as closed."""
     frame = sys._getframe(2)
     for _ in range(_FRAMES_MAX):
+        loop = frame.f_locals.get("self") if frame.f_code.co_name == "_make_self_pipe" else None
+        if loop is not None:
+            loop._closed = True  # otherwise it complains aloud when it is collected, half made
         if frame.f_code.co_name == "new_event_loop" and frame.f_globals.get("__name__") == "asyncio.events":
             return True
         if frame.f_back is None:

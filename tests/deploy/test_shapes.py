@@ -691,6 +691,23 @@ for line in sys.stdin:
 """
 
 
+SUBMODULES = """
+import multiprocessing.shared_memory
+import wsgiref.simple_server
+def helper(): return [multiprocessing.shared_memory.SharedMemory.__name__ for _ in range(1)]
+def shape(ctx): return [(lambda: wsgiref.simple_server.ServerHandler.__name__)(), *helper()]
+"""
+
+
+def test_a_submodule_is_there_where_only_its_package_is_named() -> None:
+    unit = unit_of("submodules", ran("submodules", SUBMODULES))
+    lines = [json.dumps(each.to_json()) for each in (unit, as_source(unit))]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], input="\n".join(lines), capture_output=True, text=True, timeout=120, check=True
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [["ServerHandler", "SharedMemory"]] * 2
+
+
 def test_every_shape_gives_the_same_under_another_python() -> None:
     other = os.environ.get("CELLSTORE_OTHER_PYTHON", "")
     if not other:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -231,6 +232,27 @@ def global_names(code: CodeType) -> tuple[str, ...]:
         if isinstance(constant, CodeType):
             names |= dict.fromkeys(global_names(constant))
     return tuple(names)
+
+
+def submodules_named(functions: Iterable[FunctionType]) -> list[str]:
+    """Modules of installed packages that the functions name on their package, where `import package.module` was executed."""
+    packages: dict[str, set[str]] = {}  # with the names in the functions that name them
+    for function in functions:
+        for _, value in function_reads(function):
+            if isinstance(value, ModuleType) and hasattr(value, "__path__") and is_installed_module(value.__name__):
+                packages.setdefault(value.__name__, set()).update(_all_names(function.__code__))
+    packages.pop("cellstore", None)  # it is there
+    return sorted(
+        each
+        for package, names in packages.items()
+        for each in list(sys.modules)
+        if each.startswith(f"{package}.") and names.issuperset(each[len(package) + 1 :].split("."))
+    )
+
+
+@functools.lru_cache(maxsize=8192)
+def _all_names(code: CodeType) -> frozenset[str]:
+    return frozenset(code.co_names).union(*(_all_names(each) for each in code.co_consts if isinstance(each, CodeType)))
 
 
 @functools.lru_cache(maxsize=8192)

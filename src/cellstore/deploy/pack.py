@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cellstore.deploy.beside import files_imported
-from cellstore.deploy.captures import Capture, Captures, Chain, explore, imported_names
+from cellstore.deploy.captures import Capture, Captures, Chain, explore, imported_names, submodules_named
 from cellstore.deploy.hashing import function_hash
 from cellstore.deploy.origins import is_installed_file, is_installed_module, path_entries
 from cellstore.deploy.refuse import size_bytes, type_name, why_not
@@ -49,7 +49,9 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         functions=[handle.spec for handle in handles],
         tables=list(tables),
         crons=[_cron(handle, cron) for handle in handles for cron in handle.crons],
-        source=source.text if functions else "",
+        source="".join(f"__import__({name!r})\n" for name in submodules_named(captures.functions)) + source.text
+        if functions
+        else "",
         source_missing=source.missing,
         sources=texts | local,
         payload=payload,
@@ -97,7 +99,9 @@ def _payload(handles: Sequence[Any], functions: dict[str, Any], captures: Captur
             _check(capture, knobs.capture_size_bytes)
         hints = {handle.name: handle.hints for handle in handles if handle.hints}
         try:
-            data = dump({"functions": functions, "hints": hints}, knobs.capture_size_bytes * _CAPTURES_MAX)
+            inner = [sys.modules[name] for name in submodules_named(captures.functions)]  # imported when they are read
+            parts = {"submodules": inner, "functions": functions, "hints": hints}
+            data = dump(parts, knobs.capture_size_bytes * _CAPTURES_MAX)
         except Refused as refused:
             raise _blamed(functions, refused) from refused.__cause__
         except TooLarge:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from slow_disk import disk_at_work
 
 from cellstore.errors import ValidationError
+from cellstore.knobs import Knobs
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed
 
@@ -76,3 +77,13 @@ def test_a_reader_who_goes_on_to_write_is_judged_from_where_he_read(engine: Engi
         tx.insert("log", {"users": tx.count("users")})
         request = tx.freeze()
     assert not isinstance(engine.commit([request])[0], Committed)
+
+
+def test_what_lasts_stays_readable_however_little_history_is_kept(tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "store.db", knobs=Knobs(retention_s=0.0)) as engine:
+        id, _ = engine.run(lambda tx: tx.insert("users", {"mail": "old"}))
+        with disk_at_work(engine, lambda: engine.run(lambda tx: tx.patch(id, {"mail": "new"}))):
+            while engine.retention.slice() < 0.01:
+                pass
+            with engine.begin() as tx:
+                assert tx.get(id)["mail"] == "old"  # type: ignore[index]

@@ -56,7 +56,7 @@ class Engine:
         self._catalogs = Catalogs()
         self._idle: list[Reader] = []
         self._lock = threading.Lock()
-        self.retention = Retention(storage, self.clock, knobs)
+        self.retention = Retention(storage, self.clock, knobs, lambda: self.published_ts)
         self._definitions = Definitions(self.committer, storage, self.begin)
         self._definitions.clean_up()
 

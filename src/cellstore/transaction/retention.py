@@ -14,6 +14,7 @@ Errors     StorageError from a slice leaves nothing half done: try again later. 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cellstore.clock import Clock
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
 
 _ROWS_MAX = 4096
 _PAUSE_SHARE = 3  # of a slice's time
+_PAUSE_MIN_S = 0.01  # also where no history is kept at all
 
 
 class Retention:
-    """What is given up when. One per store."""
+    """What is given up when. One per store.
 
-    def __init__(self, storage: Storage, clock: Clock, knobs: Knobs) -> None:
+    Invariant  the newest moment that lasts stays readable, however little history is kept
+    """
+
+    def __init__(self, storage: Storage, clock: Clock, knobs: Knobs, published_ts: Callable[[], int]) -> None:
         self._storage = storage
+        self._published_ts = published_ts
         self._clock = clock
         self._knobs = knobs
         self._window = Window(knobs.retention_s)
@@ -43,7 +49,7 @@ class Retention:
         looked, took_s = self._trim()
         if looked:
             return max(_PAUSE_SHARE * took_s, 0.001)
-        return min(self._knobs.trim_pause_s, self._knobs.retention_s / 10)
+        return max(min(self._knobs.trim_pause_s, self._knobs.retention_s / 10), _PAUSE_MIN_S)
 
     def drain(self) -> None:
         """Give up all that is too old. For whoever can wait; others get their turn between slices."""
@@ -55,7 +61,7 @@ class Retention:
         knobs, now = self._knobs, self._clock.now_ns()
         begun = time.perf_counter()
         looked = self._storage.trim(
-            self._window.begin(now, self._storage.last_ts),
+            min(self._window.begin(now, self._storage.last_ts), self._published_ts()),
             self._pace.size,
             requests_before_ts=now - int(knobs.request_retention_s * 1e9),
             requests_kept=knobs.requests_kept_max,

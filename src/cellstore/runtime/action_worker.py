@@ -433,6 +433,7 @@ class ActionWorker:
     def _context(self, number: int, loaded: Loaded, identity: Identity | None, env: dict[str, str]) -> ActionContext:
         def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
             answer: Future[Outcome] = Future()
+            args = self._modules.asked(kind, path, args)
             with self._lock:
                 self._last_ask += 1
                 ask_id = self._last_ask

@@ -267,7 +267,8 @@ class MutationScheduler:
             raise LimitExceeded(
                 knob="scheduled_per_call_max", limit=run.knobs.scheduled_per_call_max, used=run.scheduled
             )
-        row = jobs.new_job(function_path(function), args, due_ms)
+        path = function_path(function)
+        row = jobs.new_job(path, run.modules.stored_form(path, args), due_ms)
         return jobs.scheduled(run.transaction, row, run.now_ms, run.parent)
 
 

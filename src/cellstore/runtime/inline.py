@@ -229,6 +229,7 @@ class InlineRunner(Serving):
         self, identity: Identity | None, job: str | None = None
     ) -> Callable[[str, str, dict[str, Any]], Future[Outcome]]:
         def ask(kind: str, path: str, args: dict[str, Any]) -> Future[Outcome]:
+            args = self._modules.asked(kind, path, args)
             return asyncio.run_coroutine_threadsafe(self._nested(kind, path, args, identity, job), self._loop)
 
         return ask

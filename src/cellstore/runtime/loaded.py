@@ -19,7 +19,7 @@ from typing import Any
 from cellstore.deploy.beside import forget_imported
 from cellstore.deploy.load import load
 from cellstore.deploy.unit import Unit
-from cellstore.errors import CallerError, NotFound
+from cellstore.errors import CallerError, NotFound, ValidationError
 from cellstore.runtime.leaks import State, Watch
 from cellstore.runtime.registry import canonical
 from cellstore.schema.arguments import FunctionSpec
@@ -101,6 +101,23 @@ class LoadedModules:
         if kind is not None and loaded.kind != kind:
             raise CallerError(f"{loaded.path} is a {loaded.kind}, not a {kind}", code="WrongFunctionKind")
         return loaded
+
+    def stored_form(self, path: str, args: dict[str, Any]) -> dict[str, Any]:
+        """Arguments as they are stored and sent: a `datetime` as text, where the function at `path` declares it.
+
+        Those of a function that is not known here, or that do not fit it, stay as they are: its own call refuses them.
+        """
+        try:
+            stored: dict[str, Any] = self.find(path).check_args(args, "", None)
+        except (NotFound, ValidationError):
+            return args
+        return stored
+
+    def asked(self, kind: str, path: str, args: dict[str, Any]) -> dict[str, Any]:
+        """What an action asks for (see `context.Ask`), with the arguments in it as they are stored."""
+        if kind == "schedule":
+            return {**args, "args": self.stored_form(path, args["args"])}
+        return self.stored_form(path, args) if kind in ("query", "mutation", "action") else args
 
     def is_users(self, filename: str) -> bool:
         """Whether a frame of this file is the user's own."""

@@ -447,14 +447,19 @@ def _lines_that_change(codes: Iterable[CodeType], name: str) -> Iterator[tuple[C
 
 
 def _clocks_of_numpy(codes: Iterable[CodeType]) -> Iterator[tuple[CodeType, int]]:
-    """(code, line) of `np.datetime64("now")`: written in C, it cannot be told another time."""
+    """(code, line) of `np.datetime64("now")`, `np.array(["now"], "datetime64[s]")`: in C, they cannot be told another time."""
     for code in codes:
-        if "datetime64" not in code.co_names or not {"now", "today"} & set(code.co_consts):
+        if not ({"now", "today"} & {*code.co_consts, *_parts_of_tuples(code.co_consts)}):
             continue
         for line, instructions in _by_line(code):
-            values = {each.argval for each in instructions if isinstance(each.argval, str)}
-            if "datetime64" in values and values & {"now", "today"}:
+            arguments = [each.argval for each in instructions]
+            values = {each for each in (*arguments, *_parts_of_tuples(arguments)) if isinstance(each, str)}
+            if values & {"now", "today"} and any(each.startswith(("datetime64", "M8")) for each in values):
                 yield code, line
+
+
+def _parts_of_tuples(values: Iterable[Any]) -> Iterator[Any]:
+    return (part for each in values if isinstance(each, tuple) for part in each)
 
 
 def _by_line(code: CodeType) -> Iterator[tuple[int, list[dis.Instruction]]]:

@@ -13,6 +13,7 @@ class RoughProxy:
 
     def __init__(self, target: int, seed: int) -> None:
         self.target, self.is_calm, self.cuts, self.accepted = target, True, 0, 0
+        self.is_there = True
         self._chance = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
@@ -29,6 +30,19 @@ class RoughProxy:
         """From here on a good network."""
         self.is_calm = True
 
+    def cut(self) -> None:
+        """Cut everything; whoever dials again is let through."""
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
+
+    def leave(self) -> None:
+        """Cut everything, and let nobody through."""
+        self.is_there = False
+        self.cut()
+
+    def come_back(self) -> None:
+        """Let everybody through again."""
+        self.is_there = True
+
     def stop(self) -> None:
         """Cut everything and end."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
@@ -38,6 +52,11 @@ class RoughProxy:
 
     async def _end(self) -> None:
         self._server.close()
+        await asyncio.sleep(0.02)  # who has been let in is known on a later turn of the loop,
+        await self._cut()
+        await asyncio.sleep(0.02)  # and what was aborted is closed on one
+
+    async def _cut(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -49,6 +68,8 @@ class RoughProxy:
         self.accepted += 1
         try:
             with suppress(OSError):
+                if not self.is_there:
+                    return
                 away_reader, away_writer = await asyncio.open_connection("127.0.0.1", self.target)
                 await self._carry(reader, writer, away_reader, away_writer)
         except asyncio.CancelledError:

@@ -64,7 +64,7 @@ class Pending:
         return self._read(self.path, wait(self._future, timeout))
 
     def cancel(self) -> bool:
-        """Never send it, or send it again. True when it may have happened all the same."""
+        """Never send it, or send it again: it is done, in error. True when it may have happened all the same."""
         return wait(self._link.abandon(self._future))
 
     def __await__(self) -> Generator[Any, None, Any]:

@@ -31,7 +31,7 @@ from cellstore.client.loop import LoopThread
 from cellstore.client.machine import Effect, Machine, Progressed, Restart, Send, Settled, Stepped, Stop
 from cellstore.client.optimism import Optimism, Update
 from cellstore.client.results import QueryResult
-from cellstore.client.wire import Arguments, Kind, Outcome, encode_frame, sealed
+from cellstore.client.wire import Arguments, Failure, Kind, Outcome, encode_frame, sealed
 from cellstore.errors import CellstoreError, Disconnected, InvariantError, LimitExceeded, NotFound, Unauthenticated
 from cellstore.knobs import DEFAULTS
 from cellstore.values import json as native
@@ -231,11 +231,15 @@ class Link:
 
     def _abandon(self, future: Future[Outcome], in_doubt: Future[bool]) -> None:
         request_id = self._ids.pop(future, None)
-        if request_id is not None:
-            del self._waiting[request_id]
-            self._perform(self._machine.stop(request_id))
-            self._tell(self._optimism.settle({}, [request_id]))
-        in_doubt.set_result(request_id is None or self._machine.abandon(request_id))
+        if request_id is None:
+            in_doubt.set_result(True)
+            return
+        del self._waiting[request_id]
+        self._perform(self._machine.stop(request_id))
+        self._tell(self._optimism.settle({}, [request_id]))
+        in_doubt.set_result(self._machine.abandon(request_id))
+        if not future.done():  # whoever else waits for it must not do so for ever
+            future.set_result(Outcome(failure=Failure("Cancelled", "the call was given up before it was answered")))
 
     def _watch(self, watch: Watch, path: str, args: dict[str, Any]) -> None:
         watch.query_id, effects = self._machine.subscribe(path, args)

@@ -28,13 +28,17 @@ COUNTS = st.integers(-1, 4) | SMALL
 ARGS = st.just([{}]) | st.just([]) | JSON
 ADD = st.fixed_dictionaries(
     {"type": st.just("Add"), "queryId": COUNTS, "udfPath": PATHS, "args": ARGS},
-    optional={"journal": JSON, "componentPath": JSON},
+    optional={"journal": JSON, "componentPath": JSON, "holds": JSON | st.just("00" * 16)},
 )
 REMOVE = st.fixed_dictionaries({"type": st.just("Remove"), "queryId": COUNTS})
 MESSAGES = st.one_of(
     st.fixed_dictionaries(
         {"type": st.just("Connect"), "sessionId": st.text(max_size=5) | SMALL},
-        optional={"exact": JSON, "deltas": JSON, "maxObservedTimestamp": st.sampled_from(["AAAAAAAAAAA=", "", 3, "//8="])},
+        optional={
+            "exact": st.just(True) | JSON, "deltas": st.just(True) | JSON, "clientTs": JSON,
+            "lastCloseReason": st.just("InactiveServer") | JSON,
+            "maxObservedTimestamp": st.sampled_from(["AAAAAAAAAAA=", "", 3, "//8="]),
+        },
     ),
     st.fixed_dictionaries(
         {
@@ -49,6 +53,7 @@ MESSAGES = st.one_of(
         {"type": st.just("Authenticate"), "baseVersion": COUNTS, "tokenType": st.sampled_from(["User", "Admin", "None", "x"])},
         optional={"value": st.text(max_size=5) | SMALL, "impersonating": JSON},
     ),
+    st.fixed_dictionaries({"type": st.just("CancelAction"), "requestId": COUNTS}),
     st.fixed_dictionaries({"type": st.text(max_size=8)}),
     JSON,
 )  # fmt: skip

@@ -240,6 +240,9 @@ EARLY = """
     def belongs_to_the_code(ctx):
         berlin = ctx.now.astimezone(zoneinfo.ZoneInfo("Asia/Kolkata")).utcoffset()
         rows = pd.read_csv(io.StringIO("a,b"), header=None).shape
+        import gettext, importlib.metadata, mimetypes
+        assert mimetypes.guess_type("a.csv")[0] == "text/csv" and gettext.gettext("word") == "word"
+        assert importlib.metadata.version("pandas") == pd.__version__
         return [berlin / datetime.timedelta(hours=1), str(pd.Timestamp("2024-07-01", tz="America/Lima"))[-6:], list(rows)]
 
     @cs.query

@@ -273,9 +273,13 @@ def look_around() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _system_directories() -> tuple[str, ...]:
+    """What belongs to the machine or the interpreter, and is looked at by those who look for something else."""
+    import mimetypes
     import zoneinfo
 
     directories = [*zoneinfo.TZPATH, "/sys/fs/cgroup"]  # libraries ask how many processors they may use
+    directories += [*mimetypes.knownfiles, os.path.join(sys.base_prefix, "share", "locale")]  # noqa: PTH118
+    directories += [each for each in sys.path if each.endswith(".zip")]  # of the standard library, which need not be
     return tuple(each.rstrip(os.sep) + os.sep for each in directories)
 
 

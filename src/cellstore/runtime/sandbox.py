@@ -278,7 +278,7 @@ def _system_directories() -> tuple[str, ...]:
     import zoneinfo
 
     directories = [*zoneinfo.TZPATH, "/sys/fs/cgroup"]  # libraries ask how many processors they may use
-    directories += [*mimetypes.knownfiles, os.path.join(sys.base_prefix, "share", "locale")]  # noqa: PTH118
+    directories += [*map(str, mimetypes.knownfiles), os.path.join(sys.base_prefix, "share", "locale")]  # noqa: PTH118
     directories += [each for each in sys.path if each.endswith(".zip")]  # of the standard library, which need not be
     return tuple(each.rstrip(os.sep) + os.sep for each in directories)
 

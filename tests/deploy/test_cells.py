@@ -415,6 +415,30 @@ def test_what_cannot_travel_is_refused_in_its_cell_by_name_and_reason(kernel: Ke
     assert kernel.run("@cs.query\ndef refused(ctx):\n    return 1\nrefused()").text == "1"
 
 
+SCRIPT = """
+import cellstore as cs
+class Rates:
+    low = 2
+def helper(n): return n * Rates.low
+@cs.query
+def scripted(ctx, n: int):
+    return 60 / helper(n)
+if __name__ == "__main__": print("it ran")
+"""
+
+
+def test_a_script_that_is_run_in_a_cell_deploys_under_its_own_name(kernel: Kernel) -> None:
+    kernel.run(f"%%writefile script.py\n{SCRIPT}")
+    ran = kernel.run("%run script.py")
+    assert (ran.errors, ran.printed) == ([], "it ran\n")
+    assert kernel.run("scripted(3), scripted.path").text == "(10.0, 'script:scripted')"
+    [error] = kernel.run("scripted(0)").errors
+    assert 'script.py", line 8, in scripted\n    return 60 / helper(n)\n' in error
+    kernel.run(f"%%writefile script.py\n{SCRIPT.replace('60', '600')}")
+    assert kernel.run("%run script.py\nscripted(3)").text == "100.0"
+    kernel.run("cs.drop('script')")
+
+
 def test_an_argument_of_a_class_that_was_defined_again_says_which_cell_to_run(kernel: Kernel) -> None:
     point = "from dataclasses import dataclass\n@dataclass\nclass Dot:\n    x: int"
     uses = "@cs.query\ndef dotted(ctx, dot: Dot):\n    return dot.x"

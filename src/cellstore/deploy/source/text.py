@@ -289,11 +289,14 @@ def qualified_name(node: Any) -> str:
 
 
 def _files_of(cls: type) -> Iterator[str]:
-    """Where a class without methods may stand: its module's file, or a cell, the latest first."""
+    """Where a class without methods may stand: its module's file, or a cell or a script that was run, the latest first."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file is not None:
         yield file
-    yield from (name for name in reversed(list(linecache.cache)) if _CELL_FILE.search(name))
+    is_run = cls.__module__ == "__main__"
+    for name in reversed(list(linecache.cache)):
+        if _CELL_FILE.search(name) or (is_run and not is_installed_file(name)):
+            yield name
 
 
 def _fits(node: ast.ClassDef, cls: type) -> bool:

@@ -320,6 +320,15 @@ SHAPES = {
         BAG = Bag(a=1, b=2)
         def shape(ctx): return [of(2), GROUPS["a"], GROUPS.copy()["z"], ORDERED["f"](1), QUEUE[0](5), QUEUE.maxlen, COUNTS["a"], BAG.total(), type(BAG).__name__]
     """,
+    "keys made of comparisons": """
+        import functools
+        SIGN = 1
+        def compare(a, b): return SIGN * (a - b)
+        by = functools.cmp_to_key(compare)
+        @functools.cmp_to_key
+        def shorter(a, b): return len(a) - len(b)
+        def shape(ctx): return [sorted([3, 1, 2], key=by), sorted(["aaa", "b"], key=shorter), by(1) < by(2)]
+    """,
     "dispatch, caches and context variables": """
         import functools, contextvars, operator
         @functools.singledispatch
@@ -490,6 +499,7 @@ CHANGES = {
     "classes made by a function": ("Five.first = 2", "Five.first = 3"),
     "instances in containers, cycles and shared objects": ('Node("b")', 'Node("c")'),
     "bound methods, default dicts, counters and ordered dicts": ("lambda: [0]", "lambda: [1]"),
+    "keys made of comparisons": ("a - b", "b - a"),
     "dispatch, caches and context variables": ('return ["int"', 'return ["integer"'),
 }
 

@@ -21,7 +21,7 @@ from typing import Any, NewType, ParamSpec, TypeVarTuple
 
 import cloudpickle
 
-from cellstore.deploy.captures import CACHED, MANAGERS, dispatched, is_table, table_definition
+from cellstore.deploy.captures import CACHED, KEYED, MANAGERS, compared_by, dispatched, is_table, table_definition
 from cellstore.deploy.origins import is_installed_module, is_named, singleton_name
 from cellstore.deploy.refuse import why_not
 from cellstore.deploy.standalone import table_class
@@ -106,6 +106,8 @@ def made_again(obj: Any) -> tuple[Any, ...] | None:
         return None if registry is None else (dispatching, (), list(registry.items()), None, None, dispatch_to)
     if type(obj) is functools.singledispatchmethod:  # from 3.13 on it holds a cache of this process
         return dispatching_method, (obj.func, obj.dispatcher)
+    if isinstance(obj, KEYED):
+        return functools.cmp_to_key, (compared_by(obj),)
     if isinstance(obj, MANAGERS):
         return type(obj), (obj.func, obj.args, obj.kwds)
     if isinstance(obj, ContextVar):

@@ -24,7 +24,9 @@ from typing import Any
 from cellstore.deploy.beside import files_imported
 from cellstore.deploy.captures import (
     CACHED,
+    KEYED,
     attributes_of,
+    compared_by,
     dispatched,
     function_reads,
     functions_in,
@@ -102,6 +104,9 @@ class _Hasher:
         elif isinstance(value, CACHED):
             self._say("cached", value.cache_parameters())
             self.add(value.__wrapped__)
+        elif isinstance(value, KEYED):
+            self._say("keyed")
+            self.add(compared_by(value))
         elif type(value) in (list, tuple, dict, set, frozenset):
             self._add_parts(value)
         else:

@@ -136,7 +136,7 @@ SCAN: Final = """SELECT e.key, d.id, d.ts, l.body FROM entries e
 # A compound with its ORDER BY outside runs both halves as coroutines, in key order, and merges them: nothing is sorted
 # and the limit stops both. (An ORDER BY inside a subquery promises nothing to the query around it.) What died before the
 # moment lies in the way of the second half; for a moment not long ago the …_SOON forms find by time the few that have
-# died since, and sort those.
+# died since, and sort those; by their keys, so that no more documents than wanted are looked up.
 _MERGED = "ORDER BY 1 {order} LIMIT ?4"
 _LIVE_IDS_AT = """SELECT d.id, d.id, d.ts, l.body FROM docs d CROSS JOIN log l ON l.seq = d.seq
     WHERE d.tbl = ?1 AND d.id >= ?2 AND d.id < ?3 AND d.ts <= ?5"""
@@ -153,11 +153,13 @@ _SEQ_AT = """coalesce(
          WHERE tbl = ?5 AND id = substr(e.key, -16) AND to_ts > ?6 ORDER BY to_ts LIMIT 1))"""
 _LIVE_AT = f"""SELECT e.key, l.id, l.ts, l.body FROM entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
     WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.ts <= ?6"""
-_DEAD_AT = f"""CROSS JOIN log l ON l.seq = {_SEQ_AT}
+SCAN_AT: Final = f"""{_LIVE_AT} UNION ALL
+    SELECT e.key, l.id, l.ts, l.body FROM dead_entries e CROSS JOIN log l ON l.seq = {_SEQ_AT}
     WHERE e.idx = ?1 AND e.key >= ?2 AND e.key < ?3 AND e.from_ts <= ?6 AND e.to_ts > ?6 {_MERGED}"""
-SCAN_AT: Final = f"{_LIVE_AT} UNION ALL SELECT e.key, l.id, l.ts, l.body FROM dead_entries e {_DEAD_AT}"
 SCAN_AT_SOON: Final = f"""{_LIVE_AT} UNION ALL
-    SELECT e.key, l.id, l.ts, l.body FROM dead_entries e INDEXED BY dead_entries_by_time {_DEAD_AT}"""
+    SELECT e.key, l.id, l.ts, l.body FROM (SELECT key FROM dead_entries INDEXED BY dead_entries_by_time
+        WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND from_ts <= ?6 AND to_ts > ?6 ORDER BY key {{order}} LIMIT ?4) e
+    CROSS JOIN log l ON l.seq = {_SEQ_AT} {_MERGED}"""
 
 # counting: whole buckets by their rows, ragged ends entry by entry up to a limit
 COUNT_IDS: Final = "SELECT count(*) FROM (SELECT 1 FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 LIMIT ?4)"
@@ -173,6 +175,13 @@ COUNT_AT: Final = """SELECT
 COUNT_IDS_AT: Final = """SELECT
     (SELECT count(*) FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND ts <= ?4) +
     (SELECT count(*) FROM dead_docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND from_ts <= ?4 AND to_ts > ?4)"""
+COUNT_AT_SOON: Final = """SELECT
+    (SELECT count(*) FROM entries WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND ts <= ?4) +
+    (SELECT count(*) FROM dead_entries INDEXED BY dead_entries_by_time
+     WHERE idx = ?1 AND key >= ?2 AND key < ?3 AND from_ts <= ?4 AND to_ts > ?4)"""
+COUNT_IDS_AT_SOON: Final = """SELECT
+    (SELECT count(*) FROM docs WHERE tbl = ?1 AND id >= ?2 AND id < ?3 AND ts <= ?4) +
+    (SELECT count(*) FROM log WHERE seq > ?5 AND tbl = ?1 AND id >= ?2 AND id < ?3 AND prev <= ?4)"""
 
 # which moments are not long ago, and what was written since
 SEQ_AT: Final = "SELECT coalesce((SELECT seq FROM commits WHERE ts <= ? ORDER BY ts DESC LIMIT 1), 0)"

@@ -178,9 +178,13 @@ class SqliteReader:
             return 0
         if ts is None or ts >= self.ts:
             return self._counter.count(index, lo, hi)
-        table = table_of_by_id(index)
-        statement, of = (sql.COUNT_AT, index) if table is None else (sql.COUNT_IDS_AT, table)
-        return int(self._cursor.execute(statement, (of, lo, hi, ts)).get)
+        table, since = table_of_by_id(index), self._seq_soon(ts)
+        if table is None:
+            statement = sql.COUNT_AT if since is None else sql.COUNT_AT_SOON
+            return int(self._cursor.execute(statement, (index, lo, hi, ts)).get)
+        if since is None:
+            return int(self._cursor.execute(sql.COUNT_IDS_AT, (table, lo, hi, ts)).get)
+        return int(self._cursor.execute(sql.COUNT_IDS_AT_SOON, (table, lo, hi, ts, since)).get)
 
     def written_since(self, table: int, ts: int) -> set[bytes] | None:
         """The documents of a table written after `ts`; None if that was too long ago to look it up."""

@@ -208,6 +208,20 @@ def test_a_moment_ago_costs_no_more_for_all_that_died_before(storage, scribe):
             work.append(work_of(reader, lambda i=index, t=ts, r=rows: r.extend(reader.scan(i, TABLE, b"", END, ts=t))))
             assert len(rows) == reader.count(index, b"", END, ts) == len(scribe.at(ts))
         assert work[1] <= work[0] * 3 + 500, (sql_name, work)
+        counting = work_of(reader, lambda i=index: reader.count(i, b"", END, scribe.ts - 10))
+        assert counting < work[1], "nor does a count"
+    reader.close()
+
+
+def test_of_much_that_has_died_since_only_what_is_wanted_is_looked_up(storage, scribe):
+    storage.append([scribe.record({n: {"a": n} for n in range(500)})])
+    storage.append([scribe.record({n: {"a": -n} for n in range(500)})])
+    reader = storage.reader()
+    reader.refresh()
+    few, many = (
+        work_of(reader, lambda n=limit: list(reader.scan(BY_A, TABLE, b"", END, ts=10, limit=n))) for limit in (5, 500)
+    )
+    assert few < many / 2
     reader.close()
 
 

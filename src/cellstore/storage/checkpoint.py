@@ -4,8 +4,9 @@
                                       └── a thread copies ──────────────┘ └ the last few pages
 
 SQLite begins the log again only at a moment when all of it is copied. Beside a writer that never rests there is no such
-moment, so the last few pages are copied while the writer waits: a few milliseconds for every 32 MB of log. A log that
-gets far ahead of the thread (bulk loads) is copied by the writer itself, which slows it down to what the disk can do.
+moment, so the last few pages are copied while the writer waits: a few milliseconds for every 32 MB of log. SQLite syncs the
+file only then; what was copied before is synced by the thread, so that the writer has not to wait for that. A log that gets
+far ahead of the thread (bulk loads) is copied by the writer itself, which slows it down to what the disk can do.
 
 Where readers overlap all the time the log is not begun again although it is copied; see `SqliteStorage._bound_log`.
 
@@ -16,6 +17,7 @@ Errors     what could not be copied (a full disk) stays in the log, where it is 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -38,12 +40,14 @@ class Checkpoints:
 
     def __init__(self, writer: apsw.Connection, connect: Callable[[], apsw.Connection], guard: threading.Lock) -> None:
         self._writer, self._connect, self._guard = writer, connect, guard
+        self._path = writer.filename
+        self._file: int | None = None  # open to be synced, once something was copied
         self._turn = threading.Lock()  # one copies at a time; taken after the guard
         self._thread: threading.Thread | None = None
         self.pages = 0  # in the log after the newest commit
         self._copied = 0  # of them, as far as is known
         self._closed = False
-        self.failure: apsw.IOError | None = None
+        self.failure: apsw.IOError | OSError | None = None
         writer.wal_autocheckpoint(0)
         writer.set_wal_hook(self._on_commit)
 
@@ -84,6 +88,12 @@ class Checkpoints:
         if thread is not None:
             thread.join()
 
+    def let_go(self) -> None:
+        """Close the file. Only when no connection of this process is left: they would lose their locks on it."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
     def _is_idle(self) -> bool:
         return self._thread is None and not self._closed
 
@@ -97,7 +107,7 @@ class Checkpoints:
             try:
                 self._keep_up(connection)
                 with self._guard:
-                    if not self._closed:
+                    if not self._closed and self.failure is None:
                         self._copy(connection)
             finally:
                 connection.close(True)
@@ -107,11 +117,24 @@ class Checkpoints:
             self._thread = None
 
     def _keep_up(self, connection: apsw.Connection) -> None:
-        """Copy until little is left, or as good as it gets."""
+        """Copy and sync until little is left to do of either, or as good as it gets."""
         for _ in range(_ROUNDS_MAX):
             self._copy(connection)
-            if self._closed or self.pages - self._copied <= _FEW_PAGES:
+            self._sync()
+            if self._closed or self.failure is not None or self.pages - self._copied <= _FEW_PAGES:
                 return
+
+    def _sync(self) -> None:
+        """Have the disk take what was copied, so that it need not do so while the writer waits."""
+        if self._file is None:
+            try:
+                self._file = os.open(self._path, os.O_RDWR)
+            except OSError:  # no more files to be had: then it is all synced in the end
+                return
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            self.failure = error
 
     def _copy(self, connection: apsw.Connection) -> None:
         """Copy what no reader needs in the log, and sync the file."""

@@ -380,6 +380,7 @@ class SqliteStorage:
                 self._stopped = StorageError(f"the store {self.path} is closed")
             self._log.xClose()
             self._connection.close(True)
+            self._checkpoints.let_go()
             self._lease.release()
 
     def _transact_unsynced(self, work: Callable[[apsw.Cursor], T]) -> T:

@@ -25,7 +25,7 @@ from cellstore.transaction.window import Window
 if TYPE_CHECKING:
     from cellstore.storage.contract import Storage
 
-_ROWS_MAX = 4096
+_ROWS_MAX = 256  # cheap rows, many at a time, may be followed by dear ones
 _PAUSE_SHARE = 3  # of a slice's time
 _PAUSE_MIN_S = 0.01  # also where no history is kept at all
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +64,8 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
 
 
 def test_the_log_begins_again_beside_a_writer_that_never_rests(stand: Stand) -> None:
-    begun_again = 0
-    for _ in range(300):
+    begun_again, deadline = 0, time.monotonic() + 60
+    while begun_again <= 3 and time.monotonic() < deadline:
         before = stand.checkpoints.pages
         stand.write(1)
         begun_again += stand.checkpoints.pages < before
@@ -85,6 +89,36 @@ def test_commits_do_not_wait_while_the_log_is_copied(stand: Stand, monkeypatch: 
     stand.wait()
     stand.write(1)
     assert stand.checkpoints.pages < 50, "it began again"
+
+
+def test_commits_do_not_wait_while_what_was_copied_is_synced(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncing, go_on, sync = threading.Event(), threading.Event(), Checkpoints._sync
+
+    def slowly(self: Checkpoints) -> None:
+        syncing.set()
+        assert go_on.wait(10)
+        sync(self)
+
+    monkeypatch.setattr(Checkpoints, "_sync", slowly)
+    stand.write(10)
+    assert syncing.wait(10)
+    assert stand.write(20) > 200, "they went on, and the log grew"
+    go_on.set()
+    stand.wait()
+    to_another_mode = (
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('PRAGMA journal_mode=DELETE')"
+    )
+    other = subprocess.run([sys.executable, "-c", to_another_mode, stand.path], capture_output=True, text=True)
+    assert "database is locked" in other.stderr, "the store's locks on its file are still there"
+
+
+def test_what_cannot_be_synced_stops_the_store(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("cellstore.storage.checkpoint.os.fsync", fail)
+    with pytest.raises(FatalError, match="was acknowledged is in the log"):
+        write_until_refused(stand)
 
 
 def test_a_writer_that_gets_too_far_ahead_copies_itself(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from cellstore.errors import FatalError
 from cellstore.storage import checkpoint, sqlite
 from cellstore.storage.check import check
 from cellstore.storage.sqlite import SqliteStorage
@@ -58,6 +59,50 @@ class DiskFile(apsw.VFSFile):
         super().xSync(flags)
         if self.path is not None:
             self.disk.synced[self.path] = Path(self.path).read_bytes()
+
+
+class Forgetful(Disk):
+    """Pages that a sync could not write are taken for written, and no later sync writes them: so does Linux."""
+
+    def __init__(self):
+        super().__init__()
+        self.dirty: dict[str, list[tuple[int, bytes]]] = {}
+        self.fails = False
+        self.on_sync = lambda: None
+
+    def xOpen(self, name, flags):
+        return ForgetfulFile(self, name, flags)
+
+    def xDelete(self, name, sync):
+        super().xDelete(name, sync)
+        self.synced.pop(name, None)
+        self.dirty.pop(name, None)
+
+
+class ForgetfulFile(DiskFile):
+    def xWrite(self, data, offset):
+        super().xWrite(data, offset)
+        self.disk.dirty.setdefault(self.path, []).append((offset, bytes(data)))
+
+    def xSync(self, flags):
+        written, content = self.disk.dirty.pop(self.path, []), bytearray(self.disk.synced.get(self.path, b""))
+        if self.disk.fails:
+            raise apsw.IOError("disk I/O error")
+        super().xSync(flags)
+        for offset, data in written:
+            content.extend(bytes(max(0, offset - len(content))))
+            content[offset : offset + len(data)] = data
+        self.disk.synced[self.path] = bytes(content)
+        self.disk.on_sync()
+
+
+@pytest.fixture
+def forgetful(monkeypatch):
+    """As `disk`, of one that may fail."""
+    made = Forgetful()
+    monkeypatch.setattr(sqlite.apsw, "Connection", made.connection)
+    yield made
+    made.unregister()
 
 
 @pytest.fixture
@@ -143,4 +188,31 @@ def test_a_store_that_loses_its_last_fsync_is_noticed(disk, tmp_path, monkeypatc
     storage.append([scribe.record({1: {"a": 2}})])
     with pytest.raises(AssertionError):
         assert_found(disk.left_over(tmp_path / "lost"), scribe, scribe.ts, 0)
+    storage.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_sync_that_failed_left_in_memory_is_on_the_disk_before_it_is_told(forgetful, tmp_path, seed):
+    dice, scribe, path = random.Random(seed), Scribe(), tmp_path / "disk" / "store.db"
+    storage = SqliteStorage.open(path)
+    for _ in range(10):
+        storage.append([scribe.record(changes(dice))])
+    storage.close()
+    storage = SqliteStorage.open(path)  # with an empty log
+    storage.append([scribe.record({1: {"a": 1}})])
+    acknowledged, forgetful.fails = scribe.ts, True
+    with pytest.raises(FatalError, match="unknown"):
+        storage.append([scribe.record(changes(dice))])
+    with pytest.raises(apsw.IOError):
+        storage.close()
+    forgetful.fails, meanwhile = False, []
+    forgetful.on_sync = lambda: meanwhile.append(forgetful.left_over(tmp_path / f"meanwhile{len(meanwhile)}"))
+    storage = SqliteStorage.open(path)
+    forgetful.on_sync = lambda: None
+    assert storage.last_ts == scribe.ts
+    assert_found(forgetful.left_over(tmp_path / "opened"), scribe, scribe.ts, 0)
+    for left_over in meanwhile:
+        assert_found(left_over, scribe, acknowledged, 0)
+    storage.append([scribe.record(changes(dice))])
+    assert_found(forgetful.left_over(tmp_path / "after"), scribe, scribe.ts, 0)
     storage.close()

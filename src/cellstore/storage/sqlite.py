@@ -17,7 +17,6 @@ Invariant:  what a reader sees is what `append` returned for, plus at most group
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +56,7 @@ _READERS_WAIT_MS = (50, 1000)  # how long writers are held up for that, at first
 _WRITER_CACHE_KIB = _READER_CACHE_KIB = 16 << 10
 _CHECKPOINT_CACHE_KIB = 64  # it reads the log, not pages
 _BUSY_MS = 10_000
+_PIECE_BYTES = 64 << 10  # of a log that is written anew; SQLite's files take no more than 128 KiB at once
 _ALL = -1  # SQL's "no limit"
 _SOON_ROWS = 2000  # a moment is not long ago while the log has no more rows since
 
@@ -378,10 +378,12 @@ class SqliteStorage:
         with self._guard:
             if self._stopped is None:
                 self._stopped = StorageError(f"the store {self.path} is closed")
-            self._log.xClose()
-            self._connection.close(True)
-            self._checkpoints.let_go()
-            self._lease.release()
+            try:
+                self._log.xClose()
+                self._connection.close(True)
+                self._checkpoints.let_go()
+            finally:
+                self._lease.release()
 
     def _transact_unsynced(self, work: Callable[[apsw.Cursor], T]) -> T:
         """For what may be lost with the power because it would just be done again: it waits for no disk, but where it
@@ -544,7 +546,7 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
         raise StorageError(f"{path} is on a disk that cannot hold a write-ahead log; put the store on a local disk")
     connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
     if not fresh:
-        _copy_log(connection)
+        _write_log_anew(connection, path)
     if fresh:
         with connection:
             connection.execute(sql.CREATE)
@@ -557,14 +559,24 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             connection.pragma("user_version", sql.SCHEMA_VERSION)
 
 
-def _copy_log(connection: apsw.Connection) -> None:
-    """Copy what an earlier life left in the log into the file, and sync it.
+def _write_log_anew(connection: apsw.Connection, path: Path) -> None:
+    """Write what an earlier life left in the log again, where it is, and sync it; nobody else writes meanwhile.
 
     Where an fsync of the log has failed its pages may be in memory only, and no later fsync writes them. What is told from
-    now on was there before, so it is written anew.
+    now on was there before. Copying it into the file is not enough: a reader may keep some of it, or the log from beginning
+    again, and after a power failure pages in the file would meet older ones in the log.
     """
-    with contextlib.suppress(apsw.FullError, apsw.BusyError):  # then the log keeps it, as it did
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    log = _open_log(connection, path)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        size = log.xFileSize()
+        for at in range(0, size, _PIECE_BYTES):
+            log.xWrite(log.xRead(min(_PIECE_BYTES, size - at), at), at)
+        log.xSync(apsw.SQLITE_SYNC_NORMAL)
+    finally:
+        log.xClose()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _open_log(connection: apsw.Connection, path: Path) -> apsw.VFSFile:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -120,25 +119,6 @@ def test_a_lease_ends_with_its_process(path):
         """
     assert run_python(script, path).returncode == -9
     SqliteStorage.open(path).close()
-
-
-def test_what_a_killed_process_left_in_the_log_is_in_the_file_once_the_store_is_open(path, tmp_path):
-    """Pages of a log that could not be synced may be in memory only; what is read from there is written anew."""
-    script = """
-        import os, signal, sys
-        from cellstore.storage.sqlite import SqliteStorage
-        from cellstore.testing.revisions import Scribe
-        storage = SqliteStorage.open(sys.argv[1])
-        storage.append([Scribe().record({1: {"a": 1}})])
-        os.kill(os.getpid(), signal.SIGKILL)
-        """
-    assert run_python(script, path).returncode == -9
-    storage = SqliteStorage.open(path)
-    (tmp_path / "alone").mkdir()
-    alone = SqliteStorage.open(shutil.copy(path, tmp_path / "alone" / "store.db"))
-    assert alone.last_ts == storage.last_ts == 10
-    alone.close()
-    storage.close()
 
 
 def test_a_holder_whose_lock_file_was_deleted_is_fenced(storage, path, scribe, monkeypatch):

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cellstore.errors import FatalError
+from cellstore.errors import FatalError, Overloaded
 from cellstore.knobs import Knobs
 from cellstore.reactivity.principal import Principal
 from cellstore.reactivity.result import Query, Result
@@ -189,6 +189,9 @@ class QueryCache:
         """A run has ended: its result goes to everybody waiting for it."""
         self._running.discard(run)
         if run.cancelled():  # the hub closes
+            stopping = Outcome.failed(Overloaded("the store is stopping"), function=entry.query.path)
+            for waiting in entry.flights.pop(ts):
+                waiting(Result(stopping, ts, unsettled=True))
             return
         error = run.exception()
         result = self._accept(entry, Result(run.result() if error is None else _not_run(entry.query.path, error), ts))

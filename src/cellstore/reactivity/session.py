@@ -257,7 +257,8 @@ class Session:
         ids, shown = tuple(self._queries), self.shown()
         self._queries.clear()
         effects: Effects = [Release(ids)] if ids else []
-        return [*effects, Part(self._id, self.who, shown)] if self._id is not None and shown else effects
+        is_theirs = self._current.identity == self._identity  # else some of it was shown to whom they were before
+        return [*effects, Part(self._id, self.who, shown)] if self._id is not None and shown and is_theirs else effects
 
     def shown(self) -> dict[bytes, Result]:
         """What the client holds, by the digests it was told; of those that understand patches."""

@@ -11,14 +11,16 @@ from test_query_cache import with_hub
 
 from cellstore.errors import Overloaded
 from cellstore.protocol.version import StateVersion
-from cellstore.reactivity.connection import Hub
+from cellstore.reactivity.connection import Hub, VerifyToken, no_tokens
 from cellstore.reactivity.principal import EMBEDDED, Principal
 
 
 class Client:
     """The other end: applies transitions as strictly as the official clients do."""
 
-    def __init__(self, hub: Hub, flushes: bool = True, who: Principal = EMBEDDED) -> None:
+    def __init__(
+        self, hub: Hub, flushes: bool = True, who: Principal = EMBEDDED, verify: VerifyToken = no_tokens
+    ) -> None:
         self.frames: list[dict[str, Any]] = []
         self.version = StateVersion()
         self.results: dict[int, Any] = {}
@@ -27,7 +29,7 @@ class Client:
         self.closed: tuple[int, str] | None = None
         self._query_set = self._requests = 0
         self._flushes = flushes
-        self.connection = hub.connect(self._take, self._end, who)
+        self.connection = hub.connect(self._take, self._end, who, verify)
 
     def say(self, kind: str, **fields: Any) -> None:
         self.connection.receive(json.dumps({"type": kind, **fields}))

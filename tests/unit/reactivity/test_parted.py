@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from test_connection import Client
 from test_query_cache import with_hub
 
 from cellstore.protocol.delta import spliced
+from cellstore.protocol.messages import Authenticate
 from cellstore.reactivity.connection import Hub
 from cellstore.reactivity.parted import Parted
 from cellstore.reactivity.principal import ANONYMOUS, EMBEDDED, Principal
@@ -24,9 +26,16 @@ def result(size: int) -> Result:
     return Result(Outcome(True, b'"%b"' % (b"x" * (size - 2))))
 
 
+SOMEBODY = replace(EMBEDDED, identity={"subject": "somebody else"})
+
+
+async def becomes_somebody(_request: Authenticate) -> Principal:
+    return SOMEBODY
+
+
 async def follow(hub: Hub, holds: str | None = None, session: str = "s", who: Principal = EMBEDDED) -> Client:
     """A client that follows the rows, perhaps not for the first time."""
-    client = Client(hub, who=who)
+    client = Client(hub, who=who, verify=becomes_somebody)
     client.say("Connect", sessionId=session, exact=True, deltas=True)
     add = {"type": "Add", "queryId": 0, "udfPath": "m:get", "args": [{"key": "rows"}], "holds": holds}
     client.say("ModifyQuerySet", baseVersion=0, newVersion=1, modifications=[add])
@@ -72,12 +81,25 @@ async def test_nobody_else_is_told_a_difference(store: FakeStore, hub: Hub) -> N
     held = told(before)["digest"]
     before.connection.closed()
     store.set("rows", CHANGED)
-    somebody = replace(EMBEDDED, identity={"subject": "somebody else"})
-    for session, who in (("another", EMBEDDED), ("s", ANONYMOUS), ("s", somebody)):
+    for session, who in (("another", EMBEDDED), ("s", ANONYMOUS), ("s", SOMEBODY)):
         other = await follow(hub, held, session, who)
         assert told(other)["value"] == CHANGED
         other.connection.closed()
     assert "splices" in told(await follow(hub, held))
+
+
+@with_hub
+async def test_nor_is_who_it_becomes_before_they_are_shown_anything(store: FakeStore, hub: Hub) -> None:
+    store.set("rows", ROWS)
+    before = await follow(hub)
+    store.gate = asyncio.Event()
+    store.set("rows", CHANGED)
+    before.say("Authenticate", tokenType="User", value="a token", baseVersion=0)
+    await settle()
+    assert before.connection.who is SOMEBODY
+    before.connection.closed()
+    store.gate.set()
+    assert told(await follow(hub, told(before)["digest"], who=SOMEBODY))["value"] == CHANGED
 
 
 @with_hub

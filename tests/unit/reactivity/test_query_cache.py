@@ -177,6 +177,18 @@ async def test_nothing_is_left_registered_when_nobody_watches_an_ended_result(st
     assert not hub.subscriptions._indexes
 
 
+@with_hub
+async def test_who_waits_while_the_hub_closes_is_told_so(store: FakeStore, hub: Hub) -> None:
+    store.gate = asyncio.Event()
+    asking = [asyncio.ensure_future(hub.query(query("get", key="a"), EMBEDDED)) for _ in range(2)]
+    await settle()
+    await hub.close()
+    async with asyncio.timeout(20):
+        for outcome in await asyncio.gather(*asking):
+            assert outcome.error is not None
+            assert outcome.error.code == "Overloaded"
+
+
 async def many(store: FakeStore, hub: Hub) -> None:
     store.set("a", "x" * 1000)
     for number in range(50):

@@ -185,6 +185,16 @@ SHAPES = {
         ],
         "42",
     ),
+    "arguments of classes with literals and notes that are no names": (
+        [
+            "import typing as t\nfrom dataclasses import dataclass\n@dataclass\nclass Job:\n    state: t.Literal['in progress', 'done!']\n"
+            "    says: t.Annotated['list[Word]', 'what a person says'] = ()",
+            "@dataclass\nclass Word:\n    text: str",
+            "@cs.query(name='taken')\ndef taken(ctx, job: Job) -> str:\n    return job.state + job.says[0].text\n"
+            "@cs.query\ndef shape(ctx):\n    return taken(job=Job('in progress', [Word('?')]))",
+        ],
+        "'in progress?'",
+    ),
     "a context manager as a decorator": (
         [
             "import contextlib\nSAID = 'in'\n@contextlib.contextmanager\ndef said(n):\n    print(SAID, n)\n    yield n",

@@ -72,7 +72,7 @@ def _spell(hint: Any, scope: Names, spelt: dict[str, Any], seen: set[int]) -> No
             if isinstance(node, ast.Name) and node.id in scope and node.id not in spelt:
                 spelt[node.id] = scope[node.id]
                 _spell(scope[node.id], scope, spelt, seen)
-    for inner in typing_extensions.get_args(hint):
+    for inner in _hints_in(hint):
         _spell(inner, scope, spelt, seen)
     if isinstance(hint, type) and id(hint) not in seen and (dataclasses.is_dataclass(hint) or is_typed_dict(hint)):
         seen.add(id(hint))
@@ -80,6 +80,14 @@ def _spell(hint: Any, scope: Names, spelt: dict[str, Any], seen: set[int]) -> No
             known = {**vars(sys.modules.get(base.__module__, types)), **scope}
             for inner in inspect.get_annotations(base).values():
                 _spell(inner, known, spelt, seen)
+
+
+def _hints_in(hint: Any) -> tuple[Any, ...]:
+    """The hints another is made of. What a Literal lists and what is said beside an Annotated are none."""
+    origin, args = typing_extensions.get_origin(hint), typing_extensions.get_args(hint)
+    if origin in (typing.Literal, typing_extensions.Literal):
+        return ()
+    return args[:1] if origin in (typing.Annotated, typing_extensions.Annotated) else args
 
 
 def _of_class(hint: type, names: Names | None) -> Rebuild | None:

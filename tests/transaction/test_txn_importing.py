@@ -140,6 +140,14 @@ def test_references_to_documents_that_are_not_here_are_told(engine: Engine) -> N
     assert told == {"count": 1, "first": wrong}
 
 
+def test_ids_that_come_behind_documents_without_one_are_here(engine: Engine) -> None:
+    imported(engine, "fail", "notes", {"text": "a"})
+    first, second = (id_of(n, engine.catalog.table("notes").number) for n in range(2))  # type: ignore[union-attr]
+    rows = [{"text": "b"}, {"_id": first, "next": second, "text": "c"}, {"_id": second, "text": "d"}]
+    assert "dangling" not in imported(engine, "append", "notes", *rows)["tables"]["notes"]
+    assert texts(engine, "notes") == ["a", "b", "c", "d"]
+
+
 def test_documents_are_added_to_a_table_of_another_number(engine: Engine) -> None:
     imported(engine, "fail", "notes", {"text": "a"})
     report = imported(engine, "append", "notes", {"_id": id_of(1), "text": "b"}, {"text": "c"}, number=NUMBER)

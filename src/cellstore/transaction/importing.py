@@ -173,7 +173,7 @@ class Import:
             self._jobs = {job.table: job for job in jobs}
             for job in jobs:
                 _remember_number(transaction, job)
-            coming = {job.number: job.becomes for job in jobs if job.number is not None}
+            coming = {job.number or job.target: job.becomes for job in jobs}
             self._references = References(coming, transaction.catalog)
             return transaction.freeze(SOURCE)
 

@@ -33,6 +33,10 @@ SOURCE = """
         ctx.db.insert("t", {"n": n})
 
     @cs.mutation
+    def add_soon(ctx, n: int):
+        ctx.scheduler.run_after(0.5, add, n=n)
+
+    @cs.mutation
     def note(ctx):
         ctx.db.insert("notes", {})
 """
@@ -239,6 +243,21 @@ async def test_a_server_opens_a_store_again_whose_disk_had_failed(served, tmp_pa
     assert (await again.call("Mutation", "m:add", {"n": 1}))["success"], "the same request"
     total = await served.fetch("api/query", {"path": "m:total", "args": {}, "format": "json"}, served.token_header)
     assert total.json["value"] == 1
+
+
+async def test_it_is_opened_again_for_its_jobs_though_nobody_asks(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(deployments, "REOPEN_AFTER_S", 0.05)
+    (tmp_path / "m.py").write_text("import cellstore as cs\n" + textwrap.dedent(SOURCE))
+    await served.deploy(tmp_path / "m.py")
+    failing = await served.app.deployment("default")
+    await failing.mutation("m:add_soon", {"n": 1})
+    fail_to_sync(failing)
+    await failing.mutation("m:add", {"n": 2})
+    async with asyncio.timeout(20):
+        while (again := served.app._deployments["default"]) is failing:
+            await asyncio.sleep(0.01)
+        while (await again.query("m:total", {})).value not in (b"1", b"3"):
+            await asyncio.sleep(0.01)
 
 
 async def until_open(served):

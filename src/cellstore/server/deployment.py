@@ -101,7 +101,7 @@ class Deployment:
         """`url`: where clients find it, if they do."""
         self.path, self.name, self.knobs, self.url = str(path), name, knobs, url
         self.failure: CellstoreError | None = None
-        self.on_stopped: Callable[[], None] = lambda: None
+        self.on_failed: Callable[[], None] = lambda: None  # it has stopped by itself: see `failure`
         self._kind = runner
         self._clock = RisingClock(clock or SystemClock())
         self._engine: Engine | None = None
@@ -165,7 +165,6 @@ class Deployment:
             await runner.stop()
         if engine is not None:
             engine.close()
-            self.on_stopped()
 
     @property
     def running(self) -> bool:
@@ -367,6 +366,7 @@ class Deployment:
             if self._hub is not None:
                 self._hub.halt()
             self._stopping = asyncio.get_running_loop().create_task(self.stop())
+            self._stopping.add_done_callback(lambda _: self.on_failed())
 
 
 def has_functions(path: Path) -> bool:

@@ -3,6 +3,7 @@
     load      settings and routes; nothing is opened
     start     the loop runs and the port is bound: open the default store, tell kernels where we are; then, one by one, the
               other stores that have functions, whose jobs and crons wait for no caller
+    failure   a store whose disk failed is closed, and opened again some seconds later
     stop      close every store, take the address back; Jupyter answers for a while yet, and we open none again
 
 Kernels find us by two environment variables, which every kernel of this server inherits; the secret is new each run.
@@ -16,6 +17,7 @@ import asyncio
 import importlib.util
 import os
 import re
+from collections.abc import Coroutine
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from traitlets import Bool, Dict, List, TraitError, Unicode, default, validate
 
 from cellstore.errors import CellstoreError, NotFound, Overloaded, StorageError
 from cellstore.knobs import DEFAULTS, Knobs
+from cellstore.server import deployment
 from cellstore.server.deployment import Deployment, has_functions
 from cellstore.server.identity import Doorkeeper, admin_key, known_admin_key, new_secret
 from cellstore.server.jwt import Verifier
@@ -100,7 +103,7 @@ class CellstoreApp(ExtensionApp):
         self._deployments: dict[str, Deployment] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._is_stopping = False
-        self._waking: asyncio.Task[None] | None = None
+        self._waking: set[asyncio.Task[None]] = set()
         self._admin_keys: dict[str, str] = {}
         self._address = ""
 
@@ -121,7 +124,7 @@ class CellstoreApp(ExtensionApp):
             self.log.error("cellstore cannot open its store and serves nothing: %s", error.message)
         else:
             self.log.info("cellstore serves %s at %scellstore/", deployment.path, self._address)
-        self._waking = asyncio.create_task(self._wake_the_others())
+        self._wake(self._wake_the_others())
 
     async def _wake_the_others(self) -> None:
         """Open the stores there are that have functions: their jobs are due, and their first callers find workers."""
@@ -132,12 +135,29 @@ class CellstoreApp(ExtensionApp):
             except Exception as error:  # noqa: BLE001 — one that cannot be opened is no reason to leave the next asleep
                 self.log.error("cellstore cannot open the deployment %s: %s", name, error)
 
+    async def _wake_again(self, name: str) -> None:
+        """Open a store that has failed, if another may: its jobs and crons wait for no caller, either."""
+        while not self._is_stopping:
+            await asyncio.sleep(deployment.REOPEN_AFTER_S)
+            try:
+                await self.deployment(name)
+                return
+            except CellstoreError as error:
+                self.log.error("cellstore cannot open the deployment %s again: %s", name, error.message)
+
+    def _wake(self, stores: Coroutine[Any, Any, None]) -> None:
+        """In the background, until the server stops."""
+        task = asyncio.create_task(stores)
+        self._waking.add(task)
+        task.add_done_callback(self._waking.discard)
+
     async def stop_extension(self) -> None:
         """The server shuts down: close the stores, then take back the address kernels were told."""
         self._is_stopping = True
-        if (waking := getattr(self, "_waking", None)) is not None:
-            waking.cancel()
-            await asyncio.gather(waking, return_exceptions=True)
+        waking = list(getattr(self, "_waking", ()))
+        for task in waking:
+            task.cancel()
+        await asyncio.gather(*waking, return_exceptions=True)
         deployments = list(getattr(self, "_deployments", {}).values())
         self._deployments = {}
         for ended in await asyncio.gather(*(each.stop() for each in deployments), return_exceptions=True):
@@ -185,6 +205,7 @@ class CellstoreApp(ExtensionApp):
         url += "" if name == self.deployment_name else f"/d/{name}"
         opened = Deployment(self._place(name) / "store.db", name=name, knobs=self.limits, url=url)
         await opened.start()
+        opened.on_failed = lambda: self._wake(self._wake_again(name))
         self._deployments[name] = opened
         self.admin_key(name)
         return opened

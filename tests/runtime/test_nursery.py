@@ -121,12 +121,31 @@ def test_when_the_parent_is_killed_its_children_serve_on_and_another_takes_its_p
     play(tmp_path, SOURCE, scenario)
 
 
-def test_a_library_that_starts_threads_is_not_shared_and_works_all_the_same(tmp_path: Path) -> None:
+def test_a_library_that_starts_threads_is_not_shared_and_works_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = tmp_path / "lib"
     library.mkdir()
     (library / "threaded_library.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     )
+    source = SOURCE + "\n    @cs.action\n    def uses(ctx):\n        import numpy, threaded_library\n        return 1\n"
+
+    async def scenario(stage: Stage) -> None:
+        async with asyncio.timeout(30):
+            while not (
+                await stage.query("loaded", library="numpy") and parent_of(stage) == (await stage.query("who"))[1]
+            ):
+                await stage.runner.mutation("m:die", {})
+        assert await stage.query("loaded", library="threaded_library") is False
+        assert value_of(await stage.runner.action("m:uses", {})) == 1
+
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    play(tmp_path, source, lambda stage: stage.query("who"))
+    play(tmp_path, None, scenario)
+
+
+def test_libraries_that_functions_import_are_there_before_a_worker_is(tmp_path: Path) -> None:
     source = SOURCE + "\n    @cs.query\n    def uses(ctx):\n        import pandas, pyarrow\n"
     source += "        return len(pandas.DataFrame({'a': [1]}))\n"
     assert {"pandas", "pyarrow"} <= libraries_of(unit_of(source))

@@ -9,6 +9,7 @@ of itself twice, workers are plain subprocesses: slower to come, the same once t
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -125,10 +126,11 @@ class Parent:
 
     def last_words(self) -> list[str]:
         """What it said before it ended: the libraries that start threads."""
-        try:
+        with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(ConnectionResetError):  # said once, and first, if it was asked for forks meanwhile
+                return list(json.loads(self._socket.recv(nursery.MESSAGE_BYTES)))
             return list(json.loads(self._socket.recv(nursery.MESSAGE_BYTES)))
-        except (OSError, ValueError):
-            return []
+        return []
 
     def close(self) -> None:
         """Hang up: it ends, and whoever it has not forked yet never comes."""

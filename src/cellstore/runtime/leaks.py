@@ -47,6 +47,7 @@ _WRITING = {
     "append", "appendleft", "add", "update", "extend", "extendleft", "insert", "pop", "popleft", "popitem", "remove", "discard",
     "clear", "setdefault", "sort", "reverse",
 }  # fmt: skip
+_BUFFERS = ("_ndarray", "_mask", "_pa_array")  # of pandas' arrays
 _PARTS_MAX = 200_000
 
 
@@ -56,16 +57,24 @@ class Table:
     def __init__(self, frame: Any) -> None:
         self._frame = frame
         self._saved = frame.copy(deep=False)  # while it is there, pandas 3 writes into a copy only
-        for block in frame._mgr.blocks:
-            if hasattr(block.values, "setflags"):
-                block.values.setflags(write=False)
+        for buffer in self._buffers():
+            if hasattr(buffer, "setflags"):
+                buffer.setflags(write=False)
+        arrays = [block.values for block in frame._mgr.blocks]
+        self._arrow = [(array, array._pa_array) for array in arrays if hasattr(array, "_pa_array")]
         self._attrs = dict(frame.attrs)
         self._parts = self._look()
         self._names = [each._name for each in self._named()]
 
     def _look(self) -> list[Any]:
         manager = self._frame._mgr
-        return [manager, *manager.axes, *[block.values for block in manager.blocks]]
+        return [manager, *manager.axes, *self._buffers()]
+
+    def _buffers(self) -> list[Any]:
+        """The arrays of the blocks, and what is inside those of dates, categories, nullable numbers and text."""
+        arrays = [block.values for block in self._frame._mgr.blocks]
+        inner = [getattr(array, name) for array in arrays for name in _BUFFERS if hasattr(array, name)]
+        return [*arrays, *inner, *[array._data for array in arrays if hasattr(array, "_mask")]]
 
     def _named(self) -> list[Any]:
         axes = [each for each in self._frame._mgr.axes if hasattr(each, "_name")]
@@ -83,7 +92,10 @@ class Table:
 
     def undo(self) -> None:
         """Put everything back."""
+        for array, chunks in self._arrow:
+            array._pa_array = chunks
         object.__setattr__(self._frame, "_mgr", self._saved.copy(deep=False)._mgr)
+        getattr(self._frame, "_clear_item_cache", lambda: None)()  # in which pandas 2 has its columns
         for each, name in zip(self._named(), self._names, strict=True):
             object.__setattr__(each, "_name", name)
         self._frame.attrs = dict(self._attrs)
@@ -180,7 +192,7 @@ class State:
     """What one function can reach and change."""
 
     path: str
-    kept: list[Kept] = field(default_factory=list)
+    kept: dict[int, Kept] = field(default_factory=dict)  # by the identity of the place
     caches: list[Any] = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)  # of libraries that it sets
     dice: list[Callable[[], None]] = field(default_factory=list)  # put captured generators of chance, and such, back
@@ -201,7 +213,7 @@ class State:
             error = self._changed(lasting[0].name)
             error.traceback = _as_traceback(lasting[0].code, lasting[0].line, cells, error)
             raise error
-        for kept in self.kept:
+        for kept in self.kept.values():
             if not kept.is_intact():
                 self._refuse(cells)
                 break
@@ -217,7 +229,7 @@ class State:
         """A call failed; nothing of it stays. `assigned`: see `settle`."""
         self._forget()
         _put_back_assigned(assigned)
-        for kept in self.kept:
+        for kept in self.kept.values():
             if not kept.is_intact():
                 kept.undo()
 
@@ -233,7 +245,7 @@ class State:
                 setting.keep()
 
     def _refuse(self, cells: Mapping[str, str]) -> None:
-        broken = [kept for kept in self.kept if not kept.is_intact()]
+        broken = [kept for kept in self.kept.values() if not kept.is_intact()]
         found = [(name, kept) for kept in broken if (name := kept.change()) is not None]
         for kept in broken:
             kept.undo()
@@ -301,7 +313,9 @@ class Watch:
             value.setflags(write=False)
             return ()
         if hasattr(value, "_mgr") and type(value).__module__.partition(".")[0] == "pandas":
-            self._keep(state, name, root, self._tables.setdefault(id(value), Table(value)))
+            if id(value) not in self._tables:
+                self._tables[id(value)] = Table(value)
+            self._keep(state, name, root, self._tables[id(value)])
             return ()
         if not is_named(type(value)):
             return self._instance(state, name, root, value) if hasattr(value, "__dict__") else ()
@@ -352,16 +366,16 @@ class Watch:
         kept = self._kept.get(id(place))
         if kept is None:
             kept = self._kept[id(place)] = _kept(name, root, place)
-        if kept not in state.kept:
-            state.kept.append(kept)
+        state.kept[id(place)] = kept
 
 
 def _put_back_assigned(since: int) -> list[Assigned]:
-    """Undo what `setattr` has done, the last first. Returns what had come or gone; another value is a setting."""
-    taken = ASSIGNED[since:]
+    """Undo what `setattr` has done. Returns what had come or gone by now; another value is a setting."""
+    taken = {(id(each.place.owner), each.place.attribute): each for each in reversed(ASSIGNED[since:])}
+    first = [*reversed(taken.values())]
     del ASSIGNED[since:]
-    lasting = [each for each in taken if each.place.came_or_went(each.before)]
-    for each in reversed(taken):
+    lasting = [each for each in first if each.place.came_or_went(each.before)]
+    for each in first:
         each.place.put(each.before)
     return lasting
 

@@ -5,7 +5,8 @@
 
 The first kind is read from the bytecode, because the text may be elsewhere by now: a chain of names that ends in STORE_ATTR.
 Only chains that begin with a global, a variable of a closure or an import of the function itself are followed. Of names that
-are made up as it runs, `setattr` and `delattr` keep account themselves: in a worker, of calls from the user's own lines.
+are made up as it runs, `setattr` and `delattr` keep account themselves: in a worker, of calls from the user's own lines;
+not of modules that are being imported, which happens only once.
 
 Cost       a tenth of a microsecond for each call of `setattr`, whoever calls
 """
@@ -24,12 +25,13 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from cellstore.deploy.origins import is_installed_module, is_named
+from cellstore.runtime.traces import is_importing
 
 _ABSENT = object()
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "RESUME"})
 _VARIABLES = ("LOAD_GLOBAL", "LOAD_FAST", "LOAD_DEREF", "LOAD_NAME")
 _SETTERS = (["setattr"], ["delattr"])
-_SETS = re.compile(r"(set|use|enable|disable|register|unregister|configure|init|reset|add)(_|[A-Z]|$)")
+_SETS = re.compile(r"(set|use|enable|disable|register|unregister|configure|init|reset)(_|[A-Z]|$)|add(_|[A-Z])")
 
 Chain = list[str]
 
@@ -83,7 +85,7 @@ def _accounting(real: Callable[..., None]) -> Callable[..., None]:
     def accounting(owner: Any, attribute: str, *value: Any) -> None:
         if isinstance(owner, ModuleType | type) and _is_of_a_library(owner):
             frame = sys._getframe(1)
-            if not is_installed_module(frame.f_globals.get("__name__")):
+            if not (is_installed_module(frame.f_globals.get("__name__")) or is_importing(frame)):
                 place = Patched(owner, attribute)
                 name = f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__
                 ASSIGNED.append(Assigned(f"{name}.{attribute}", place, place.get(), frame.f_code, frame.f_lineno))

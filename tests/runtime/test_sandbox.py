@@ -347,7 +347,7 @@ def test_what_is_installed_with_the_code_may_be_read(tmp_path: Path) -> None:
 IN_C = """
     import io, os
     from pathlib import Path
-    import duckdb, polars as pl, pyarrow as pa, pyarrow.parquet as pq
+    import duckdb, polars as pl, pyarrow as pa, pyarrow.csv, pyarrow.feather, pyarrow.parquet as pq
     from polars import scan_csv
     import beside
 
@@ -357,7 +357,11 @@ IN_C = """
         "polars.read_parquet(PosixPath('x.parquet'))": lambda: pl.read_parquet(Path("x.parquet")),
         "polars.read_ndjson()": lambda: pl.read_ndjson(source="x.ndjson"),
         "pyarrow.parquet.read_table('x.parquet')": lambda: pq.read_table("x.parquet"),
-        "pyarrow.parquet.write_table()": lambda: pq.write_table(pa.table({"a": [1]}), "x.parquet"),
+        "pyarrow.parquet.write_table('x.parquet')": lambda: pq.write_table(pa.table({"a": [1]}), "x.parquet"),
+        "polars.DataFrame.write_csv('x.csv')": lambda: pl.DataFrame({"a": [1]}).write_csv("x.csv"),
+        "polars.LazyFrame.sink_parquet('x.parquet')": lambda: pl.LazyFrame({"a": [1]}).sink_parquet("x.parquet"),
+        "pyarrow.csv.read_csv('x.csv')": lambda: pa.csv.read_csv("x.csv"),
+        "pyarrow.memory_map('x')": lambda: pa.memory_map("x"),
         "pyarrow.parquet.ParquetFile('x.parquet')": lambda: pq.ParquetFile("x.parquet"),
         "duckdb.sql('select now()')": lambda: duckdb.sql("select now()"),
         "duckdb.connect()": lambda: duckdb.connect(),
@@ -377,6 +381,8 @@ IN_C = """
         buffer = io.BytesIO()
         pq.write_table(pa.table({"a": [1, 2]}), buffer)
         pl.read_parquet(buffer.getvalue()).write_csv(text := io.StringIO())
+        assert pl.DataFrame({"a": [1]}).write_csv() == "a\\n1\\n"
+        assert pq.read_pandas(buffer, ["a"]).num_rows == 2
         return [pq.read_table(buffer).num_rows, pl.read_csv(text.getvalue().encode()).height]
 
     @cs.action

@@ -19,16 +19,24 @@ from typing import Any
 Refuse = Callable[[str, tuple[Any, ...]], None]
 """Told the name and arguments of a call that is not for queries and mutations; returns when nothing of the kind runs."""
 
-_READERS = ("read_", "scan_", "write_")
-_BY_PATH: dict[str, tuple[str, ...]] = {
+_WRITERS = ("write_", "sink_")
+_REACHING = ("read_", "scan_", "open_", *_WRITERS)
+_BY_PATH: dict[str, tuple[str, ...]] = {  # besides those that begin so
     "polars": (),
+    "pyarrow": ("memory_map", "create_memory_map", "input_stream", "output_stream"),
+    "pyarrow.csv": (),
+    "pyarrow.json": (),
     "pyarrow.parquet": ("ParquetFile", "ParquetWriter", "ParquetDataset"),
     "pyarrow.dataset": ("dataset", "parquet_dataset"),
     "pyarrow.feather": (),
-    "pyarrow.orc": (),
+    "pyarrow.orc": ("ORCFile", "ORCWriter"),
 }
+_CLASSES = {"polars": ("DataFrame", "LazyFrame")}  # with methods that begin so
 _WHOLE = ("duckdb",)
-_PATH_ARGUMENTS = ("source", "sources", "path", "path_or_paths", "where", "root_path", "base_dir", "dest", "query")
+_PATH_ARGUMENTS = (
+    "source", "sources", "path", "path_or_paths", "where", "root_path", "base_dir", "dest", "query", "file", "target",
+    "input_file", "output_file",
+)  # fmt: skip
 LIBRARIES = (*_BY_PATH, *_WHOLE)
 
 
@@ -37,12 +45,16 @@ def guard_library(name: str, refuse: Refuse) -> None:
     module = sys.modules[name]
     for attribute, real in list(_reaching_out(name, module)):
         if inspect.isclass(real):
-            setattr(real, "__init__", _asking(real.__init__, f"{name}.{attribute}", refuse, skip=1))  # noqa: B010
+            setattr(real, "__init__", _asking(real.__init__, f"{name}.{attribute}", 1, refuse))  # noqa: B010
             continue
-        asking = _asking(real, f"{name}.{attribute}", refuse, always=name in _WHOLE)
+        at = None if name in _WHOLE else int(attribute.startswith(_WRITERS))
+        asking = _asking(real, f"{name}.{attribute}", at, refuse)
         home = sys.modules.get(real.__module__)  # by which it travels
         for each in (module, home if getattr(home, attribute, None) is real else module):
             setattr(each, attribute, asking)
+    for cls in (getattr(module, each) for each in _CLASSES.get(name, ())):
+        for attribute in [each for each in vars(cls) if each.startswith(_WRITERS)]:
+            setattr(cls, attribute, _asking(vars(cls)[attribute], f"{name}.{cls.__name__}.{attribute}", 1, refuse))
 
 
 def _reaching_out(name: str, module: Any) -> Iterator[tuple[str, Any]]:
@@ -52,20 +64,18 @@ def _reaching_out(name: str, module: Any) -> Iterator[tuple[str, Any]]:
         if name in _WHOLE:
             if not inspect.isclass(value):
                 yield attribute, value
-        elif attribute.startswith(_READERS) or attribute in _BY_PATH[name]:
+        elif attribute.startswith(_REACHING) or attribute in _BY_PATH[name]:
             yield attribute, value
 
 
-def _asking(
-    real: Callable[..., Any], name: str, refuse: Refuse, *, always: bool = False, skip: int = 0
-) -> Callable[..., Any]:
-    """`real`, asking first. `skip`: how many arguments at the front are its own."""
+def _asking(real: Callable[..., Any], name: str, at: int | None, refuse: Refuse) -> Callable[..., Any]:
+    """`real`, asking first. `at`: which of its arguments may be a path; None: it reaches out without one, too."""
 
     @functools.wraps(real)
     def asks(*args: Any, **kwargs: Any) -> Any:
-        given = args[skip:]
-        if always or any(map(_is_path, (*given[:2], *(kwargs.get(each) for each in _PATH_ARGUMENTS)))):
-            refuse(name, given)
+        paths = args[at or 0 :][:1]
+        if at is None or any(map(_is_path, (*paths, *(kwargs.get(each) for each in _PATH_ARGUMENTS)))):
+            refuse(name, paths)
         return real(*args, **kwargs)
 
     return asks

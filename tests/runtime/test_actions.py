@@ -124,6 +124,10 @@ def test_an_action_says_how_far_it_is(tmp_path: Path) -> None:
         ctx.progress(done)
 
     @cs.action
+    def far(ctx):
+        ctx.progress(2**70)
+
+    @cs.action
     def of_numpy(ctx):
         import numpy
         ctx.progress(numpy.int64(1), numpy.float32(2), "half \\ud800")
@@ -143,6 +147,9 @@ def test_an_action_says_how_far_it_is(tmp_path: Path) -> None:
         heard.clear()
         assert (await stage.runner.action("m:of_numpy", {}, on_progress=lambda *far: heard.append(far))).ok
         assert heard == [(1, 2.0, "half \\ud800")]
+        heard.clear()
+        assert (await stage.runner.action("m:far", {}, on_progress=lambda *far: heard.append(far))).ok
+        assert heard == [(2.0**70, None, "")]
 
     play(tmp_path, source, scenario)
 

@@ -418,6 +418,52 @@ def test_whatever_text_a_call_comes_up_with_reaches_its_caller(tmp_path: Path, i
     play(tmp_path, AWKWARD, scenario, inline=inline)
 
 
+@pytest.mark.parametrize("inline", [False, True], ids=["pool", "inline"])
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit", "GeneratorExit"])
+def test_whatever_a_function_raises_is_the_error_of_its_call_alone(tmp_path: Path, inline: bool, error: str) -> None:
+    source = f"""
+    import os
+
+    @cs.query
+    def raises(ctx):
+        raise {error}("enough")
+
+    @cs.query
+    def who(ctx):
+        return os.getpid()
+    """
+
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("who")
+        outcome = await stage.runner.query("m:raises", {})
+        assert outcome.error is not None
+        assert (outcome.error.code, outcome.error.message) == ("FunctionError", f"{error}: enough")
+        assert f'raise {error}("enough")' in outcome.error.traceback
+        assert await stage.query("who") == before
+
+    play(tmp_path, source, scenario, inline=inline, workers_max=1, workers_min=1)
+
+
+def test_calls_within_calls_that_go_too_deep_are_told_what_to_do_instead(tmp_path: Path) -> None:
+    source = """
+    @cs.query
+    def deeper(ctx, n: int):
+        return ctx.run_query(deeper, n=n - 1) if n else "the bottom"
+    """
+
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("deeper", n=3) == "the bottom"
+        outcome = await stage.runner.query("m:deeper", {"n": 4})
+        assert outcome.error is not None
+        assert outcome.error.code == "LimitExceeded"
+        assert (
+            "3 deep at most (knob call_depth_max), and m:deeper would be one more: write a loop"
+            in outcome.error.message
+        )
+
+    play(tmp_path, source, scenario, call_depth_max=3)
+
+
 def test_a_mutation_that_takes_its_process_down_writes_nothing(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         dying = asyncio.ensure_future(stage.runner.mutation("m:write_and_die", {}))

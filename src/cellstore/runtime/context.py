@@ -193,7 +193,7 @@ class QueryContext:
         run.called.add(path.rpartition(":")[0])
         loaded = run.modules.find(path, kind)
         if run.depth >= run.knobs.call_depth_max:
-            raise LimitExceeded(knob="call_depth_max", limit=run.knobs.call_depth_max, used=run.depth + 1)
+            raise _too_deep(path, run.knobs.call_depth_max)
         context = QueryContext(run, loaded) if kind == "query" else MutationContext(run, loaded)
         run.depth += 1
         try:
@@ -232,6 +232,16 @@ class MutationContext(QueryContext):
             raise
         transaction.release(savepoint)
         return value
+
+
+def _too_deep(path: str, most: int) -> LimitExceeded:
+    return LimitExceeded(
+        f"calls within calls go {most} deep at most (knob call_depth_max), and {path} would be one more: write a loop, or "
+        "a plain function that calls itself, in place of functions of the store that call each other",
+        knob="call_depth_max",
+        limit=most,
+        used=most + 1,
+    )
 
 
 class MutationScheduler:
@@ -341,7 +351,9 @@ def _number(name: str, value: Any) -> float:
     """A number of Python's own; NumPy's are some as well."""
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValidationError(path=f"ctx.progress: {name}", expected="a number", got=repr(value)[:60])
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, numbers.Integral) and abs(int(value)) < 1 << 53:  # what takes 64 bits cannot be sent
+        return int(value)
+    return float(value)
 
 
 class ActionScheduler:

@@ -179,9 +179,7 @@ class Executor:
             outcome = Outcome(True, encoded_result(value, loaded.path, self._knobs))
         except TransientError:
             raise
-        except BaseException as error:  # here the call ends: whatever it raised is its outcome
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except BaseException as error:  # noqa: BLE001 — here the call ends: whatever it raised is its outcome
             outcome = Outcome(False, error=explain(error, call.path, self.modules, self._knobs))
         finally:
             self._guards.exit()

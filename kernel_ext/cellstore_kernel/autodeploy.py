@@ -1,8 +1,8 @@
 """After every cell: what changed is packed and shipped, one unit per module.
 
 Packing compares code and captured values, so a helper or a constant redefined in another cell ships its functions
-again, and a cell that changed nothing sends nothing. A unit that is refused changes nothing: the versions deployed
-before serve on, and the cell that caused it fails with the reason.
+again, and a cell that changed nothing sends nothing. What is refused changes nothing: the version deployed before serves
+on, the rest of the module is shipped, and the cell that caused it fails with the reason.
 
 What an earlier kernel of the notebook deployed serves on until a cell replaces it or takes it away (see `removals`).
 
@@ -10,7 +10,7 @@ Another notebook, or a file, may deploy the same function: the one that takes it
 is told after a later cell, by a look at the store every few seconds.
 
 Invariant: the same refusal is shown once, not under every later cell, until something about the module changes; a cell
-that defines something meanwhile is told that it waits, and for what.
+that defines something meanwhile is reminded of it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class AutoDeploy:
         self._waiting = False  # the server was away, and that was said
         self._bound: dict[str, str] = {}  # module → what was said of its being bound to this Python
         self._mine: dict[str, str] = {}  # path → where we deployed it from
+        self._of_cells: set[str] = set()  # modules of which cells have defined anything
         self._looked_at = 0.0
         self.removals = Removals(shell)
         self.shipped: list[tuple[str, dict[str, Any]]] = []  # what the latest cell deployed: (module, report)
@@ -48,9 +49,12 @@ class AutoDeploy:
             return
         for removal in self.removals.after_cell(result, database):
             take_away(database, removal)
+        modules = modules_of_cells()
+        self._of_cells.update(modules)
         shipped_before = (path.rpartition(":")[0] for path in self._mine)
-        for module in dict.fromkeys([*modules_of_cells(), *shipped_before]):
-            self._ship(database, module, result)
+        for module in dict.fromkeys([*modules, *shipped_before]):
+            if module in self._of_cells:  # others were imported, and shipped by their calls
+                self._ship(database, module, result)
         self.shipped = database.shipped()
         for module, report in self.shipped:
             self._tell(module, report)
@@ -91,7 +95,7 @@ class AutoDeploy:
         self._refused[module] = error.message, defined
         if shown == error.message:
             if not same_objects(defined, then):
-                say(f"{module} is deployed as a whole, and still waits: {error.message}")
+                say(f"still not deployed: {error.message}")
             return
         failed = getattr(result, "error_in_exec", None)
         if isinstance(failed, CellstoreError) and failed.message == error.message:

@@ -57,7 +57,7 @@ class Removals:
         """What the cell that just ran took away."""
         from cellstore.functions import registry
 
-        cell, registry.cell = registry.cell, ""
+        cell, registry.cell = registry.cell, None
         if result is None or not result.success:
             return []
         tree = self._parsed(result.info.raw_cell)
@@ -85,7 +85,7 @@ class Removals:
             if gone and not bound.get(id(handle)) and is_current(handle):
                 yield Removal(handle.path, f"del {gone.pop()}", known=True)
 
-    def _left_out(self, cell: str, tree: ast.Module, database: Database) -> Iterator[Removal]:
+    def _left_out(self, cell: str | None, tree: ast.Module, database: Database) -> Iterator[Removal]:
         """Of what the cell defined when it ran before, the functions it says nothing about now."""
         if not cell:
             return

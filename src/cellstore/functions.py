@@ -190,7 +190,7 @@ class Function(_Callable, Generic[P, R]):
         self.name = _checked_name(name or plain.__name__, kind)
         home = module_of(plain.__module__, plain.__globals__.get("__file__"))
         self.home = home if module is None else clean_module(module)  # None: the notebook, whatever its name
-        self.cell = registry.cell  # the id of the cell that defines it, where the notebook tells
+        self.cell = registry.cell or ""  # the id of the cell that defines it, where the notebook tells
         self.crons: list[dict[str, Any]] = []
         self.version = ""  # of what was shipped last: a hash of what it does
         names = frame_names(depth + 1)

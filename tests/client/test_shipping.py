@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import cellstore
+from cellstore.client import shipping
 from cellstore.client.shipping import Shipper, same_objects, watched
 from cellstore.deploy.unit import Unit
 from cellstore.errors import DeployError, ValidationError
@@ -79,8 +81,13 @@ def test_what_changes_inside_a_module_or_a_class_counts(name: str, monkeypatch: 
 
 
 def test_comparing_a_large_container_costs_no_more_than_a_look_at_its_beginning() -> None:
-    env = namespace([[n] * 50 for n in range(10_000)])
-    assert len(list(watched([env["f"]]))) < 1100  # type: ignore[list-item]
+    env = namespace([[n] * 50 for n in range(10_000)] * 20)
+    tracemalloc.start()
+    try:
+        assert len(list(watched([env["f"]]))) < 1100  # type: ignore[list-item]
+        assert tracemalloc.get_traced_memory()[1] < 500_000, "nor is it copied"
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_the_function_does_not_read_does_not_count():
@@ -177,7 +184,11 @@ def test_when_a_schema_is_refused_functions_that_could_mend_the_data_still_go(sh
         shipper.ensure("shipped")
 
 
-def test_where_there_are_no_cells_a_refusal_that_stops_nobody_is_logged_once(shipper, told, caplog):
+@pytest.mark.parametrize("cell", [None, "", "c1"], ids=["no cells", "a cell without an id", "a cell"])
+def test_a_refusal_that_stops_nobody_and_that_no_cell_has_defined_is_logged_once(
+    shipper, told, caplog, monkeypatch, cell
+):
+    monkeypatch.setattr(registry, "cell", cell)
     good = define(GOOD + "class T(cs.Table, name='t'):\n    a: int")["good"]
     shipper.ready(good)
     define("class T(cs.Table, name='t'):\n    no: int")
@@ -185,6 +196,14 @@ def test_where_there_are_no_cells_a_refusal_that_stops_nobody_is_logged_once(shi
         shipper.ready(good)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said == "shipped is served as it was before: the table cannot take the new schema"
+
+
+def test_a_call_of_a_known_function_compares_its_module_once(shipper, told, monkeypatch):
+    good, looks = define(GOOD)["good"], []
+    shipper.ready(good)
+    monkeypatch.setattr(shipping, "watched", lambda functions: looks.append(1) or watched(functions))
+    shipper.ready(good)
+    assert looks == [1]
 
 
 def test_a_table_that_was_renamed_is_not_declared_under_its_old_name_any_more(shipper, told):

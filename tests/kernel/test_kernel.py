@@ -153,14 +153,27 @@ def test_what_cannot_travel_is_named_in_the_cell_and_the_old_version_serves_on(l
     assert (healed.text, healed.errors) == ("'healed'", [])
 
 
-def test_a_cell_beside_one_that_is_refused_is_told_what_it_waits_for(loaded: Kernel) -> None:
+def test_a_cell_beside_one_that_is_refused_is_reminded_and_deployed(loaded: Kernel) -> None:
     bad = loaded.run("stuck = (n for n in [1])\n@cs.query\ndef bad(ctx):\n    return stuck")
     assert "stuck" in bad.errors[-1]
-    good = loaded.run("@cs.query\ndef good(ctx):\n    return 7")
-    assert ("still waits" in good.printed, "stuck" in good.printed) == (True, True)
+    good = loaded.run("@cs.query\ndef good(ctx):\n    return 7\ngood()")
+    assert (good.text, good.errors) == ("7", [])
+    assert good.printed.startswith("cellstore: still not deployed: bad uses `stuck`"), good.printed
+    assert good.printed.count("`stuck`") == 1, "said once, by the cell's end alone"
     assert loaded.run("1").printed == "", "nothing is defined here, so nothing is said"
     assert loaded.run("stuck = [1]").errors == []
     assert loaded.run("good()").text == "7"
+
+
+def test_a_module_that_was_imported_is_not_packed_after_every_cell(loaded: Kernel) -> None:
+    text = "import cellstore as cs\\n@cs.query\\ndef price(ctx):\\n    return 5\\n"
+    loaded.run(f"open('imported_shop.py', 'w').write('{text}')\nimport sys; sys.path.insert(0, '.')")
+    assert loaded.run("import imported_shop\nimported_shop.price()").text == "5"
+    loaded.run(
+        "db, packed = cs.current(), []\nreal = db.ship\ndb.ship = lambda module: (packed.append(module), real(module))[1]"
+    )
+    assert loaded.run("packed").text == "['tasks']"
+    loaded.run("del db.ship")
 
 
 def test_a_schema_the_data_refuse_is_named_in_the_cell(loaded: Kernel) -> None:

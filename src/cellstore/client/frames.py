@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -35,9 +35,6 @@ from cellstore.values import json as native
 from cellstore.values.document import Document
 from cellstore.values.ids import decode_id
 from cellstore.values.value import kind_of
-
-if TYPE_CHECKING:
-    pass
 
 _INTS = frozenset({"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"})
 _MOMENT = "TIMESTAMP WITH TIME ZONE"

@@ -20,6 +20,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ class Shipper:
         with self._lock:
             if registry.find(handle.path) is None:
                 registry.add(handle)
-            if self._serves(handle) and same_objects(_parts(handle.module), self._refused.get(handle.module)):
+            refused = self._refused.get(handle.module)
+            if refused is not None and self._serves(handle) and same_objects(_parts(handle.module), refused):
                 return
             try:
                 self.ensure(handle.module)
@@ -66,7 +68,7 @@ class Shipper:
                 self._refused[handle.module] = _parts(handle.module)
                 if not self._serves(handle):
                     raise
-                if not registry.cell:  # where there are cells, the one that defined it shows it
+                if registry.cell is None or not handle.from_cell:  # else the cell that defined it shows it
                     log.warning("%s is served as it was before: %s", handle.module, refusal.message)
 
     def ensure(self, module: str) -> dict[str, Any] | None:
@@ -214,7 +216,7 @@ def watched(functions: Iterable[Any]) -> Iterator[Any]:
         if isinstance(thing, _CODE):
             pending += _inside_code(thing)
         elif left > 0:
-            parts = _inside_data(thing, kind)[:left]
+            parts = [*islice(_inside_data(thing, kind), left)]
             left -= len(parts)
             pending += parts
 
@@ -235,12 +237,13 @@ def _inside_code(code: Any) -> list[Any]:
     return [each for name, each in members if not name.startswith("__") or isinstance(each, FunctionType)]
 
 
-def _inside_data(value: Any, kind: type) -> list[Any]:
-    """What may be replaced in a value without the value being another."""
+def _inside_data(value: Any, kind: type) -> Iterable[Any]:
+    """What may be replaced in a value without the value being another. It may be large."""
     if kind is dict:
-        return [*value, *value.values()]
+        return chain(value, value.values())
     if kind in (list, tuple, set):
-        return list(value)
+        found: Iterable[Any] = value
+        return found
     if kind is functools.partial:
         return [value.func, value.args, value.keywords]
     if kind.__module__ == "__main__":

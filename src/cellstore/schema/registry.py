@@ -39,7 +39,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._notebook = "notebook"
-        self.cell = ""  # the id of the notebook's cell that runs, where the notebook tells
+        self.cell: str | None = None  # the id of the cell that runs, where cells are followed; empty: not told
         self._handles: dict[tuple[str | None, str], Handle] = {}
         self._tables: dict[tuple[str | None, str], TableDefinition] = {}
 

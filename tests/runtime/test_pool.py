@@ -590,6 +590,21 @@ def test_the_same_request_again_gets_the_first_answer_and_changes_nothing(tmp_pa
 # Deploying
 
 
+def test_what_flies_behind_a_request_that_is_sent_again_runs_all_the_same(tmp_path: Path) -> None:
+    """The answer to a repeat ends a tenancy of the lane, while one call flies in it and another waits for room."""
+
+    async def scenario(stage: Stage) -> None:
+        await stage.runner.mutation("m:add", {"n": 1}, request=("session", 1))
+        repeat = stage.runner.mutation("m:add", {"n": 1}, request=("session", 1))
+        await asyncio.sleep(0)  # it is sent,
+        time.sleep(0.2)  # and answered, which nobody has seen yet
+        others = [stage.runner.mutation("m:add", {"n": 1}) for _ in range(3)]
+        assert all(outcome.ok for outcome in await asyncio.gather(repeat, *others))
+        assert await stage.query("count") == 4
+
+    play(tmp_path, BASICS, scenario, timeout_s=20, lane_pipeline_max=2)
+
+
 def test_a_query_that_called_another_module_is_invalidated_by_its_deploy(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         missing = await stage.runner.query("m:top", {})

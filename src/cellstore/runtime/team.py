@@ -219,7 +219,8 @@ class Team:
         if lane is None:
             self._grow()
             return
-        if lane.tenancy is None or lane.tenancy.broken:
+        self._end_tenancy()
+        if lane.tenancy is None:
             self._begin_tenancy(lane)
         self._tell_durable(lane)
         while self.lane_waiting and self._lane_has_room(lane):
@@ -265,7 +266,7 @@ class Team:
             lane.link.send(["at", tenancy.position, tenancy.ts])
 
     def _end_tenancy(self) -> None:
-        """Take back what flies in a lane that is broken."""
+        """Take back what flies in a lane that is broken: its worker drops it when it is told of another tenancy."""
         lane = self._lane
         if lane is not None and lane.tenancy is not None and lane.tenancy.broken:
             self._to_front(self._take_back(lane, keep=0))

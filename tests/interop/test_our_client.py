@@ -141,6 +141,7 @@ def test_so_do_those_who_await(db: Database, line: RoughProxy) -> None:
 
 
 def test_an_action_whose_line_is_cut_ends_in_doubt_at_once(db: Database, line: RoughProxy) -> None:
+    assert db.query("notes:rows") == []  # the line is up, so the call is soon under way
     threading.Timer(0.3, line.cut).start()
     with pytest.raises(cs.Disconnected, match="may or may not have finished"):
         db.action("notes:add_slowly", n=1, seconds=15.0)

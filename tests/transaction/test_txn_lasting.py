@@ -15,6 +15,7 @@ from slow_disk import disk_at_work
 
 from cellstore.errors import ValidationError
 from cellstore.knobs import Knobs
+from cellstore.schema.definition import TableDefinition
 from cellstore.transaction.database import Engine
 from cellstore.transaction.requests import Committed
 
@@ -70,6 +71,20 @@ def test_an_error_about_it_is_told_after_it(engine: Engine) -> None:
         return refused.value.code
 
     assert answered_when_it_lasts(engine, taken) == "NotUnique"
+
+
+def test_a_schema_is_refused_for_a_document_that_lasts(engine: Engine, define: Any) -> None:
+    mail = {"type": {"type": "literal", "value": "old"}, "optional": False}
+    users = TableDefinition(
+        "users", {"type": "object", "fields": {"mail": mail}}, define("users", by_mail="mail!").indexes
+    )
+
+    def refused() -> object:
+        with pytest.raises(ValidationError, match="got str 'new'") as told:
+            engine.define(users)
+        return told.value.code
+
+    assert answered_when_it_lasts(engine, refused) == "SchemaMismatch"
 
 
 def test_a_reader_who_goes_on_to_write_is_judged_from_where_he_read(engine: Engine) -> None:

@@ -227,6 +227,9 @@ class Definitions:
         try:
             while not (yield from self._attempt(changes)):
                 changes = self._changes(definitions)
+        except ValidationError:
+            self._committer.commit([])  # the document that it names lasts
+            raise
         finally:
             self._running = False
             self.progress.clear()

@@ -6,6 +6,7 @@ A shape is a cell's text that defines `shape`; what it returns here is what it m
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib
 import inspect
@@ -581,6 +582,15 @@ def test_a_module_next_to_the_notebook_is_as_it_is_by_now(tmp_path: Path, monkey
         assert plain(load(as_source(unit))["shape"](None)) == expected, unit.source
     finally:
         sys.modules.pop("beside_the_cell", None)
+
+
+def test_a_text_is_searched_once_however_many_functions_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = "".join(f"def f{n}(): return {n}\n" for n in range(30))
+    module = ran("many", f"{many}def shape(ctx): return [{', '.join(f'f{n}()' for n in range(30))}]")
+    walked, walk = [], ast.walk
+    monkeypatch.setattr(ast, "walk", lambda node: walked.append(type(node)) or walk(node))
+    assert unit_of("many", module).source_missing == []
+    assert 0 < walked.count(ast.Module) < 5
 
 
 EDITED = {

@@ -113,18 +113,26 @@ def node_of(code: CodeType) -> tuple[Def | ast.Lambda, str]:
     tree = parsed(text) if text else None
     if tree is None:
         raise NoSource(f"the text of {code.co_name} is not available")
-    found = [node for node in ast.walk(tree) if _begins_like(node, code)]
+    found = [node for node in _functions_by_line(tree).get(code.co_firstlineno, ()) if _name(node) == code.co_name]
     if len(found) > 1:
         found = sorted((node for node in found if _holds(node, code)), key=_length)[:1]
     if not found:
         raise NoSource(f"the text of {code.co_name} has changed since")
-    return found[0], text  # type: ignore[return-value]
+    return found[0], text
 
 
-def _begins_like(node: ast.AST, code: CodeType) -> bool:
-    if isinstance(node, ast.Lambda):
-        return code.co_name == "<lambda>" and node.lineno == code.co_firstlineno
-    return isinstance(node, Def) and node.name == code.co_name and first_line(node) == code.co_firstlineno
+@functools.lru_cache(maxsize=256)
+def _functions_by_line(tree: ast.Module) -> Mapping[int, list[Def | ast.Lambda]]:
+    """The functions in a text by the lines they begin on. A large one has many, and each of them is asked for."""
+    found: dict[int, list[Def | ast.Lambda]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, Def | ast.Lambda):
+            found.setdefault(first_line(node), []).append(node)
+    return found
+
+
+def _name(node: Def | ast.Lambda) -> str:
+    return "<lambda>" if isinstance(node, ast.Lambda) else node.name
 
 
 def _holds(node: ast.AST, code: CodeType) -> bool:

@@ -11,6 +11,7 @@ of those in the file's text, which has travelled with it. A statement whose text
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from types import CodeType
@@ -50,9 +51,13 @@ def _code(statement: ast.stmt, file: str) -> CodeType:
 
 def _origin(mark: re.Match[str], files: Mapping[str, str]) -> Written | None:
     tree = parsed(files.get(mark[1], ""))
-    place = (int(mark[2]), int(mark[3]))
-    found = ast.walk(tree) if tree is not None else ()
-    return next((node for node in found if isinstance(node, Written) and (node.lineno, node.col_offset) == place), None)
+    return None if tree is None else _written_by_place(tree).get((int(mark[2]), int(mark[3])))
+
+
+@functools.lru_cache(maxsize=16)
+def _written_by_place(tree: ast.Module) -> Mapping[tuple[int, int], Written]:
+    """The functions and classes of a text by where they begin: each of them is asked for."""
+    return {(node.lineno, node.col_offset): node for node in ast.walk(tree) if isinstance(node, Written)}
 
 
 def _same_kind(statement: ast.stmt, origin: Written) -> ast.AST | None:

@@ -64,10 +64,19 @@ def test_who_writes_sees_it_and_is_answered_after_it(engine: Engine) -> None:
     assert seen == (2, engine.published_ts)
 
 
-def test_an_error_about_it_is_told_after_it(engine: Engine) -> None:
+def insert_one(engine: Engine) -> object:
+    return engine.run(lambda tx: tx.insert("users", {"mail": "new"}))
+
+
+def insert_many(engine: Engine) -> object:
+    return engine.bulk_insert("users", [{"mail": "newer"}, {"mail": "new"}])
+
+
+@pytest.mark.parametrize("ask", [insert_one, insert_many])
+def test_an_error_about_it_is_told_after_it(engine: Engine, ask: Callable[[Engine], object]) -> None:
     def taken() -> object:
         with pytest.raises(ValidationError, match="is unique") as refused:
-            engine.run(lambda tx: tx.insert("users", {"mail": "new"}))
+            ask(engine)
         return refused.value.code
 
     assert answered_when_it_lasts(engine, taken) == "NotUnique"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -154,15 +154,21 @@ class Engine:
         raise answer
 
     def _attempt(self, function: Callable[[Transaction], T], source: str) -> tuple[T, CommitResult]:
-        try:
-            with self.begin(told_by_commit=True) as transaction:
-                value = function(transaction)
-                request = transaction.freeze(source)
-        except BaseException:
-            self.commit([])  # an error, too, may tell what it saw
-            raise
+        with self._begin_ahead() as transaction:
+            value = function(transaction)
+            request = transaction.freeze(source)
         (answer,) = self.commit([request])
         return value, answer
+
+    @contextmanager
+    def _begin_ahead(self) -> Iterator[Transaction]:
+        """A transaction that is told by its commit. An error, too, may tell what it saw: it is raised when that lasts."""
+        try:
+            with self.begin(told_by_commit=True) as transaction:
+                yield transaction
+        except BaseException:
+            self.commit([])
+            raise
 
     def commit(self, requests: Sequence[CommitRequest], on_visible: Listener | None = None) -> list[CommitResult]:
         """One group commit; see `Committer.commit`."""
@@ -201,7 +207,7 @@ class Engine:
         kept = rows if isinstance(rows, bytes) else list(rows)
         for alone in (False, True):
             with self.committer.exclusive() if alone else nullcontext():
-                with self.begin(told_by_commit=True) as transaction:
+                with self._begin_ahead() as transaction:
                     request = prepare_bulk(
                         transaction, table, kept, keep_system_fields=keep_system_fields, first_row=first_row
                     )

@@ -191,9 +191,7 @@ class Session:
     _queries: dict[int, Live] = field(default_factory=dict)
     _stale: set[int] = field(default_factory=set)
     _removed: list[int] = field(default_factory=list)  # to be acknowledged
-    _recalled: Mapping[bytes, Result] = field(
-        default_factory=dict
-    )  # held from an earlier connection, until the first step
+    _recalled: Mapping[bytes, Result] = field(default_factory=dict)  # held from before; until the first step
     _owed: bool = False  # an answer went out; a transition begun after it must follow
     _owed_ts: int | None = None  # a mutation was answered; a transition at this ts or later must follow
     _floor_ts: int = 0  # the newest mutation of ours that was answered

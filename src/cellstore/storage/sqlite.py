@@ -87,10 +87,7 @@ class SqliteReader:
         self._connection = _connect(self.path, apsw.SQLITE_OPEN_READONLY, _READER_CACHE_KIB)
         self._cursor = self._connection.cursor()
         self._counter = Counter(self._cursor)
-        self._soon: tuple[int, int | None] = (
-            -1,
-            None,
-        )  # a past moment, and the last log row then if that is not long ago
+        self._soon: tuple[int, int | None] = (-1, None)  # a moment, and the last log row then if it is not long ago
         self._viewing = False
         self._scans: list[ref[apsw.Cursor]] = []
 
@@ -545,14 +542,14 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
     if mode != "wal":
         raise StorageError(f"{path} is on a disk that cannot hold a write-ahead log; put the store on a local disk")
     connection.execute(f"PRAGMA synchronous = FULL; PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
-    if not fresh:
-        _write_log_anew(connection, path)
     if fresh:
         with connection:
             connection.execute(sql.CREATE)
             connection.pragma("application_id", sql.APPLICATION_ID)
             connection.pragma("user_version", sql.SCHEMA_VERSION)
-    elif version < sql.SCHEMA_VERSION:
+        return
+    _write_log_anew(connection, path)
+    if version < sql.SCHEMA_VERSION:
         with connection:
             connection.execute(sql.UPGRADE_1)
             rebuild(connection.cursor())

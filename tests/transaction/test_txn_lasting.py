@@ -111,3 +111,12 @@ def test_what_lasts_stays_readable_however_little_history_is_kept(tmp_path: Path
                 pass
             with engine.begin() as tx:
                 assert tx.get(id)["mail"] == "old"  # type: ignore[index]
+
+
+def test_a_transaction_that_outlives_its_engine_leaves_no_file_open(tmp_path: Path) -> None:
+    engine = Engine.open(tmp_path / "store.db")
+    tx = engine.begin()
+    engine.close()
+    tx.close()
+    held = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert [path for path in held if path.startswith(str(tmp_path))] == []

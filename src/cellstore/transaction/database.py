@@ -55,6 +55,7 @@ class Engine:
         self.committer = Committer(storage, self.clock, knobs)
         self._catalogs = Catalogs()
         self._idle: list[Reader] = []
+        self._closed = False
         self._lock = threading.Lock()
         self.retention = Retention(storage, self.clock, knobs, lambda: self.published_ts)
         self._definitions = Definitions(self.committer, storage, self.begin)
@@ -244,7 +245,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the store."""
         with self._lock:
-            readers, self._idle = self._idle, []
+            readers, self._idle, self._closed = self._idle, [], True
         for reader in readers:
             reader.close()
         self.committer.close()
@@ -259,7 +260,7 @@ class Engine:
     def _give_back(self, reader: Reader) -> None:
         reader.release()
         with self._lock:
-            if len(self._idle) < _IDLE_READERS_MAX:
+            if len(self._idle) < _IDLE_READERS_MAX and not self._closed:
                 self._idle.append(reader)
                 return
         reader.close()

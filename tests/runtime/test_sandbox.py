@@ -337,6 +337,28 @@ def test_names_imported_early_and_calls_that_raise_no_event_are_held_as_well(tmp
     play(tmp_path, EARLY, scenario)
 
 
+IN_CLASSES = """
+    import os, time
+
+    class Tools:
+        now, exact, precise, put, look = time.monotonic, time.perf_counter_ns, time.clock_gettime, setattr, os.stat
+
+    @cs.query
+    def tools(ctx):
+        tools = Tools()
+        tools.put(tools, "n", 7)
+        assert tools.look(os.__file__).st_size and os.stat in os.supports_fd
+        return [tools.n, tools.now() > 0, tools.exact() > 0, abs(tools.precise(time.CLOCK_REALTIME) - time.time()) < 1e-3]
+"""
+
+
+def test_builtins_that_are_held_are_no_methods_in_a_class_as_ever(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        assert await stage.query("tools") == [7, True, True, True]
+
+    play(tmp_path, IN_CLASSES, scenario)
+
+
 def test_what_is_installed_with_the_code_may_be_read(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         assert await stage.query("belongs_to_the_code") == [5.5, "-05:00", [1, 2]]

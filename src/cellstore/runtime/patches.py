@@ -77,7 +77,7 @@ ASSIGNED: list[Assigned] = []
 def watch_setters() -> None:
     """Have `setattr` and `delattr` keep account in `ASSIGNED`. Once, in a worker of queries and mutations."""
     for name in ("setattr", "delattr"):
-        setattr(builtins, name, _accounting(getattr(builtins, name)))
+        setattr(builtins, name, staticmethod(_accounting(getattr(builtins, name))))
 
 
 def _accounting(real: Callable[..., None]) -> Callable[..., None]:

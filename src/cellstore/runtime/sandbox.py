@@ -294,15 +294,18 @@ def _call_text(event: str, args: tuple[Any, ...]) -> str:
 
 
 def install() -> Envelope:
-    """Put the envelope around this process. Once, in a worker of queries and mutations."""
+    """Put the envelope around this process. Once, in a worker of queries and mutations.
+
+    What stands in for a builtin is a static method: in the body of a class, `now = time.monotonic` is no method then either.
+    """
     time_machine = import_time_machine()
     traveller = time_machine.travel(_EPOCH, tick=False).start()  # an aware moment: local time is UTC from here on
     envelope = Envelope(traveller, time_machine.escape_hatch)
     for name, unit in (("monotonic", 1), ("perf_counter", 1), ("process_time", 1), ("thread_time", 1)):
-        setattr(time, name, envelope.counter(getattr(time, name), unit))
-        setattr(time, f"{name}_ns", envelope.counter(getattr(time, f"{name}_ns"), unit * 1e9))
+        setattr(time, name, staticmethod(envelope.counter(getattr(time, name), unit)))
+        setattr(time, f"{name}_ns", staticmethod(envelope.counter(getattr(time, f"{name}_ns"), unit * 1e9)))
     for name, factor in (("clock_gettime", 1.0), ("clock_gettime_ns", 1e9)):
-        setattr(time, name, envelope.clock(getattr(time, name), factor))
+        setattr(time, name, staticmethod(envelope.clock(getattr(time, name), factor)))
     real_ctime, real_asctime = time.ctime, time.asctime
     time.ctime = lambda seconds=None: real_ctime(time.time() if seconds is None else seconds)
     time.asctime = lambda when=None: real_asctime(time.localtime() if when is None else when)
@@ -324,7 +327,7 @@ def _guard(envelope: Envelope) -> None:
         real = getattr(_imported(owner), name, None)
         if real is None:  # another system
             continue
-        guarded = envelope.guarded(real, f"{owner}.{name}")
+        guarded = staticmethod(envelope.guarded(real, f"{owner}.{name}"))
         for each in {owner, real.__module__}:  # `posix` is where functions of `os` are at home
             setattr(sys.modules[each], name, guarded)
         for abilities in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cellstore.errors import NotFound, ValidationError
+from cellstore.errors import NotFound, OutOfRetention, ValidationError
 from cellstore.schema.definition import IndexDefinition, TableDefinition
 from cellstore.transaction import backfill
 from cellstore.transaction.access import DatabaseReader
@@ -42,6 +42,16 @@ def run_with(steps: Any, between: Any) -> Any:
 def test_an_index_on_an_empty_table_is_there_at_once(engine: Engine, define: Any) -> None:
     assert list(engine.apply_definitions([define("t", by_n="n")])) == []
     assert order(engine, "by_n") == []
+
+
+def test_an_earlier_moment_says_that_its_index_is_gone_since(engine: Engine, define: Any) -> None:
+    """Not that it is still being built, which is true of its successor then: who asks again at a newer moment is served."""
+    engine.define(define("t", by_it="n"))
+    fill(engine, 5)
+    before = engine.published_ts
+    engine.define(define("t", by_it="m"))
+    with engine.begin(before) as tx, pytest.raises(OutOfRetention, match="by_it of that moment is gone since"):
+        DatabaseReader(tx).query("t").with_index("by_it").first()
 
 
 def test_nothing_to_change_commits_nothing(engine: Engine, define: Any) -> None:
@@ -376,7 +386,7 @@ def test_the_past_is_read_with_the_definitions_of_its_time(engine: Engine, defin
         assert [d["n"] for d in DatabaseReader(tx).query("t").with_index("by_n")] == [0, 1, 2, 3, 4]
         assert tx.count("t") == 5
     engine.define(define("t"))
-    with engine.begin(ts=after) as tx, pytest.raises(NotFound):
+    with engine.begin(ts=after) as tx, pytest.raises(OutOfRetention, match="gone since"):
         DatabaseReader(tx).query("t").with_index("by_n").collect()
     with engine.begin(ts=0) as tx:
         assert list(tx.scan("t")) == []

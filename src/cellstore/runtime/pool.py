@@ -168,7 +168,9 @@ class PoolRunner(Serving):
 
     async def _until_lasting(self, call: Pending, args: dict[str, Any], internal: bool) -> Outcome:
         """What asks for the newest moment is asked again when that moment was gone before it could be read."""
-        for _ in range(_RETRIES_MAX):
+        for attempt in range(_RETRIES_MAX):
+            if attempt:
+                await asyncio.sleep(min(attempt - 1, 20) / 1000)  # a commit is on its way to the disk
             call.ts = self._engine.published_ts  # a worker may see more, which may not last
             self._begin(call, args, internal)
             outcome = await call.answer

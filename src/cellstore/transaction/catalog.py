@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from cellstore.errors import NotFound, ValidationError
+from cellstore.errors import NotFound, OutOfRetention, ValidationError
 from cellstore.storage.contract import NUMBERED_INDEXES
 from cellstore.values.ids import Id
 from cellstore.values.index_key import END, encode_key, encode_value
@@ -52,7 +52,9 @@ NAME_CHARS_MAX = 64
 INDEX_FIELDS_MAX = 16  # the creation time after them not counted
 INDEXES_PER_TABLE_MAX = 64
 
-IndexState = Literal["backfilling", "enabled", "dropped"]
+IndexState = Literal[
+    "backfilling", "enabled", "dropped", "gone"
+]  # the last in what an earlier moment is read with only
 Fields = Mapping[str, Any]
 """A document without its `_id`."""
 
@@ -224,7 +226,8 @@ class TableMeta:
         return {index.number: index.key(fields, id) for index in self.written}
 
     def index(self, name: str) -> IndexMeta:
-        """A readable index. Errors: NotFound naming the ones there are; ValidationError while it is being built."""
+        """A readable index. Errors: NotFound naming the ones there are, or while it is being built; OutOfRetention when
+        this is an earlier moment, and the index is gone since."""
         found = self.indexes.get(name)
         if found is None:
             raise NotFound(
@@ -232,6 +235,11 @@ class TableMeta:
                 kind="index",
                 name=f"{self.name}.{name}",
                 code="IndexNotFound",
+            )
+        if found.state == "gone":
+            raise OutOfRetention(
+                f"the index {self.name}.{name} of that moment is gone since, dropped or replaced by another: read by "
+                "another index, or a newer moment"
             )
         if found.state != "enabled":
             raise NotFound(
@@ -369,10 +377,13 @@ class Catalog:
         return Catalog(tables, self._indexes, ts=self.ts)
 
     def restricted(self, newest: Catalog) -> Catalog:
-        """This older catalog without the indexes whose entries are gone by now, as `newest` tells."""
+        """This older catalog, in which indexes are `gone` whose entries may be by now, as `newest` tells."""
         live = {row["number"] for row in newest._indexes.values() if row["state"] == "enabled"}
-        kept = {id: row for id, row in self._indexes.items() if row["number"] in live}
-        return Catalog(self._tables, kept, ts=self.ts, previous=self)
+        rows = {
+            id: {**row, "state": "gone"} if row["state"] == "enabled" and row["number"] not in live else row
+            for id, row in self._indexes.items()
+        }
+        return Catalog(self._tables, rows, ts=self.ts, previous=self)
 
     def keys_of(self, table: int, id: bytes, body: bytes) -> list[tuple[int, bytes]]:
         """The entries a stored document must have, in indexes that are built; for `Storage.check`."""

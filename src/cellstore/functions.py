@@ -199,9 +199,8 @@ class Function(_Callable, Generic[P, R]):
             self._spec = http_spec_of(fn, f":{self.name}", route)
         else:
             self._spec = spec_of(fn, kind, f":{self.name}", hints, internal=internal, names=names)
-        self.hints = objects_of(
-            hints, self._spec.args["fields"], names
-        )  # parameters that get objects, not plain values
+        # the parameters that get objects, not plain values
+        self.hints = objects_of(hints, self._spec.args["fields"], names)
         functools.update_wrapper(self, fn, updated=())
         parameters = list(inspect.signature(fn).parameters.values())[1:]
         self._positional = tuple(each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD)

@@ -270,6 +270,35 @@ def test_reading_copying_caching_and_writing_the_same_are_no_changes(place: Path
     assert unit_of(SOURCE).functions
 
 
+ASKED = """
+    @cs.query
+    def settings(ctx):
+        return found()
+
+    @cs.mutation
+    def change(ctx, what: str, fail: bool = False):
+        before = found()
+        CHANGES[what]()
+        if fail:
+            raise ValueError("no")
+        return before[what] != found()[what]
+"""
+
+
+def changes_last_as_long_as_their_call(place: Path, source: str, fail: bool) -> None:
+    """`source`: `CHANGES` by name, and `found`, which tells what each of them is to change."""
+
+    async def scenario(stage: Stage) -> None:
+        before = await stage.query("settings")
+        for what, setting in before.items():
+            outcome = await stage.runner.mutation("m:change", {"what": what, "fail": fail})
+            assert outcome.ok is not fail, outcome.error
+            assert fail or value_of(outcome) is True, f"{what} could be changed"
+            assert (await stage.query("settings"))[what] == setting, what
+
+    play(place, source + ASKED, scenario, workers_max=1, workers_min=1)
+
+
 SETTINGS = """
     import contextvars, decimal, gc, io, locale, logging, sys, warnings
     import numpy as np, pandas as pd
@@ -331,32 +360,12 @@ SETTINGS = """
             "matplotlib": repr([plt.rcParams["lines.linewidth"], plt.get_fignums()]),
             "context": repr([WORD.get(), decimal.getcontext().prec, np.geterr(), np.get_printoptions()["precision"]]),
         }
-
-    @cs.query
-    def settings(ctx):
-        return found()
-
-    @cs.mutation
-    def change(ctx, what: str, fail: bool = False):
-        before = found()
-        CHANGES[what]()
-        if fail:
-            raise ValueError("no")
-        return before[what] != found()[what]
 """
 
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_a_setting_of_a_library_lasts_as_long_as_the_call_that_changed_it(place: Path, fail: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        before = await stage.query("settings")
-        for what, setting in before.items():
-            outcome = await stage.runner.mutation("m:change", {"what": what, "fail": fail})
-            assert outcome.ok is not fail, outcome.error
-            assert fail or value_of(outcome) is True, f"{what} could be changed"
-            assert (await stage.query("settings"))[what] == setting, what
-
-    play(place, SETTINGS, scenario, workers_max=1, workers_min=1)
+    changes_last_as_long_as_their_call(place, SETTINGS, fail)
 
 
 def test_inline_a_context_variable_lasts_as_long_as_the_call_that_set_it(place: Path) -> None:
@@ -365,7 +374,7 @@ def test_inline_a_context_variable_lasts_as_long_as_the_call_that_set_it(place: 
         assert await stage.mutate("change", what="context") is True
         assert (await stage.query("settings"))["context"] == before["context"]
 
-    play(place, SETTINGS, scenario, inline=True)
+    play(place, SETTINGS + ASKED, scenario, inline=True)
 
 
 TOLD = """
@@ -394,32 +403,12 @@ TOLD = """
             "shutil": sorted(shutil._ARCHIVE_FORMATS),
             "email": ["said" in email.charset.CHARSETS, email.charset.ALIASES.get("utf_8")],
         }
-
-    @cs.query
-    def settings(ctx):
-        return found()
-
-    @cs.mutation
-    def change(ctx, what: str, fail: bool = False):
-        before = found()
-        CHANGES[what]()
-        if fail:
-            raise ValueError("no")
-        return before[what] != found()[what]
 """
 
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_what_a_library_is_told_by_functions_of_its_own_lasts_as_long_as_the_call(place: Path, fail: bool) -> None:
-    async def scenario(stage: Stage) -> None:
-        before = await stage.query("settings")
-        for what, setting in before.items():
-            outcome = await stage.runner.mutation("m:change", {"what": what, "fail": fail})
-            assert outcome.ok is not fail, outcome.error
-            assert fail or value_of(outcome) is True, f"{what} could be changed"
-            assert (await stage.query("settings"))[what] == setting, what
-
-    play(place, TOLD, scenario, workers_max=1, workers_min=1)
+    changes_last_as_long_as_their_call(place, TOLD, fail)
 
 
 def test_of_which_libraries_a_text_sets_something_is_found() -> None:

@@ -39,7 +39,8 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
     """The unit of `module`. Errors: DeployError naming function, variable and reason."""
     functions = {handle.name: handle.fn for handle in handles}
     captures = explore(functions.items())
-    payload = _payload(handles, functions, captures, knobs) if functions else None  # first: it refuses by name
+    inner = submodules_named(captures.functions)
+    payload = _payload(handles, functions, captures, inner, knobs) if functions else None  # first: it refuses by name
     keep_up(function.__code__ for function in captures.functions)
     texts = _texts(captures)
     local = {str(each.__file__): text_of(str(each.__file__)) for each in _with_parents(captures)}
@@ -49,9 +50,7 @@ def pack(module: str, handles: Sequence[Any], tables: Iterable[TableDefinition],
         functions=[handle.spec for handle in handles],
         tables=list(tables),
         crons=[_cron(handle, cron) for handle in handles for cron in handle.crons],
-        source="".join(f"__import__({name!r})\n" for name in submodules_named(captures.functions)) + source.text
-        if functions
-        else "",
+        source="".join(f"__import__({name!r})\n" for name in inner) + source.text if functions else "",
         source_missing=source.missing,
         sources=texts | local,
         payload=payload,
@@ -91,7 +90,9 @@ def _cron(handle: Any, cron: dict[str, Any]) -> dict[str, Any]:
 # ── the payload ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _payload(handles: Sequence[Any], functions: dict[str, Any], captures: Captures, knobs: Knobs) -> str:
+def _payload(
+    handles: Sequence[Any], functions: dict[str, Any], captures: Captures, submodules: list[str], knobs: Knobs
+) -> str:
     from cellstore.deploy.pickling import Refused, TooLarge, by_value, dump
 
     with by_value(_with_parents(captures)):
@@ -99,7 +100,7 @@ def _payload(handles: Sequence[Any], functions: dict[str, Any], captures: Captur
             _check(capture, knobs.capture_size_bytes)
         hints = {handle.name: handle.hints for handle in handles if handle.hints}
         try:
-            inner = [sys.modules[name] for name in submodules_named(captures.functions)]  # imported when they are read
+            inner = [sys.modules[name] for name in submodules]  # imported when they are read
             parts = {"submodules": inner, "functions": functions, "hints": hints}
             data = dump(parts, knobs.capture_size_bytes * _CAPTURES_MAX)
         except Refused as refused:

@@ -521,14 +521,13 @@ class Session:
         return wire.query_failed(query_id, failure, logs, outcome.journal), _size(b"", logs)
 
     def _too_large(self, path: str, size: int) -> LimitExceeded:
+        beside = "one message to a client, with all that changed at the same moment,"
+        return self._no_message_holds(f"the result of {path}", size, beside, "return less, or a page at a time")
+
+    def _no_message_holds(self, what: str, size: int, message: str, advice: str) -> LimitExceeded:
         most = self.knobs.frame_size_bytes
-        return LimitExceeded(
-            f"the result of {path} takes {size:,} bytes, and one message to a client, with all that changed at the same "
-            f"moment, {most:,} at most (knob frame_size_bytes): return less, or a page at a time",
-            knob="frame_size_bytes",
-            limit=most,
-            used=size,
-        )
+        text = f"{what} takes {size:,} bytes, and {message} {most:,} at most (knob frame_size_bytes): {advice}"
+        return LimitExceeded(text, knob="frame_size_bytes", limit=most, used=size)
 
     def _refused(self, live: Live, who: Principal | None = None) -> CellstoreError | None:
         return live.refused or _refusal(None, who or self.who, "read")
@@ -563,21 +562,15 @@ class Session:
 
     def _not_told(self, kind: str, request_id: int, what: str, size: int, who: Principal) -> Effects:
         """The answer to a call whose result no message holds."""
-        most = self.knobs.frame_size_bytes
-        error = LimitExceeded(
-            f"{what} its result takes {size:,} bytes, and one message {most:,} at most (knob frame_size_bytes): do not "
-            "call it again for that; return less, an id or a file",
-            knob="frame_size_bytes",
-            limit=most,
-            used=size,
-        )
+        advice = "do not call it again for that; return less, an id or a file"
+        error = self._no_message_holds(f"{what} its result", size, "one message", advice)
         failure = failure_for(Outcome.failed(error), who, self.exact)
         return [Send(wire.call_failed(f"{kind}Response", request_id, failure, []))]
 
     def _close(self, code: int, reason: str) -> Effects:
         if self.closed:
             return []
-        return [*self.gone(), Close(code, _short(reason))]
+        return [*self.gone(), Close(code, close_reason(reason))]
 
 
 def _refusal(component: str | None, who: Principal, permission: str) -> CellstoreError | None:
@@ -594,6 +587,6 @@ def _size(value: bytes, logs: list[str], journal: str | None = None) -> int:
     return len(value) + (len(orjson.dumps(logs)) if logs else 0) + len(journal or "") + FRAME_BYTES
 
 
-def _short(reason: str) -> str:
-    """A close reason holds at most 123 bytes of UTF-8."""
+def close_reason(reason: str) -> str:
+    """As much of why a socket closes as the protocol has room for: 123 bytes of UTF-8."""
     return reason.encode("utf-8")[:123].decode("utf-8", "ignore")

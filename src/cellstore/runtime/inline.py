@@ -25,7 +25,7 @@ from cellstore.runtime.capture import LogLines
 from cellstore.runtime.context import ActionContext, Report
 from cellstore.runtime.execute import Call, Executor, replayed
 from cellstore.runtime.loaded import Loaded, LoadedModules
-from cellstore.runtime.outcome import Identity, Outcome, cancelled
+from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.registry import Deployed, Registry
 from cellstore.runtime.runner import HttpSend, LogSink, ProgressSink
 from cellstore.runtime.scheduler import Scheduler
@@ -171,9 +171,7 @@ class InlineRunner(Serving):
         try:
             outcome = await self._run_action(ActionRun(loaded, args, context, lines))
         except asyncio.CancelledError:
-            self.logs.note(
-                "action", function.path, cancelled(function.path, self._loop.time() - began), request_id, said=True
-            )
+            self._note_stopped(function.path, began, request_id)
             raise
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)

@@ -33,7 +33,7 @@ from cellstore.knobs import DEFAULTS
 from cellstore.runtime import calls
 from cellstore.runtime.actions import ActionTeam
 from cellstore.runtime.calls import Message
-from cellstore.runtime.outcome import Identity, Outcome, cancelled
+from cellstore.runtime.outcome import Identity, Outcome
 from cellstore.runtime.pending import Pending
 from cellstore.runtime.process import Link
 from cellstore.runtime.registry import Deployed, Environment
@@ -245,9 +245,7 @@ class PoolRunner(Serving):
         try:
             outcome = await team.run(function.path, text, identity, sink, on_progress, job)
         except asyncio.CancelledError:
-            self.logs.note(
-                "action", function.path, cancelled(function.path, self._loop.time() - began), request_id, said=True
-            )
+            self._note_stopped(function.path, began, request_id)
             raise
         outcome.ts = self._engine.published_ts
         return self.logs.note("action", function.path, outcome, request_id, said=True)

@@ -14,7 +14,7 @@ from cellstore.deploy.unit import Unit
 from cellstore.runtime import files, variables
 from cellstore.runtime.deploying import Deploying, taken_over_text
 from cellstore.runtime.log_stream import LogStream
-from cellstore.runtime.outcome import Identity, Outcome
+from cellstore.runtime.outcome import Identity, Outcome, cancelled
 from cellstore.runtime.registry import Registry
 from cellstore.runtime.runner import LogSink, OnVisible
 from cellstore.runtime.scheduler import Scheduler, schedule
@@ -99,6 +99,10 @@ class Serving(ABC):
     def functions(self) -> list[dict[str, Any]]:
         """See `Runner.functions`."""
         return [each | self.logs.last_error(each["path"]) for each in self._registry.listing()]
+
+    def _note_stopped(self, path: str, began_s: float, request_id: str) -> None:
+        """An action that began then, by the loop's clock, was stopped by its caller."""
+        self.logs.note("action", path, cancelled(path, self._loop.time() - began_s), request_id, said=True)
 
     async def _nested(
         self, kind: str, path: str, args: dict[str, Any], identity: Identity | None, job: str | None

@@ -25,10 +25,9 @@ from cellstore.errors import CellstoreError, Overloaded
 from cellstore.protocol.messages import Authenticate
 from cellstore.reactivity.connection import CloseSocket, Connection, SendFrame
 from cellstore.reactivity.principal import NOBODY, Principal
+from cellstore.reactivity.session import close_reason
 from cellstore.server.framing import Framer, on_wire, takeover
 from cellstore.server.handlers import Door
-
-REASON_CHARS_MAX = 120  # of why a socket closes; the protocol has room for 123 bytes
 
 
 @web.stream_request_body
@@ -96,7 +95,7 @@ class SyncSocket(Door, WebSocketMixin, WebSocketHandler, JupyterHandler):
         try:
             self._connection = self._deployment.connect(send, close, self._who, self._verify)
         except Overloaded as full:
-            close(1013, f"{full.code}: {full.message}"[:REASON_CHARS_MAX])
+            close(1013, close_reason(f"{full.code}: {full.message}"))
         except CellstoreError as error:  # it stopped in between
             close(1013, error.code)
 

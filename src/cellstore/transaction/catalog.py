@@ -52,9 +52,8 @@ NAME_CHARS_MAX = 64
 INDEX_FIELDS_MAX = 16  # the creation time after them not counted
 INDEXES_PER_TABLE_MAX = 64
 
-IndexState = Literal[
-    "backfilling", "enabled", "dropped", "gone"
-]  # the last in what an earlier moment is read with only
+# "gone" only in the catalog that an earlier moment is read with
+IndexState = Literal["backfilling", "enabled", "dropped", "gone"]
 Fields = Mapping[str, Any]
 """A document without its `_id`."""
 
